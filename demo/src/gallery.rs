@@ -91,7 +91,7 @@ pub const STREAM_TABLES: &[StreamTable] = &[
                    avg(l_quantity) AS mean_quantity
             FROM lineitem
             GROUP BY l_suppkey
-            HAVING count(*) FILTER (WHERE l_receiptdate > l_commitdate) * 2 > count(*)",
+            HAVING 100 * count(*) FILTER (WHERE l_receiptdate > l_commitdate) > 63 * count(*)",
     },
 ];
 

@@ -106,7 +106,16 @@ pub fn render(findings: &[Finding]) -> String {
         "\nMedian differential refresh while the writer was writing, beside the query itself\n\n",
     );
     let mut line = |cells: [&str; 8]| {
-        let [name, shape, refreshes, delta, refresh, query, speedup, verdict] = cells;
+        let [
+            name,
+            shape,
+            refreshes,
+            delta,
+            refresh,
+            query,
+            speedup,
+            verdict,
+        ] = cells;
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
@@ -114,10 +123,22 @@ pub fn render(findings: &[Finding]) -> String {
         );
     };
     line([
-        "stream table", "shape", "refreshes", "delta rows", "refresh ms", "query ms", "ratio", "verified",
+        "stream table",
+        "shape",
+        "refreshes",
+        "delta rows",
+        "refresh ms",
+        "query ms",
+        "ratio",
+        "verified",
     ]);
     for finding in findings {
-        let Verdict { ok, missing, surplus, checked_rows } = &finding.verdict;
+        let Verdict {
+            ok,
+            missing,
+            surplus,
+            checked_rows,
+        } = &finding.verdict;
         let verdict = if *ok {
             format!("equal, {checked_rows} rows")
         } else {
@@ -134,11 +155,16 @@ pub fn render(findings: &[Finding]) -> String {
             &verdict,
         ]);
     }
-    let differing = findings.iter().filter(|finding| !finding.is_equal()).count();
+    let differing = findings
+        .iter()
+        .filter(|finding| !finding.is_equal())
+        .count();
     if differing == 0 {
         text.push_str("\nEvery stream table equals its query.\n");
     } else {
-        text.push_str(&format!("\n{differing} stream tables differ from their queries.\n"));
+        text.push_str(&format!(
+            "\n{differing} stream tables differ from their queries.\n"
+        ));
     }
     text
 }

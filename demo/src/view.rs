@@ -84,7 +84,11 @@ impl View {
         let mut out = std::io::stdout().lock();
         match self.medium {
             Medium::Terminal => {
-                let clear = if self.previous.is_none() { CLEAR_SCREEN } else { "" };
+                let clear = if self.previous.is_none() {
+                    CLEAR_SCREEN
+                } else {
+                    ""
+                };
                 let text = text.replace('\n', &format!("{CLEAR_LINE_END}\n"));
                 write!(out, "{clear}{CURSOR_HOME}{text}")?;
             }
