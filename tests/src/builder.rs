@@ -30,7 +30,10 @@ impl Default for ServerBuilder {
             ("pg_trickle.verify_refresh", "on"),
         ];
         Self {
-            gucs: defaults.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
+            gucs: defaults
+                .iter()
+                .map(|(k, v)| (k.to_string(), v.to_string()))
+                .collect(),
             preload: true,
             directory: None,
             guardian: std::process::id(),

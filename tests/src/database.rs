@@ -18,8 +18,14 @@ pub struct Database<'s> {
 impl<'s> Database<'s> {
     pub(crate) fn create(server: &'s Server, with_extension: bool) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("t{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        server.connect("postgres").exec(&format!("create database {name}"));
+        let name = format!(
+            "t{}_{}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
+        server
+            .connect("postgres")
+            .exec(&format!("create database {name}"));
         let database = Self { server, name };
         if with_extension {
             database.connect().exec("create extension pg_trickle");
@@ -57,7 +63,10 @@ impl<'s> Database<'s> {
         let mut session = self.connect();
         let deadline = Instant::now() + DEADLINE;
         while session.value(condition) != "t" {
-            assert!(Instant::now() < deadline, "still not true after {DEADLINE:?}: {condition}");
+            assert!(
+                Instant::now() < deadline,
+                "still not true after {DEADLINE:?}: {condition}"
+            );
             sleep(Duration::from_millis(20));
         }
     }
@@ -74,16 +83,34 @@ impl Drop for Database<'_> {
         if std::thread::panicking() {
             let log = self.server.log();
             let mine = format!(" {} ", self.name);
-            let lines: Vec<&str> = log.lines().filter(|l| l.contains(&mine) || l.contains("terminated by signal")).collect();
-            eprintln!("what the server logged for database {}:\n{}", self.name, tail(&lines.join("\n"), 40));
+            let lines: Vec<&str> = log
+                .lines()
+                .filter(|l| l.contains(&mine) || l.contains("terminated by signal"))
+                .collect();
+            eprintln!(
+                "what the server logged for database {}:\n{}",
+                self.name,
+                tail(&lines.join("\n"), 40)
+            );
         }
-        if let Ok(mut session) = Session::try_open(&self.server.socket_directory(), "postgres", "postgres") {
-            if let Err(e) = session.try_exec(&format!("drop database if exists {} with (force)", self.name)) {
+        if let Ok(mut session) =
+            Session::try_open(&self.server.socket_directory(), "postgres", "postgres")
+        {
+            if let Err(e) = session.try_exec(&format!(
+                "drop database if exists {} with (force)",
+                self.name
+            )) {
                 eprintln!("database {} is left behind: {e}", self.name);
             }
-            let roles = session.rows(&format!("select rolname from pg_roles where starts_with(rolname, '{}_')", self.name));
+            let roles = session.rows(&format!(
+                "select rolname from pg_roles where starts_with(rolname, '{}_')",
+                self.name
+            ));
             for role in roles {
-                let _ = session.try_exec(&format!("drop role {}", role[0].as_deref().unwrap_or_default()));
+                let _ = session.try_exec(&format!(
+                    "drop role {}",
+                    role[0].as_deref().unwrap_or_default()
+                ));
             }
         }
     }

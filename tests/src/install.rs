@@ -16,14 +16,24 @@ impl Install {
     /// Takes `PG_CONFIG` from the environment, else from `target/pgt/env`, which the set-up script writes; the extension
     /// is what the build script staged for `PGT_PROFILE` (default `release`).
     pub fn locate() -> Self {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ has a parent");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .parent()
+            .expect("tests/ has a parent");
         let pgt = root.join("target/pgt");
-        let pg_config = env::var("PG_CONFIG").ok().or_else(|| pg_config_of(&pgt.join("env")));
+        let pg_config = env::var("PG_CONFIG")
+            .ok()
+            .or_else(|| pg_config_of(&pgt.join("env")));
         let pg_config = pg_config.unwrap_or_else(|| {
-            panic!("no PostgreSQL 18: set PG_CONFIG, or run scripts/setup, which writes {}", pgt.join("env").display())
+            panic!(
+                "no PostgreSQL 18: set PG_CONFIG, or run scripts/setup, which writes {}",
+                pgt.join("env").display()
+            )
         });
         let profile = env::var("PGT_PROFILE").unwrap_or_else(|_| "release".into());
-        Self { bindir: bindir(&pg_config), stage: pgt.join("stage").join(profile) }
+        Self {
+            bindir: bindir(&pg_config),
+            stage: pgt.join("stage").join(profile),
+        }
     }
 
     /// The path of one of the installation's programs.
@@ -49,7 +59,11 @@ impl Install {
 
 fn pg_config_of(env_file: &Path) -> Option<String> {
     let text = fs::read_to_string(env_file).ok()?;
-    let value = text.lines().find_map(|l| l.trim().trim_start_matches("export ").strip_prefix("PG_CONFIG="))?;
+    let value = text.lines().find_map(|l| {
+        l.trim()
+            .trim_start_matches("export ")
+            .strip_prefix("PG_CONFIG=")
+    })?;
     Some(value.trim().trim_matches(['"', '\'']).to_string())
 }
 

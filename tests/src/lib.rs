@@ -2,7 +2,7 @@
 //! that every test ends with. The demo and the benchmarks start their servers with it too.
 //!
 //! ```no_run
-//! let db = pgt_tests::Server::shared().database();
+//! let db = pgt_tests::database();
 //! let mut session = db.connect();
 //! session.exec("create table s (k int primary key, n int)");
 //! let v = session.stream_table("v", "select k, n from s where n > 10");
@@ -24,5 +24,10 @@ pub use builder::ServerBuilder;
 pub use database::Database;
 pub use install::Install;
 pub use server::Server;
-pub use session::{Row, Running, Session, SqlError};
+pub use session::{Row, Running, Session, SqlError, quote};
 pub use stream_table::StreamTable;
+
+/// A fresh database on the shared server, what most tests begin with.
+pub fn database() -> Database<'static> {
+    Server::shared().database()
+}

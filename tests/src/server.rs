@@ -37,13 +37,24 @@ impl Server {
     }
 
     pub(crate) fn attach(install: Install, root: PathBuf) -> Self {
-        Self { install, root, owned: false }
+        Self {
+            install,
+            root,
+            owned: false,
+        }
     }
 
     pub(crate) fn create(install: Install, builder: ServerBuilder) -> Self {
         let owned = builder.directory.is_none();
-        let root = builder.directory.clone().unwrap_or_else(temporary_directory);
-        let server = Self { install, root, owned };
+        let root = builder
+            .directory
+            .clone()
+            .unwrap_or_else(temporary_directory);
+        let server = Self {
+            install,
+            root,
+            owned,
+        };
         server.lay_out();
         server.initdb();
         server.configure(&builder);
@@ -78,20 +89,28 @@ impl Server {
 
     /// Everything the server has logged so far.
     pub fn log(&self) -> String {
-        fs::read(self.root.join("log")).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default()
+        fs::read(self.root.join("log"))
+            .map(|b| String::from_utf8_lossy(&b).into_owned())
+            .unwrap_or_default()
     }
 
     /// Runs one of PostgreSQL's client programs against this server as superuser; panics unless it succeeds.
     pub fn client_program(&self, name: &str, args: &[&str]) -> Output {
         let mut command = Command::new(self.install.program(name));
-        command.env("PGHOST", self.socket_directory()).env("PGUSER", "postgres").env("PGPORT", "5432");
+        command
+            .env("PGHOST", self.socket_directory())
+            .env("PGUSER", "postgres")
+            .env("PGPORT", "5432");
         succeed(command.args(args).stdin(Stdio::null()))
     }
 
     /// Changes settings in `postgresql.conf`; they take effect at the next [`Server::reload`] or restart.
     pub fn configure_guc(&self, name: &str, value: &str) {
         let path = self.root.join("data/postgresql.conf");
-        let mut file = fs::OpenOptions::new().append(true).open(path).expect("postgresql.conf");
+        let mut file = fs::OpenOptions::new()
+            .append(true)
+            .open(path)
+            .expect("postgresql.conf");
         writeln!(file, "{name} = '{}'", value.replace('\'', "''")).expect("postgresql.conf");
     }
 
@@ -125,7 +144,10 @@ impl Server {
         }
         let deadline = Instant::now() + Duration::from_secs(30);
         while alive(postmaster) || children.iter().any(|c| alive(*c)) {
-            assert!(Instant::now() < deadline, "killed processes are still there");
+            assert!(
+                Instant::now() < deadline,
+                "killed processes are still there"
+            );
             sleep(Duration::from_millis(5));
         }
         // Until somebody has waited for the dead postmaster, its lock files would look as if it were running.
@@ -143,15 +165,22 @@ impl Server {
     pub fn wait_ready(&self) {
         let deadline = Instant::now() + Duration::from_secs(120);
         while let Err(e) = Session::try_open(&self.socket_directory(), "postgres", "postgres") {
-            assert!(Instant::now() < deadline, "server does not take connections: {e}");
+            assert!(
+                Instant::now() < deadline,
+                "server does not take connections: {e}"
+            );
             sleep(Duration::from_millis(50));
         }
     }
 
     /// The postmaster's process id.
     pub fn postmaster(&self) -> i32 {
-        let text = fs::read_to_string(self.root.join("data/postmaster.pid")).expect("postmaster.pid");
-        text.lines().next().and_then(|l| l.trim().parse().ok()).expect("pid in postmaster.pid")
+        let text =
+            fs::read_to_string(self.root.join("data/postmaster.pid")).expect("postmaster.pid");
+        text.lines()
+            .next()
+            .and_then(|l| l.trim().parse().ok())
+            .expect("pid in postmaster.pid")
     }
 
     fn lay_out(&self) {
@@ -161,14 +190,22 @@ impl Server {
         let library = self.install.library();
         if library.exists() {
             fs::copy(library, self.root.join("lib/pg_trickle.so")).expect("copy of pg_trickle.so");
-            for entry in fs::read_dir(self.install.extension_files()).expect("staged extension files").flatten() {
+            for entry in fs::read_dir(self.install.extension_files())
+                .expect("staged extension files")
+                .flatten()
+            {
                 let to = self.root.join("share/extension").join(entry.file_name());
                 fs::copy(entry.path(), to).expect("copy of an extension file");
             }
         }
-        fs::set_permissions(self.root.join("data"), fs::Permissions::from_mode(0o700)).expect("mode of data");
+        fs::set_permissions(self.root.join("data"), fs::Permissions::from_mode(0o700))
+            .expect("mode of data");
         if let Some((uid, gid)) = unprivileged().map(ids) {
-            for path in [self.root.clone(), self.root.join("sock"), self.root.join("data")] {
+            for path in [
+                self.root.clone(),
+                self.root.join("sock"),
+                self.root.join("data"),
+            ] {
                 chown(path, Some(uid), Some(gid)).expect("owner of the cluster directory");
             }
         }
@@ -176,7 +213,17 @@ impl Server {
 
     fn initdb(&self) {
         let data = self.root.join("data");
-        let args = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync", "-D"];
+        let args = [
+            "-U",
+            "postgres",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--locale=C.UTF-8",
+            "--no-sync",
+            "-D",
+        ];
         succeed(self.program("initdb").args(args).arg(data));
     }
 
@@ -186,9 +233,18 @@ impl Server {
             "the extension is not built: {} does not exist",
             self.install.library().display()
         );
-        self.configure_guc("unix_socket_directories", &self.root.join("sock").to_string_lossy());
-        self.configure_guc("extension_control_path", &format!("{}:$system", self.root.join("share").display()));
-        self.configure_guc("dynamic_library_path", &format!("{}:$libdir", self.root.join("lib").display()));
+        self.configure_guc(
+            "unix_socket_directories",
+            &self.root.join("sock").to_string_lossy(),
+        );
+        self.configure_guc(
+            "extension_control_path",
+            &format!("{}:$system", self.root.join("share").display()),
+        );
+        self.configure_guc(
+            "dynamic_library_path",
+            &format!("{}:$libdir", self.root.join("lib").display()),
+        );
         if builder.preload {
             self.configure_guc("shared_preload_libraries", "pg_trickle");
         }
@@ -199,10 +255,22 @@ impl Server {
 
     fn pg_ctl(&self, args: &[&str]) {
         let mut command = self.program("pg_ctl");
-        command.arg("-D").arg(self.root.join("data")).arg("-s").args(args);
-        command.env_remove("PGPORT").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .arg("-D")
+            .arg(self.root.join("data"))
+            .arg("-s")
+            .args(args);
+        command
+            .env_remove("PGPORT")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         let status = command.status().expect("pg_ctl runs");
-        assert!(status.success(), "pg_ctl {args:?} failed; end of the log:\n{}", tail(&self.log(), 40));
+        assert!(
+            status.success(),
+            "pg_ctl {args:?} failed; end of the log:\n{}",
+            tail(&self.log(), 40)
+        );
     }
 
     /// A server program, run as an ordinary user since PostgreSQL refuses root.
@@ -224,10 +292,15 @@ impl Server {
     fn watch(&self, guardian: u32) {
         let script = "while kill -0 $1 2>/dev/null && [ -d $2 ]; do sleep 1; done
             [ -d $2 ] || exit 0
-            pid=$(head -n 1 $2/data/postmaster.pid 2>/dev/null) && kill -QUIT $pid 2>/dev/null; sleep 1; rm -rf $2";
+            pid=$(head -n 1 $2/data/postmaster.pid 2>/dev/null) && kill -QUIT $pid 2>/dev/null; sleep 1; rm -rf $2 $2.lock";
         let mut command = Command::new("setsid");
-        command.args(["--fork", "sh", "-c", script, "sh", &guardian.to_string()]).arg(&self.root);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .args(["--fork", "sh", "-c", script, "sh", &guardian.to_string()])
+            .arg(&self.root);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         let status = command.status().expect("setsid runs");
         assert!(status.success(), "could not start the watchdog");
     }
@@ -255,8 +328,12 @@ pub(crate) fn tail(text: &str, lines: usize) -> String {
 }
 
 fn temporary_directory() -> PathBuf {
-    let dir = tempfile::Builder::new().prefix("pgt-").tempdir_in("/tmp").expect("directory under /tmp");
-    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("mode of the cluster directory");
+    let dir = tempfile::Builder::new()
+        .prefix("pgt-")
+        .tempdir_in("/tmp")
+        .expect("directory under /tmp");
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))
+        .expect("mode of the cluster directory");
     dir.keep()
 }
 
@@ -266,27 +343,44 @@ fn unprivileged() -> Option<&'static str> {
         return None;
     }
     let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
-    Some(if passwd.lines().any(|l| l.starts_with("postgres:")) { "postgres" } else { "nobody" })
+    Some(if passwd.lines().any(|l| l.starts_with("postgres:")) {
+        "postgres"
+    } else {
+        "nobody"
+    })
 }
 
 fn ids(user: &str) -> (u32, u32) {
     let passwd = fs::read_to_string("/etc/passwd").expect("/etc/passwd");
-    let line = passwd.lines().find(|l| l.split(':').next() == Some(user)).expect("user in /etc/passwd");
+    let line = passwd
+        .lines()
+        .find(|l| l.split(':').next() == Some(user))
+        .expect("user in /etc/passwd");
     let fields: Vec<&str> = line.split(':').collect();
-    (fields[2].parse().expect("uid"), fields[3].parse().expect("gid"))
+    (
+        fields[2].parse().expect("uid"),
+        fields[3].parse().expect("gid"),
+    )
 }
 
 fn succeed(command: &mut Command) -> Output {
-    let out = command.output().unwrap_or_else(|e| panic!("could not run {command:?}: {e}"));
+    let out = command
+        .output()
+        .unwrap_or_else(|e| panic!("could not run {command:?}: {e}"));
     let stderr = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success(), "{command:?} failed:\n{}{stderr}", String::from_utf8_lossy(&out.stdout));
+    assert!(
+        out.status.success(),
+        "{command:?} failed:\n{}{stderr}",
+        String::from_utf8_lossy(&out.stdout)
+    );
     out
 }
 
 fn children_of(parent: i32) -> Vec<i32> {
     let entries = fs::read_dir("/proc").expect("/proc").flatten();
     let pids = entries.filter_map(|e| e.file_name().to_str().and_then(|n| n.parse::<i32>().ok()));
-    pids.filter(|pid| stat_fields(Path::new("/proc"), *pid).is_some_and(|(_, ppid)| ppid == parent)).collect()
+    pids.filter(|pid| stat_fields(Path::new("/proc"), *pid).is_some_and(|(_, ppid)| ppid == parent))
+        .collect()
 }
 
 /// State and parent of a process.
@@ -298,7 +392,8 @@ fn stat_fields(proc: &Path, pid: i32) -> Option<(char, i32)> {
 }
 
 fn alive(pid: i32) -> bool {
-    let exists = Pid::from_raw(pid).is_some_and(|p| !matches!(test_kill_process(p), Err(rustix::io::Errno::SRCH)));
+    let exists = Pid::from_raw(pid)
+        .is_some_and(|p| !matches!(test_kill_process(p), Err(rustix::io::Errno::SRCH)));
     exists && stat_fields(Path::new("/proc"), pid).is_none_or(|(state, _)| state != 'Z')
 }
 

@@ -41,7 +41,12 @@ impl From<postgres::Error> for SqlError {
                 detail: db.detail().map(Into::into),
                 hint: db.hint().map(Into::into),
             },
-            None => Self { code: "08006".into(), message: e.to_string(), detail: None, hint: None },
+            None => Self {
+                code: "08006".into(),
+                message: e.to_string(),
+                detail: None,
+                hint: None,
+            },
         }
     }
 }
@@ -55,14 +60,23 @@ pub struct Session {
 
 impl Session {
     pub(crate) fn open(socket_directory: &Path, database: &str, user: &str) -> Self {
-        Self::try_open(socket_directory, database, user).unwrap_or_else(|e| panic!("could not connect to {database} as {user}: {e}"))
+        Self::try_open(socket_directory, database, user)
+            .unwrap_or_else(|e| panic!("could not connect to {database} as {user}: {e}"))
     }
 
-    pub(crate) fn try_open(socket_directory: &Path, database: &str, user: &str) -> Result<Self, SqlError> {
+    pub(crate) fn try_open(
+        socket_directory: &Path,
+        database: &str,
+        user: &str,
+    ) -> Result<Self, SqlError> {
         let notices = Arc::new(Mutex::new(Vec::new()));
         let heard = Arc::clone(&notices);
         let mut config = Config::new();
-        config.host_path(socket_directory).dbname(database).user(user).application_name("pgt_tests");
+        config
+            .host_path(socket_directory)
+            .dbname(database)
+            .user(user)
+            .application_name("pgt_tests");
         config.notice_callback(move |n| {
             let notice = SqlError {
                 code: n.code().code().into(),
@@ -73,9 +87,16 @@ impl Session {
             heard.lock().expect("notices").push(notice);
         });
         let client = config.connect(NoTls)?;
-        let mut session = Self { client, pid: 0, notices };
+        let mut session = Self {
+            client,
+            pid: 0,
+            notices,
+        };
         let pid = session.try_rows("select pg_backend_pid()")?;
-        session.pid = pid[0][0].as_deref().and_then(|p| p.parse().ok()).unwrap_or(0);
+        session.pid = pid[0][0]
+            .as_deref()
+            .and_then(|p| p.parse().ok())
+            .unwrap_or(0);
         Ok(session)
     }
 
@@ -127,14 +148,20 @@ impl Session {
     #[track_caller]
     pub fn lines(&mut self, sql: &str) -> Vec<String> {
         let text = |v: &Option<String>| v.clone().unwrap_or_else(|| "-".into());
-        self.rows(sql).iter().map(|r| r.iter().map(text).collect::<Vec<_>>().join("|")).collect()
+        self.rows(sql)
+            .iter()
+            .map(|r| r.iter().map(text).collect::<Vec<_>>().join("|"))
+            .collect()
     }
 
     /// The one column of the one row, NULL as `None`.
     #[track_caller]
     pub fn nullable(&mut self, sql: &str) -> Option<String> {
         let rows = self.rows(sql);
-        assert!(rows.len() == 1 && rows[0].len() == 1, "expected one value, got {rows:?}\nin: {sql}");
+        assert!(
+            rows.len() == 1 && rows[0].len() == 1,
+            "expected one value, got {rows:?}\nin: {sql}"
+        );
         rows[0][0].clone()
     }
 
@@ -150,16 +177,24 @@ impl Session {
     #[track_caller]
     pub fn number(&mut self, sql: &str) -> i64 {
         let value = self.value(sql);
-        value.parse().unwrap_or_else(|_| panic!("expected a number, got {value}\nin: {sql}"))
+        value
+            .parse()
+            .unwrap_or_else(|_| panic!("expected a number, got {value}\nin: {sql}"))
     }
 
     /// The statement must fail with this SQLSTATE; returns what the server said.
     #[track_caller]
     pub fn error(&mut self, sqlstate: &str, sql: &str) -> SqlError {
         match self.try_rows(sql) {
-            Ok(rows) => panic!("expected error {sqlstate}, got {} rows\nin: {sql}", rows.len()),
+            Ok(rows) => panic!(
+                "expected error {sqlstate}, got {} rows\nin: {sql}",
+                rows.len()
+            ),
             Err(e) => {
-                assert!(e.code == sqlstate, "expected error {sqlstate}, got {e}\nin: {sql}");
+                assert!(
+                    e.code == sqlstate,
+                    "expected error {sqlstate}, got {e}\nin: {sql}"
+                );
                 e
             }
         }
@@ -172,13 +207,21 @@ impl Session {
             let result = self.try_rows(&sql);
             (self, result)
         });
-        Running { pid, cancel, thread }
+        Running {
+            pid,
+            cancel,
+            thread,
+        }
     }
 
     /// Creates a stream table that only refreshes when asked to and whose refreshes must be differential.
     #[track_caller]
     pub fn stream_table(&mut self, name: &str, query: &str) -> StreamTable {
-        self.stream_table_with(name, query, "schedule => '1d', refresh_mode => 'DIFFERENTIAL'")
+        self.stream_table_with(
+            name,
+            query,
+            "schedule => '1d', refresh_mode => 'DIFFERENTIAL'",
+        )
     }
 
     /// The same for a query that need not be incremental.
@@ -190,7 +233,11 @@ impl Session {
     /// Creates a stream table with these further arguments of `create_stream_table`.
     #[track_caller]
     pub fn stream_table_with(&mut self, name: &str, query: &str, arguments: &str) -> StreamTable {
-        self.exec(&format!("select pgtrickle.create_stream_table({}, {}, {arguments})", quote(name), quote(query)));
+        self.exec(&format!(
+            "select pgtrickle.create_stream_table({}, {}, {arguments})",
+            quote(name),
+            quote(query)
+        ));
         StreamTable::new(name, query)
     }
 }

@@ -31,8 +31,12 @@ fn of_this_run(install: Install) -> Server {
     } else {
         let _ = fs::remove_dir_all(&root);
         fs::create_dir(&root).expect("directory of the shared server");
-        fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).expect("mode of the shared server's directory");
-        let server = Server::create(install, ServerBuilder::default().kept_by(root.clone(), runner));
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o755))
+            .expect("mode of the shared server's directory");
+        let server = Server::create(
+            install,
+            ServerBuilder::default().kept_by(root.clone(), runner),
+        );
         File::create(root.join("ready")).expect("mark of the shared server");
         server
     };
@@ -44,11 +48,20 @@ fn of_this_run(install: Install) -> Server {
 fn runner() -> u32 {
     let under_runner = env::var_os("NEXTEST").is_some() || env::var_os("CARGO").is_some();
     let parent = std::os::unix::process::parent_id();
-    if under_runner { parent } else { std::process::id() }
+    if under_runner {
+        parent
+    } else {
+        std::process::id()
+    }
 }
 
 fn lock(path: &Path) -> File {
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path).expect("lock file");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)
+        .expect("lock file");
     file.lock().expect("lock of the shared server");
     file
 }

@@ -11,7 +11,10 @@ pub struct StreamTable {
 
 impl StreamTable {
     pub fn new(name: &str, query: &str) -> Self {
-        Self { name: name.into(), query: query.into() }
+        Self {
+            name: name.into(),
+            query: query.into(),
+        }
     }
 
     pub fn name(&self) -> &str {
@@ -24,7 +27,10 @@ impl StreamTable {
 
     #[track_caller]
     pub fn refresh(&self, session: &mut Session) {
-        session.exec(&format!("select pgtrickle.refresh_stream_table({})", quote(&self.name)));
+        session.exec(&format!(
+            "select pgtrickle.refresh_stream_table({})",
+            quote(&self.name)
+        ));
     }
 
     /// Refreshes, and all is well: contents equal, and the last refresh was differential.
@@ -52,16 +58,29 @@ impl StreamTable {
     /// `verify_stream_table` finds no difference.
     #[track_caller]
     pub fn assert_verified(&self, session: &mut Session) {
-        let sql = format!("select ok, missing, surplus from pgtrickle.verify_stream_table({})", quote(&self.name));
+        let sql = format!(
+            "select ok, missing, surplus from pgtrickle.verify_stream_table({})",
+            quote(&self.name)
+        );
         let line = session.lines(&sql).join("");
-        assert_eq!(line, "t|0|0", "verify_stream_table({}) says ok|missing|surplus", self.name);
+        assert_eq!(
+            line, "t|0|0",
+            "verify_stream_table({}) says ok|missing|surplus",
+            self.name
+        );
     }
 
     /// The query's rows and the table's are the same multiset; values are equal under their type's `=`, or as texts
     /// where the type has none.
     #[track_caller]
     pub fn assert_equal(&self, session: &mut Session) {
-        let columns = self.columns(session, |name, comparable| if comparable { quote_ident(name) } else { format!("{}::text", quote_ident(name)) });
+        let columns = self.columns(session, |name, comparable| {
+            if comparable {
+                quote_ident(name)
+            } else {
+                format!("{}::text", quote_ident(name))
+            }
+        });
         self.compare(session, &columns);
     }
 
@@ -76,32 +95,60 @@ impl StreamTable {
     #[track_caller]
     pub fn assert_mode(&self, session: &mut Session, mode: &str) {
         let (action, reason) = self.last_refresh(session);
-        assert_eq!(action, mode, "action of the last refresh of {} (reason {reason:?})", self.name);
+        assert_eq!(
+            action, mode,
+            "action of the last refresh of {} (reason {reason:?})",
+            self.name
+        );
     }
 
     /// Action and reason of the last entry in the refresh history.
     #[track_caller]
     pub fn last_refresh(&self, session: &mut Session) -> (String, Option<String>) {
-        let sql = format!("select action, reason from pgtrickle.get_refresh_history({}, 1)", quote(&self.name));
+        let sql = format!(
+            "select action, reason from pgtrickle.get_refresh_history({}, 1)",
+            quote(&self.name)
+        );
         let rows = session.rows(&sql);
-        assert!(rows.len() == 1, "expected one entry in the history of {}, got {rows:?}", self.name);
+        assert!(
+            rows.len() == 1,
+            "expected one entry in the history of {}, got {rows:?}",
+            self.name
+        );
         (rows[0][0].clone().unwrap_or_default(), rows[0][1].clone())
     }
 
     fn compare(&self, session: &mut Session, columns: &str) {
         let (stored, query) = (&self.name, &self.query);
-        let side = |sign: &str, a: &str, b: &str| format!("(select '{sign}' as side, d::text from ({a} except all {b}) d limit 10)");
+        let side = |sign: &str, a: &str, b: &str| {
+            format!("(select '{sign}' as side, d::text from ({a} except all {b}) d limit 10)")
+        };
         let stored = format!("select {columns} from {stored}");
         let wanted = format!("select {columns} from ({query}) q");
-        let sql = format!("{} union all {}", side("surplus", &stored, &wanted), side("missing", &wanted, &stored));
+        let sql = format!(
+            "{} union all {}",
+            side("surplus", &stored, &wanted),
+            side("missing", &wanted, &stored)
+        );
         let difference = session.lines(&sql);
-        assert!(difference.is_empty(), "{} differs from its query:\n  {}\n  query: {query}", self.name, difference.join("\n  "));
+        assert!(
+            difference.is_empty(),
+            "{} differs from its query:\n  {}\n  query: {query}",
+            self.name,
+            difference.join("\n  ")
+        );
     }
 
     fn columns(&self, session: &mut Session, each: impl Fn(&str, bool) -> String) -> String {
-        let statement = session.client().prepare(&format!("select * from ({}) q", self.query));
+        let statement = session
+            .client()
+            .prepare(&format!("select * from ({}) q", self.query));
         let statement = statement.unwrap_or_else(|e| panic!("{e}\nin: {}", self.query));
-        let columns: Vec<(String, u32)> = statement.columns().iter().map(|c| (c.name().into(), c.type_().oid())).collect();
+        let columns: Vec<(String, u32)> = statement
+            .columns()
+            .iter()
+            .map(|c| (c.name().into(), c.type_().oid()))
+            .collect();
         let mut parts = Vec::new();
         for (name, oid) in columns {
             parts.push(each(&name, comparable(session, oid)));
@@ -113,7 +160,9 @@ impl StreamTable {
 /// Whether rows with a column of this type can be compared by EXCEPT.
 fn comparable(session: &mut Session, oid: u32) -> bool {
     let t = type_name(session, oid);
-    session.try_rows(&format!("select null::{t} intersect select null::{t}")).is_ok()
+    session
+        .try_rows(&format!("select null::{t} intersect select null::{t}"))
+        .is_ok()
 }
 
 fn type_name(session: &mut Session, oid: u32) -> String {

@@ -1,0 +1,473 @@
+//! Kinds of source tables, and what may be done to their definition.
+
+use pgt_tests::{Session, StreamTable, database};
+
+fn partitioned(s: &mut Session) -> StreamTable {
+    s.exec(
+        "create table s (k int, r int, n int, primary key (r, k)) partition by range (r);
+         create table s1 partition of s for values from (0) to (10);
+         create table s2 (n int, gone int, k int not null, r int not null); alter table s2 drop gone; alter table s attach partition s2 for values from (10) to (20);
+         create table s3 partition of s for values from (20) to (40) partition by list (r);
+         create table s31 partition of s3 for values in (20, 21); create table s32 partition of s3 default;
+         insert into s select i, i, i * 10 from generate_series(0, 39) i",
+    );
+    s.stream_table("v", "select k, r, n from s where n % 20 = 0")
+}
+
+#[test]
+fn partitioned_table_by_its_root() {
+    let db = database();
+    let mut s = db.connect();
+    let v = partitioned(&mut s);
+    v.assert_fresh(&mut s);
+    for batch in [
+        "insert into s select 100 + i, i, 20 from generate_series(0, 39, 3) i",
+        "update s set n = n + 10 where k % 3 = 0",
+        "delete from s where r between 8 and 22",
+    ] {
+        s.exec(batch);
+        v.follows(&mut s);
+    }
+}
+
+#[test]
+fn dml_straight_to_partitions() {
+    let db = database();
+    let mut s = db.connect();
+    let v = partitioned(&mut s);
+    for batch in [
+        "insert into s2 (r, k, n) values (11, 200, 40); insert into s31 values (201, 20, 60); insert into s3 values (202, 30, 80)",
+        "update s2 set n = 20, k = k + 1000 where r = 12; update s32 set n = 20",
+        "delete from s1; delete from s31 where k = 201; delete from only s",
+    ] {
+        s.exec(batch);
+        v.follows(&mut s);
+    }
+}
+
+#[test]
+fn rows_move_between_partitions() {
+    let db = database();
+    let mut s = db.connect();
+    let v = partitioned(&mut s);
+    let g = s.stream_table(
+        "g",
+        "select r / 10 as d, count(*) as c, sum(n) as total from s group by r / 10",
+    );
+    for batch in [
+        "update s set r = r + 10 where r < 10",
+        "update s set r = (r + 17) % 40 where k < 20; update s set n = n + 1",
+        "update s set r = 20 where r = 21; update s set r = 25 where r = 20; update s3 set r = 20 where r = 25",
+    ] {
+        s.exec(batch);
+        v.follows(&mut s);
+        g.follows(&mut s);
+    }
+}
+
+#[test]
+fn partition_is_attached() {
+    let db = database();
+    let mut s = db.connect();
+    let v = partitioned(&mut s);
+    s.exec("create table s5 (n int, k int not null, r int not null); insert into s5 values (20, 500, 50), (21, 501, 51)");
+    s.exec("insert into s values (300, 1, 20); alter table s attach partition s5 for values from (40) to (60)");
+    v.follows_somehow(&mut s);
+    s.exec("insert into s5 values (40, 502, 52); update s set n = 60 where k = 501; update s set r = 3 where k = 500");
+    v.follows(&mut s);
+}
+
+#[test]
+fn partition_is_created_later() {
+    let db = database();
+    let mut s = db.connect();
+    let v = partitioned(&mut s);
+    s.exec("create table s6 partition of s for values from (60) to (70); insert into s values (600, 60, 20); insert into s6 values (601, 61, 40)");
+    v.follows_somehow(&mut s);
+    s.exec("update s set r = 1 where k = 600; insert into s6 values (602, 62, 60)");
+    v.follows(&mut s);
+}
+
+#[test]
+fn partition_is_detached() {
+    let db = database();
+    let mut s = db.connect();
+    let v = partitioned(&mut s);
+    s.exec("insert into s2 (r, k, n) values (15, 700, 20); alter table s detach partition s2");
+    v.follows_somehow(&mut s);
+    s.exec("insert into s2 (r, k, n) values (16, 701, 20); insert into s values (702, 5, 20)");
+    v.follows(&mut s);
+    s.exec("alter table s attach partition s2 for values from (10) to (20)");
+    v.follows_somehow(&mut s);
+    s.exec("update s2 set n = n + 20");
+    v.follows(&mut s);
+}
+
+#[test]
+fn partition_is_dropped_and_truncated() {
+    let db = database();
+    let mut s = db.connect();
+    let v = partitioned(&mut s);
+    s.exec("truncate s2; insert into s values (800, 11, 20)");
+    v.follows_somehow(&mut s);
+    s.exec("drop table s31");
+    v.follows_somehow(&mut s);
+    s.exec("truncate s; insert into s values (801, 1, 20)");
+    v.follows_somehow(&mut s);
+    s.exec("insert into s values (802, 30, 40)");
+    v.follows(&mut s);
+}
+
+#[test]
+fn a_partition_itself_is_the_source() {
+    let db = database();
+    let mut s = db.connect();
+    let whole = partitioned(&mut s);
+    let part = s.stream_table("part", "select k, n from s2");
+    let middle = s.stream_table("middle", "select k, n from s3");
+    for batch in [
+        "update s set n = n + 10",
+        "update s set r = r + 10 where r < 30",
+        "insert into s31 values (900, 20, 20); delete from s where r = 12",
+    ] {
+        s.exec(batch);
+        for v in [&whole, &part, &middle] {
+            v.follows(&mut s);
+        }
+    }
+}
+
+#[test]
+fn partitioned_table_joined_with_an_ordinary_one() {
+    let db = database();
+    let mut s = db.connect();
+    partitioned(&mut s);
+    s.exec("create table d (r int primary key, name text); insert into d select i, 'r' || i from generate_series(0, 39) i");
+    let v = s.stream_table("w", "select d.name, count(*) as c, sum(s.n) as total from s join d on d.r = s.r group by d.name");
+    for batch in [
+        "update s set r = 39 - r; update d set name = 'x' where r < 5",
+        "delete from s2; insert into d values (50, 'none')",
+        "delete from d where r > 30",
+    ] {
+        s.exec(batch);
+        v.follows(&mut s);
+    }
+}
+
+#[test]
+fn inheritance_children() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table p (k int, n int); create table c1 (extra text) inherits (p); create table c2 () inherits (c1); insert into p values (1, 1); insert into c1 values (2, 2, 'x'); insert into c2 values (3, 3, 'y')");
+    let v = s.auto_stream_table("v", "select k, n from p");
+    let only = s.auto_stream_table("o", "select k, n from only p");
+    let child = s.auto_stream_table("c", "select k, extra from c1");
+    for batch in [
+        "insert into c1 values (4, 4, 'z'); insert into p values (5, 5)",
+        "update p set n = n + 1",
+        "delete from c2; update only p set n = 100",
+        "truncate only p; insert into c2 values (9, 9, 'q')",
+    ] {
+        s.exec(batch);
+        for v in [&v, &only, &child] {
+            v.follows_somehow(&mut s);
+        }
+    }
+}
+
+#[test]
+fn unlogged_source() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create unlogged table s (k int primary key, n int)");
+    let v = s.stream_table("v", "select k, n from s where n > 1");
+    for batch in [
+        "insert into s values (1, 1), (2, 2)",
+        "update s set n = n + 1",
+        "delete from s where k = 2",
+    ] {
+        s.exec(batch);
+        v.follows(&mut s);
+    }
+    s.exec("alter table s set logged");
+    v.follows_somehow(&mut s);
+    s.exec("insert into s values (3, 3)");
+    v.follows(&mut s);
+}
+
+#[test]
+fn logical_replication_applies_into_a_source() {
+    let db = database();
+    let publisher = db.server().empty_database();
+    let (mut p, mut s) = (publisher.connect(), db.connect());
+    p.exec("create table s (k int primary key, n int, t text); insert into s values (1, 1, 'a'), (2, 2, 'b'); create publication pub for table s");
+    s.exec("create table s (k int primary key, n int, t text)");
+    let v = s.stream_table("v", "select k, n, t from s where n > 0");
+    let slot = format!("slot_{}", db.name());
+    p.exec(&format!(
+        "select pg_create_logical_replication_slot('{slot}', 'pgoutput')"
+    ));
+    let connection = format!(
+        "host={} dbname={} user=postgres",
+        db.server().socket_directory().display(),
+        publisher.name()
+    );
+    s.exec(&format!("create subscription sub connection '{connection}' publication pub with (create_slot = false, slot_name = '{slot}')"));
+    db.wait_until("select count(*) = 2 from s");
+    v.follows(&mut s);
+    p.exec("begin; insert into s values (3, 3, 'c'); update s set n = 10 where k = 1; update s set k = 20 where k = 2; commit");
+    db.wait_until("select count(*) = 3 and exists (select from s where k = 20) from s");
+    v.follows(&mut s);
+    p.exec("delete from s where k = 3");
+    db.wait_until("select count(*) = 2 from s");
+    v.follows(&mut s);
+    p.exec("truncate s; insert into s values (7, 7, 'g')");
+    db.wait_until("select count(*) = 1 and bool_and(k = 7) from s");
+    v.follows_somehow(&mut s);
+    s.exec("alter subscription sub disable; alter subscription sub set (slot_name = none); drop subscription sub");
+    db.wait_until(&format!(
+        "select not active from pg_replication_slots where slot_name = '{slot}'"
+    ));
+    p.exec(&format!("select pg_drop_replication_slot('{slot}')"));
+}
+
+#[test]
+fn source_with_row_security() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table s (k int primary key, owner text); alter table s enable row level security; create policy mine on s using (owner = current_user)");
+    let v = s.stream_table("v", "select k, owner from s");
+    s.exec("insert into s values (1, 'postgres'), (2, 'else')");
+    v.follows(&mut s);
+    assert_eq!(s.value("select count(*) from v"), "2");
+}
+
+#[test]
+fn source_is_renamed_and_moved() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create schema one; create table one.s (k int primary key, n int); insert into one.s values (1, 1)");
+    s.stream_table("v", "select k, n from one.s where n > 0");
+    s.exec("insert into one.s values (2, 2); alter table one.s rename to renamed; insert into one.renamed values (3, 3)");
+    StreamTable::new("v", "select k, n from one.renamed where n > 0").follows(&mut s);
+    s.exec("create schema two; alter table one.renamed set schema two; insert into two.renamed values (4, 4)");
+    StreamTable::new("v", "select k, n from two.renamed where n > 0").follows(&mut s);
+    s.exec("alter schema two rename to three; update three.renamed set n = -n where k = 1");
+    StreamTable::new("v", "select k, n from three.renamed where n > 0").follows(&mut s);
+    s.exec("create schema one2; create table one.s (k int, n int); insert into one.s values (99, 99); insert into three.renamed values (5, 5)");
+    StreamTable::new("v", "select k, n from three.renamed where n > 0").follows(&mut s);
+}
+
+#[test]
+fn used_column_is_renamed() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table s (k int primary key, n int, other int); insert into s values (1, 1, 1)");
+    s.stream_table("v", "select k, n from s where n > 0");
+    let g = "select n % 2 as m, count(*) as c from s group by n % 2";
+    s.stream_table("g", g);
+    s.exec("insert into s values (2, 2, 2); alter table s rename n to amount; insert into s values (3, 3, 3)");
+    StreamTable::new("v", "select k, amount as n from s where amount > 0").follows(&mut s);
+    StreamTable::new("g", &g.replace("n %", "amount %")).follows(&mut s);
+    s.exec("alter table s rename k to id; alter table s rename other to k; update s set k = 50, amount = 4 where id = 1");
+    StreamTable::new("v", "select id as k, amount as n from s where amount > 0").follows(&mut s);
+}
+
+#[test]
+fn stream_table_itself_is_renamed_and_moved() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create schema other; create table s (k int primary key)");
+    s.stream_table("v", "select k from s");
+    s.exec("alter table v rename to w; insert into s values (1)");
+    StreamTable::new("w", "select k from s").follows(&mut s);
+    s.exec("alter table w set schema other; insert into s values (2)");
+    StreamTable::new("other.w", "select k from s").follows(&mut s);
+    s.exec("create index on other.w (k); insert into s values (3)");
+    StreamTable::new("other.w", "select k from s").follows(&mut s);
+}
+
+#[test]
+fn column_is_added_and_an_unused_one_dropped() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table s (k int primary key, unused int, n int)");
+    let v = s.stream_table("v", "select k, n from s");
+    s.exec("insert into s values (1, 1, 1); alter table s add extra text default 'x'; insert into s values (2, 2, 2, 'y')");
+    v.follows(&mut s);
+    s.exec("insert into s values (3, 3, 3, 'z'); alter table s drop unused; insert into s values (4, 4, 'w'); update s set n = 9 where k = 1");
+    v.follows(&mut s);
+}
+
+#[test]
+fn used_column_cannot_be_dropped_without_cascade() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table s (k int primary key, n int)");
+    let v = s.stream_table("v", "select k from s where n > 0");
+    s.error("2BP01", "alter table s drop n");
+    s.error("2BP01", "drop table s");
+    s.exec("insert into s values (1, 1)");
+    v.follows(&mut s);
+}
+
+#[test]
+fn type_of_a_used_column_cannot_be_changed_silently() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table s (k int primary key, n int); insert into s values (1, 1)");
+    let v = s.stream_table("v", "select k, n from s");
+    // PostgreSQL itself refuses while a view uses the column.
+    s.error("0A000", "alter table s alter n type bigint");
+    s.exec("insert into s values (2, 2)");
+    v.follows(&mut s);
+}
+
+#[test]
+fn type_of_an_unused_column_is_changed() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table s (k int primary key, n int, unused int); insert into s values (1, 1, 1)");
+    let v = s.stream_table("v", "select k, n from s");
+    s.exec("insert into s values (2, 2, 2); alter table s alter unused type text");
+    v.follows_somehow(&mut s);
+    s.exec("insert into s values (3, 3, 'x'); update s set n = 7 where k = 1");
+    v.follows(&mut s);
+}
+
+#[test]
+fn primary_key_is_dropped_and_changed() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table s (k int, n int); alter table s add constraint pk primary key (k); insert into s values (1, 1), (2, 2)");
+    let v = s.auto_stream_table("v", "select k, n from s");
+    s.exec("insert into s values (3, 3)");
+    // Dropping what the identity of the rows rests on may be refused, never ignored.
+    if s.try_exec("alter table s drop constraint pk").is_ok() {
+        s.exec("insert into s values (3, 3), (3, 4)");
+        v.follows_somehow(&mut s);
+        s.exec("delete from s where k = 3 and n = 4");
+        v.follows_somehow(&mut s);
+    }
+    s.exec("alter table s add u int; update s set u = k");
+    v.follows_somehow(&mut s);
+}
+
+#[test]
+fn not_null_of_a_key_column_is_dropped() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table s (k int not null unique, n int); insert into s values (1, 1), (2, 2)");
+    let v = s.auto_stream_table("v", "select k, n from s");
+    if s.try_exec("alter table s alter k drop not null").is_ok() {
+        s.exec("insert into s values (null, 1), (null, 1), (null, 2)");
+        v.follows_somehow(&mut s);
+        s.exec("delete from s where ctid = (select ctid from s where k is null and n = 1 limit 1)");
+        v.follows_somehow(&mut s);
+    }
+}
+
+#[test]
+fn unique_nullable_key_is_no_key() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table s (k int unique, n int)");
+    let v = s.stream_table("v", "select k, n from s");
+    for batch in [
+        "insert into s values (null, 1), (null, 1), (1, 1)",
+        "delete from s where ctid = (select min(ctid) from s)",
+        "update s set k = 2 where k is null; insert into s values (null, null)",
+    ] {
+        s.exec(batch);
+        v.follows(&mut s);
+    }
+}
+
+#[test]
+fn unrelated_alter_table_is_not_blocked_nor_blocks() {
+    let db = database();
+    let (mut s, mut other) = (db.connect(), db.connect());
+    s.exec("create table s (k int primary key, n int)");
+    let v = s.stream_table("v", "select k from s");
+    s.exec("set lock_timeout = '5s'; insert into s values (1, 1)");
+    other.exec("set lock_timeout = '5s'");
+    other.exec(
+        "alter table s set (fillfactor = 70); alter table s alter n set default 5; alter table s alter n set statistics 50; alter table s add check (n < 1000); create index on s (n); analyze s;
+         comment on table s is 'x'; alter table s owner to postgres; alter table s replica identity full; cluster s using s_pkey; reindex table s; alter table s alter n set storage plain",
+    );
+    v.follows(&mut s);
+    s.exec("insert into s values (2)");
+    v.follows(&mut s);
+}
+
+#[test]
+fn table_is_rewritten() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table s (k int primary key, n int, t text)");
+    let v = s.stream_table("v", "select k, n from s");
+    for batch in [
+        "insert into s values (1, 1, 'a'), (2, 2, 'b')",
+        "vacuum full s",
+        "insert into s values (3, 3, 'c')",
+        "cluster s using s_pkey",
+        "update s set n = n + 1",
+        "alter table s add u uuid default gen_random_uuid()",
+        "delete from s where k = 2",
+        "alter table s set unlogged",
+        "insert into s(k, n) values (9, 9)",
+    ] {
+        s.exec(batch);
+        v.follows_somehow(&mut s);
+    }
+    s.exec("insert into s(k, n) values (10, 10)");
+    v.follows(&mut s);
+}
+
+#[test]
+fn stream_table_is_vacuumed_and_rewritten() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table s (k int primary key, g int)");
+    let v = s.stream_table("v", "select g, count(*) as c from s group by g");
+    for batch in [
+        "insert into s select i, i % 5 from generate_series(1, 20) i",
+        "delete from s where g = 3",
+        "insert into s values (100, 3)",
+    ] {
+        s.exec(batch);
+        v.follows(&mut s);
+        s.exec("vacuum full v");
+        s.exec("analyze v");
+        s.exec("reindex table v");
+    }
+}
+
+#[test]
+fn captured_triggers_cannot_be_seen_by_the_writer() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table s (k int primary key, n int)");
+    let v = s.stream_table("v", "select k, n from s");
+    s.exec("set client_min_messages = debug1");
+    s.notices();
+    let rows = s.rows("insert into s values (1, 1) returning k, n");
+    assert_eq!(rows.len(), 1);
+    s.exec("reset client_min_messages; listen pg_trickle_alert; update s set n = 2");
+    v.follows(&mut s);
+}
+
+#[test]
+fn create_table_like_and_inherit_do_not_carry_capture() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table s (k int primary key, n int)");
+    let v = s.stream_table("v", "select k, n from s");
+    s.exec("create table copy (like s including all); insert into copy values (1, 1); create table child () inherits (s)");
+    assert_eq!(
+        s.value("select count(*) from pg_trigger where tgrelid = 'copy'::regclass"),
+        "0"
+    );
+    s.exec("insert into s values (5, 5)");
+    v.follows_somehow(&mut s);
+}

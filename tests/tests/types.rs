@@ -1,0 +1,418 @@
+//! Column types: those without equality, those equal but not identical, large values, and the user's own.
+
+use pgt_tests::{StreamTable, database};
+
+#[test]
+fn json_point_xml_and_other_types_without_equality() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table s (k int primary key, j json, p point, x xml, l line, n int)");
+    let v = s.stream_table("v", "select k, j, p, x, l from s where n > 0");
+    s.exec("insert into s values (1, '{\"a\": 1}', '(1,2)', '<a/>', '{1,2,3}', 1), (2, null, null, null, null, 2), (3, '[]', '(0,0)', '<b>t</b>', null, -1)");
+    v.follows(&mut s);
+    s.exec("update s set j = '{\"a\":1}' where k = 1; update s set p = '(1,2.5)', x = '<c/>' where k = 2; update s set n = -n where k = 3");
+    v.follows(&mut s);
+    v.assert_same_text(&mut s);
+    s.exec("update s set p = p, x = x, j = j; delete from s where k = 1");
+    v.refresh(&mut s);
+    v.assert_fresh(&mut s);
+}
+
+#[test]
+fn keyless_rows_of_types_without_equality() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table s (j json, p point, x xml)");
+    let v = s.stream_table("v", "select j, p, x from s");
+    s.exec("insert into s select '{\"a\": 1}', '(1,2)', '<a/>' from generate_series(1, 3); insert into s values (null, null, null), (null, null, null)");
+    v.follows(&mut s);
+    s.exec("delete from s where ctid in (select ctid from s where j is not null limit 1); delete from s where ctid in (select ctid from s where j is null limit 1)");
+    v.follows(&mut s);
+    s.exec("update s set p = '(3,4)' where ctid in (select ctid from s where p is not null limit 1); update s set x = '<z/>' where p is null");
+    v.follows(&mut s);
+    assert_eq!(s.value("select count(*) from v"), "3");
+}
+
+#[test]
+fn types_without_equality_beside_a_join_and_an_aggregate() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table a (k int primary key, j json, g int); create table b (k int primary key, a int, x xml)");
+    let v = s.stream_table(
+        "v",
+        "select a.j, b.x, a.k, b.k as bk from a join b on b.a = a.k",
+    );
+    let c = s.stream_table(
+        "c",
+        "select g, count(j) as js, count(*) as c from a group by g",
+    );
+    for batch in [
+        "insert into a values (1, '{}', 1), (2, null, 1), (3, '[1]', 2); insert into b values (1, 1, '<a/>'), (2, 1, null), (3, 3, '<q/>')",
+        "update a set j = '{ }'; update b set x = '<b/>' where k = 2",
+        "delete from a where k = 1; update a set j = null",
+    ] {
+        s.exec(batch);
+        v.follows(&mut s);
+        c.refresh(&mut s);
+        c.assert_fresh(&mut s);
+    }
+}
+
+#[test]
+fn new_bytes_of_an_equal_value_are_shown() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table s (k int primary key, n numeric, i interval, f float8, c text)");
+    let v = s.stream_table("v", "select k, n, i, f, n + 1 as n1 from s");
+    s.exec("insert into s values (1, 1.0, '1 day', '-0.0', 'a'), (2, 2, '2 days', 0, 'b')");
+    v.follows(&mut s);
+    s.exec("update s set n = 1.00 where k = 1; update s set i = '48:00' where k = 2");
+    v.follows(&mut s);
+    v.assert_same_text(&mut s);
+    s.exec("update s set i = '24:00', f = 0.0 where k = 1; update s set f = '-0' where k = 2");
+    v.follows(&mut s);
+    v.assert_same_text(&mut s);
+}
+
+#[test]
+fn new_bytes_of_an_equal_value_in_a_keyless_table() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table s (n numeric); insert into s values (1.0), (1.00), (1)");
+    let v = s.stream_table("v", "select n from s");
+    s.exec("update s set n = 1.000 where n::text = '1'");
+    v.follows(&mut s);
+    v.assert_same_text(&mut s);
+    s.exec("delete from s where n::text = '1.00'; insert into s values (1.0)");
+    v.follows(&mut s);
+    v.assert_same_text(&mut s);
+}
+
+#[test]
+fn new_bytes_of_an_equal_key() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table s (n numeric primary key, t text); insert into s values (1.0, 'a'), (2.0, 'b')");
+    let v = s.stream_table("v", "select n, t from s");
+    s.exec("update s set n = 1.00 where n = 1; update s set n = 2, t = 'c' where n = 2");
+    v.follows(&mut s);
+    v.assert_same_text(&mut s);
+    s.exec("delete from s where n = 1; insert into s values (1.000, 'z')");
+    v.follows(&mut s);
+    v.assert_same_text(&mut s);
+}
+
+#[test]
+fn join_on_values_equal_but_not_identical() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table a (k int primary key, n numeric); create table b (k int primary key, n numeric)");
+    let v = s.stream_table(
+        "v",
+        "select a.k as ak, b.k as bk, a.n as an, b.n as bn from a join b on a.n = b.n",
+    );
+    for batch in [
+        "insert into a values (1, 1.0), (2, 1.00); insert into b values (1, 1), (2, 1.000)",
+        "update a set n = 1 where k = 1; update b set n = 1.0 where k = 2",
+        "delete from b where k = 1; update a set n = n * 1.0",
+    ] {
+        s.exec(batch);
+        v.follows(&mut s);
+        v.assert_same_text(&mut s);
+    }
+}
+
+#[test]
+fn domains_enums_arrays_composites_and_ranges() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec(
+        "create domain positive as int check (value > 0); create domain tag as text not null default 'none'; create type mood as enum ('sad', 'ok', 'happy');
+         create type addr as (street text, no int); create domain daddr as addr; create type span as range (subtype = int);
+         create table s (k positive primary key, t tag, m mood, a int[], aa addr[], ad addr, dd daddr, r span, mr int4multirange, ms mood[], pa positive[], e text[][])",
+    );
+    let v = s.stream_table("v", "select k, t, m, a, aa, ad, dd, r, mr, ms, pa, e, (ad).no + 1 as n, a[2] as a2 from s where m is distinct from 'sad'");
+    let g = s.stream_table(
+        "g",
+        "select m, ad, count(*) as c, min(r::text) as r, max(m) as mm from s group by m, ad",
+    );
+    for batch in [
+        "insert into s values (1, 'x', 'ok', '{1,2}', array[row('a', 1), row(null, null)]::addr[], row('b', 2), row('c', 3), '[1,5)', '{[1,2),[5,9)}', '{sad,ok}', '{1,2}', '{{a,b},{c,d}}'), (2, 'y', 'sad', null, null, null, null, null, null, null, null, null)",
+        "insert into s(k, m) values (3, 'happy'), (4, null); update s set m = 'happy' where k = 2",
+        "update s set ad = row('b', 5), aa[1].no = 7 where k = 1; update s set a[5] = 9, ms = '{}' where k < 3",
+        "delete from s where k = 1; update s set m = 'sad' where k = 3",
+    ] {
+        s.exec(batch);
+        v.follows(&mut s);
+        g.refresh(&mut s);
+        g.assert_fresh(&mut s);
+    }
+}
+
+#[test]
+fn value_added_to_an_enum_later() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create type mood as enum ('sad', 'happy'); create table s (k int primary key, m mood)");
+    let v = s.stream_table("v", "select m, count(*) as c from s group by m");
+    s.exec("alter type mood add value 'ok' before 'happy'");
+    s.exec("insert into s values (1, 'ok'), (2, 'happy'), (3, 'sad')");
+    v.follows(&mut s);
+}
+
+#[test]
+fn composite_of_a_tables_row_type() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table t (a int, b text); create table s (k int primary key, r t, n int)");
+    let v = s.stream_table("v", "select k, r, (r).b from s where n > 0");
+    for batch in [
+        "insert into s values (1, row(1, 'x'), 1), (2, null, 1), (3, row(null, null), 1)",
+        "update s set r.a = 5 where k = 1",
+        "update s set n = 0 where k = 3",
+    ] {
+        s.exec(batch);
+        v.follows(&mut s);
+    }
+}
+
+#[test]
+fn whole_row_reference() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table s (k int primary key, n int, t text)");
+    let v = s.auto_stream_table(
+        "v",
+        "select k, row_to_json(s)::text as j, s is null as nul from s",
+    );
+    for batch in [
+        "insert into s values (1, 1, 'a'), (2, null, null)",
+        "update s set t = 'b' where k = 2",
+        "alter table s add column extra int default 7",
+        "update s set extra = 8 where k = 1",
+    ] {
+        s.exec(batch);
+        v.follows_somehow(&mut s);
+    }
+}
+
+fn toasted(db: &pgt_tests::Database<'_>) -> (pgt_tests::Session, StreamTable) {
+    let mut s = db.connect();
+    s.exec("create table s (k int primary key, n int, big text, ext text, b bytea); alter table s alter ext set storage external");
+    let fill = "select i, i, string_agg(md5((i * 1000 + j)::text), ''), repeat(md5(i::text), 400), decode(repeat(md5(i::text), 300), 'hex') from generate_series(1, 5) i, generate_series(1, 400) j group by i";
+    let v = s.stream_table("v", "select k, n, big, ext, b from s where n > 0");
+    s.exec(&format!("insert into s {fill}"));
+    v.follows(&mut s);
+    (s, v)
+}
+
+#[test]
+fn toasted_values_that_do_not_change() {
+    let db = database();
+    let (mut s, v) = toasted(&db);
+    s.exec("update s set n = n + 1 where k < 4");
+    v.follows(&mut s);
+    s.exec("update s set n = -1 where k = 1; delete from s where k = 2");
+    v.follows(&mut s);
+    s.exec("update s set n = 1 where k = 1");
+    v.follows(&mut s);
+    v.assert_same_text(&mut s);
+}
+
+#[test]
+fn toasted_values_that_change() {
+    let db = database();
+    let (mut s, v) = toasted(&db);
+    s.exec("update s set big = big || 'x', ext = substr(ext, 1, 9000) || 'y' where k < 4; update s set b = null where k = 4");
+    v.follows(&mut s);
+    s.exec("update s set big = 'small' where k = 1; update s set ext = big, big = ext where k = 2; delete from s where k = 3");
+    v.follows(&mut s);
+    // The toast pointers of the old rows must not be needed any more.
+    s.exec("vacuum full s");
+    s.exec("vacuum s");
+    s.exec("update s set n = n + 1");
+    v.follows(&mut s);
+    v.assert_same_text(&mut s);
+}
+
+/// The rows are gone and vacuumed before anybody reads their images.
+#[test]
+fn toasted_values_deleted_and_vacuumed_before_the_refresh() {
+    let db = database();
+    let (mut s, v) = toasted(&db);
+    s.exec("update s set big = reverse(big) where k = 1");
+    s.exec("delete from s where k <= 3");
+    s.exec("vacuum s");
+    v.follows(&mut s);
+    s.exec("insert into s select k + 100, n, big, ext, b from s; delete from s where k < 100");
+    s.exec("vacuum full s");
+    v.follows(&mut s);
+}
+
+#[test]
+fn toasted_keys_of_groups_and_bags() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table s (k int primary key, t text, n int)");
+    let g = s.stream_table(
+        "g",
+        "select t, count(*) as c, sum(n) as total from s group by t",
+    );
+    let d = s.stream_table("d", "select distinct t from s");
+    let b = s.stream_table("b", "select t from s");
+    for batch in [
+        "insert into s select i, repeat(md5((i % 3)::text), 1000), i from generate_series(1, 9) i",
+        "update s set t = t || 'x' where k < 3",
+        "delete from s where k > 7; update s set t = repeat(md5('1'), 1000) where k = 1",
+    ] {
+        s.exec(batch);
+        for v in [&g, &d, &b] {
+            v.refresh(&mut s);
+            v.assert_fresh(&mut s);
+        }
+    }
+}
+
+#[test]
+fn compressed_otherwise_but_equal() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec(
+        "create table s (k int primary key, t text); insert into s values (1, repeat('abc', 5000))",
+    );
+    let v = s.stream_table("v", "select k, t from s");
+    s.exec("alter table s alter t set storage external; update s set t = t || ''; update s set t = repeat('abc', 5000)");
+    v.refresh(&mut s);
+    v.assert_fresh(&mut s);
+    s.exec("delete from s");
+    v.follows(&mut s);
+}
+
+#[test]
+fn generated_columns_stored_and_virtual() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table s (k int primary key, n int, st int generated always as (n * 2) stored, vi int generated always as (n * 3) virtual, id int generated by default as identity)");
+    let v = s.stream_table("v", "select k, st, vi, id from s where vi > 5");
+    let g = s.stream_table(
+        "g",
+        "select st % 4 as m, sum(vi) as total, count(*) as c from s group by st % 4",
+    );
+    for batch in [
+        "insert into s(k, n) values (1, 1), (2, 2), (3, 3), (4, null)",
+        "update s set n = n + 2",
+        "update s set n = 0 where k = 1; delete from s where k = 2",
+        "update s set n = n",
+    ] {
+        s.exec(batch);
+        v.refresh(&mut s);
+        v.assert_fresh(&mut s);
+        g.refresh(&mut s);
+        g.assert_fresh(&mut s);
+    }
+}
+
+#[test]
+fn only_a_virtual_generated_column_is_used() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table s (k int primary key, a int, b int, sum int generated always as (a + b) virtual)");
+    let v = s.stream_table("v", "select k, sum from s");
+    for batch in [
+        "insert into s(k, a, b) values (1, 1, 2), (2, 3, 4)",
+        "update s set a = a + 1 where k = 1",
+        "update s set a = a + 1, b = b - 1 where k = 2",
+        "update s set b = null",
+    ] {
+        s.exec(batch);
+        v.refresh(&mut s);
+        v.assert_fresh(&mut s);
+    }
+}
+
+#[test]
+fn dropped_and_added_columns() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table s (gone1 int, k int primary key, gone2 text, n int); alter table s drop gone1; alter table s drop gone2; alter table s add t text default 'd'");
+    let v = s.stream_table("v", "select k, n, t from s");
+    for batch in [
+        "insert into s values (1, 1, 'a'), (2, 2, default)",
+        "alter table s add late int default 9",
+        "insert into s values (3, 3, 'c', 1); update s set late = 4, n = 5 where k = 1",
+        "alter table s drop late; update s set t = 'z'",
+    ] {
+        s.exec(batch);
+        v.refresh(&mut s);
+        v.assert_fresh(&mut s);
+    }
+    v.assert_mode(&mut s, "DIFFERENTIAL");
+}
+
+#[test]
+fn column_default_filled_in_for_old_rows() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table s (k int primary key); insert into s select generate_series(1, 5); alter table s add n int default 7, add t text default 'x' not null");
+    let v = s.stream_table("v", "select k, n, t from s");
+    for batch in [
+        "update s set k = k + 10 where k < 3",
+        "update s set n = 8 where k = 3",
+        "delete from s where k = 4",
+    ] {
+        s.exec(batch);
+        v.follows(&mut s);
+    }
+}
+
+#[test]
+fn fixed_length_and_odd_types() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table s (k uuid primary key, c char(8), vc varchar(3), b bit(5), vb bit varying, q \"char\", nm name, t time, tz timetz, i inet, cd cidr, m macaddr, mn money, ts tsvector, o oid, b2 bool, i2 smallint, f real, path path, box box, circle circle)");
+    let v = s.stream_table("v", "select * from s");
+    for batch in [
+        "insert into s select md5(i::text)::uuid, 'c' || i, 'v', b'10101', b'101', 'x', 'nm', '12:00', '12:00+02', '10.0.0.1/24', '10.0.0.0/8', '08:00:2b:01:02:03', '12.34', 'a fat cat', i, true, i, 1.5, '((0,0),(1,1))', '((0,0),(1,1))', '<(0,0),2>' from generate_series(1, 3) i",
+        "update s set c = 'x', vb = null, box = '((1,1),(2,2))' where o = 1",
+        "update s set (vc, nm, tz, ts) = ('', 'other', '13:00+03', 'b'); delete from s where o = 2",
+    ] {
+        s.exec(batch);
+        v.follows(&mut s);
+    }
+}
+
+#[test]
+fn case_insensitive_text_groups() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create extension citext; create table s (k int primary key, t citext); insert into s values (1, 'a'), (2, 'A'), (3, 'b')");
+    let v = s.auto_stream_table("v", "select t, count(*) as n from s group by t");
+    let b = s.auto_stream_table("b", "select t from s");
+    for batch in [
+        "insert into s values (4, 'B'), (5, 'c')",
+        "delete from s where k in (1, 3)",
+        "update s set t = upper(t::text)",
+    ] {
+        s.exec(batch);
+        v.follows_somehow(&mut s);
+        b.follows_somehow(&mut s);
+        b.assert_same_text(&mut s);
+    }
+    assert_eq!(s.value("select count(*) from v"), "3");
+}
+
+#[test]
+fn jsonb_and_arrays_as_group_keys() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table s (k int primary key, j jsonb, a int[], r int4range)");
+    let v = s.stream_table("v", "select j, a, r, count(*) as c from s group by j, a, r");
+    for batch in [
+        "insert into s values (1, '{\"a\":1.0}', '{1}', '[1,2]'), (2, '{\"a\":1.00}', '{1}', '[1,3)'), (3, null, null, null), (4, '{}', '{}', 'empty')",
+        "update s set a = '{null}' where k = 1; delete from s where k = 3",
+        "update s set j = '{\"a\":1.00}', a = '{1}', r = '[1,3)'",
+    ] {
+        s.exec(batch);
+        v.follows(&mut s);
+    }
+}
