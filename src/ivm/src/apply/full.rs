@@ -1,0 +1,283 @@
+//! Full refresh: the stored rows become equal to the query evaluated now; only rows that differ are written.
+
+use super::grouped::{evaluate_state, stored_value};
+use super::outcome::{self, DONE, Outcome, cte, from_cte, modify};
+use super::{Identity, Layout, Target};
+use crate::rel::{Query, Rel};
+use crate::sql::ast::{Cte, CteBody, Expr, From, JoinKind, Merge, Name, Select, Statement};
+use crate::sql::{self, Sources};
+
+fn value(position: usize) -> String {
+    format!("v{position}")
+}
+
+/// The query's stored columns `v*`, evaluated over the new state.
+pub(super) fn evaluate(query: &Query, layout: &Layout, sources: &Sources) -> Select {
+    let Some(grouped) = &layout.grouped else {
+        let row = sql::lower(&query.root, sources);
+        let items = query
+            .output
+            .iter()
+            .enumerate()
+            .map(|(position, column)| (row.column(column.id), value(position)))
+            .collect();
+        return row.select(items);
+    };
+    let input: &Rel = &grouped.input;
+    let row = sql::lower(input, sources);
+    let mut items: Vec<(Expr, String)> = grouped
+        .keys
+        .iter()
+        .enumerate()
+        .map(|(position, (_, key))| (sql::scalar(key, &row), format!("k{position}")))
+        .collect();
+    items.extend(
+        grouped
+            .states
+            .iter()
+            .enumerate()
+            .map(|(position, state)| (evaluate_state(grouped, state, &row), format!("s{position}"))),
+    );
+    let group_by = grouped.keys.iter().map(|(_, key)| sql::scalar(key, &row)).collect();
+    let mut groups = row.select(items);
+    groups.group_by = group_by;
+    if layout.identity != Identity::Single && groups.group_by.is_empty() {
+        groups.having = Some(Expr::CountStar(None).infix(">", Expr::Integer(0)));
+    }
+    Select {
+        items: layout
+            .columns
+            .iter()
+            .enumerate()
+            .map(|(position, column)| {
+                let stored = stored_value(
+                    grouped,
+                    &column.role,
+                    &|number| Expr::column("g", format!("k{number}")),
+                    &|number| Expr::column("g", format!("s{number}")),
+                );
+                (stored, value(position))
+            })
+            .collect(),
+        from: vec![From::Select { query: Box::new(groups.into()), alias: "g".into(), lateral: false }],
+        ..Select::default()
+    }
+}
+
+/// The layout's columns `v*`, read from a view.
+pub(super) fn read_view(view: &Name, layout: &Layout) -> Select {
+    Select {
+        items: layout
+            .columns
+            .iter()
+            .enumerate()
+            .map(|(position, column)| (Expr::column("q", &*column.name), value(position)))
+            .collect(),
+        from: vec![From::Table { name: view.clone(), alias: "q".into(), only: false }],
+        ..Select::default()
+    }
+}
+
+fn column_names(layout: &Layout) -> Vec<String> {
+    layout.columns.iter().map(|column| column.name.clone()).collect()
+}
+
+fn visible_values(layout: &Layout, table: &str) -> Vec<Expr> {
+    layout
+        .columns
+        .iter()
+        .enumerate()
+        .filter(|(_, column)| column.visible)
+        .map(|(position, _)| Expr::column(table, value(position)))
+        .collect()
+}
+
+/// Fills an empty table.
+pub(super) fn fill(layout: &Layout, target: &Target, rows: Select) -> Statement {
+    let insert = CteBody::Insert {
+        table: target.table.clone(),
+        columns: column_names(layout),
+        query: rows.into(),
+        returning: vec![(Expr::Integer(1), "one".into())],
+    };
+    let zero = || Expr::Integer(0).cast("pg_catalog.int8");
+    let body = Outcome {
+        inserted: outcome::count("come", None),
+        updated: zero(),
+        deleted: zero(),
+        delta_rows: zero(),
+        drift: Expr::Boolean(false),
+    };
+    Statement { ctes: vec![modify("come", insert)], body: body.select() }
+}
+
+/// Applies the difference between `rows` and the stored rows.
+pub(super) fn difference(layout: &Layout, target: &Target, rows: Select) -> Statement {
+    let mut ctes = vec![cte("q", rows)];
+    let zero = || Expr::Integer(0).cast("pg_catalog.int8");
+    let body = if layout.identity == Identity::Bag {
+        ctes.extend(bag_difference(layout, target));
+        Outcome {
+            inserted: outcome::count("come", None),
+            updated: zero(),
+            deleted: outcome::count("gone", None),
+            delta_rows: zero(),
+            drift: Expr::Boolean(false),
+        }
+    } else {
+        ctes.extend(keyed_difference(layout, target));
+        Outcome {
+            inserted: outcome::actions("INSERT"),
+            updated: outcome::actions("UPDATE"),
+            deleted: outcome::actions("DELETE"),
+            delta_rows: zero(),
+            drift: Expr::Boolean(false),
+        }
+    };
+    Statement { ctes, body: body.select() }
+}
+
+/// One MERGE by identity. The rows' old and new visible columns are returned for the output.
+fn keyed_difference(layout: &Layout, target: &Target) -> Vec<Cte> {
+    let new = |name: &str| {
+        let position = layout.columns.iter().position(|column| column.name == name).unwrap_or_default();
+        Expr::column("n", value(position))
+    };
+    let assignments: Vec<(String, Expr)> =
+        layout.columns.iter().map(|column| (column.name.clone(), new(&column.name))).collect();
+    let stored: Vec<Expr> = layout.columns.iter().map(|column| Expr::column("s", &*column.name)).collect();
+    let fresh: Vec<Expr> = layout.columns.iter().map(|column| new(&column.name)).collect();
+    let mut returning = vec![(Expr::MergeAction, "action".to_owned())];
+    let visible: Vec<&str> = layout.visible().map(|column| column.name.as_str()).collect();
+    if target.output.is_some() {
+        for (position, name) in visible.iter().enumerate() {
+            returning.push((Expr::column("old", *name), format!("o{position}")));
+            returning.push((Expr::column("new", *name), format!("v{position}")));
+        }
+    }
+    let merge = Merge {
+        table: target.table.clone(),
+        alias: "s".into(),
+        using: from_cte("q", "n"),
+        on: outcome::identify(layout, "s", &new),
+        matched: vec![(Some(sql::image(stored).infix("<>", sql::image(fresh))), Some(assignments.clone()))],
+        not_matched: Some((None, assignments)),
+        delete_unmatched: true,
+        returning,
+    };
+    let mut ctes = vec![modify(DONE, CteBody::Merge(merge))];
+    let side = |prefix: &str| {
+        (0..visible.len()).map(|position| Expr::column("x", format!("{prefix}{position}"))).collect::<Vec<_>>()
+    };
+    let is_not = |action: &str| Expr::column("x", "action").infix("<>", Expr::Literal(action.to_owned()));
+    let differs = || Expr::Or(vec![
+        Expr::column("x", "action").infix("<>", Expr::Literal("UPDATE".into())),
+        sql::image(side("o")).infix("<>", sql::image(side("v"))),
+    ]);
+    let branch = |action: &str| Select {
+        from: vec![from_cte(DONE, "x")],
+        conditions: vec![is_not(action), differs()],
+        ..Select::default()
+    };
+    ctes.extend(outcome::write_output(
+        target,
+        visible.len(),
+        vec![
+            (Expr::Integer(-1), side("o"), branch("INSERT")),
+            (Expr::Integer(1), side("v"), branch("DELETE")),
+        ],
+    ));
+    ctes
+}
+
+/// The multiset difference by image: the n-th copy of an image on one side pairs with the n-th on the other.
+fn bag_difference(layout: &Layout, target: &Target) -> Vec<Cte> {
+    let width = layout.columns.len();
+    let numbered = |image: Expr, from: From, mut items: Vec<(Expr, String)>| {
+        items.push((image.clone(), "image".into()));
+        items.push((Expr::Window(Name::new("pg_catalog", "row_number"), vec![image]), "nth".into()));
+        Select { items, from: vec![from], ..Select::default() }
+    };
+    let fresh: Vec<Expr> = (0..width).map(|position| Expr::column("x", value(position))).collect();
+    let stored: Vec<Expr> = layout.columns.iter().map(|column| Expr::column("s", &*column.name)).collect();
+    let wanted = numbered(
+        sql::image(fresh.clone()),
+        from_cte("q", "x"),
+        fresh.into_iter().enumerate().map(|(position, expr)| (expr, value(position))).collect(),
+    );
+    let mut present_items: Vec<(Expr, String)> =
+        stored.iter().cloned().enumerate().map(|(position, expr)| (expr, format!("o{position}"))).collect();
+    present_items.push((Expr::column("s", "ctid"), "tid".into()));
+    let present = numbered(
+        sql::image(stored),
+        From::Table { name: target.table.clone(), alias: "s".into(), only: true },
+        present_items,
+    );
+    let mut items: Vec<(Expr, String)> = (0..width)
+        .flat_map(|position| {
+            [
+                (Expr::column("a", value(position)), value(position)),
+                (Expr::column("b", format!("o{position}")), format!("o{position}")),
+            ]
+        })
+        .collect();
+    items.push((Expr::column("b", "tid"), "tid".into()));
+    let pair = |name: &str| Expr::column("a", name).infix("=", Expr::column("b", name));
+    let difference = Select {
+        items,
+        from: vec![From::Join {
+            left: Box::new(From::Select { query: Box::new(wanted.into()), alias: "a".into(), lateral: false }),
+            kind: JoinKind::Full,
+            right: Box::new(From::Select { query: Box::new(present.into()), alias: "b".into(), lateral: false }),
+            on: Expr::and(vec![pair("image"), pair("nth")]),
+        }],
+        conditions: vec![Expr::Or(vec![
+            Expr::column("a", "nth").is_null(),
+            Expr::column("b", "nth").is_null(),
+        ])],
+        ..Select::default()
+    };
+    let goes = || Expr::column("x", "tid").is_not_null();
+    let comes = || Expr::column("x", "tid").is_null();
+    let one = || vec![(Expr::Integer(1), "one".to_owned())];
+    let tids = Select {
+        items: vec![(Expr::column("x", "tid"), "tid".into())],
+        from: vec![from_cte("diff", "x")],
+        conditions: vec![goes()],
+        ..Select::default()
+    };
+    let gone = CteBody::DeleteByTid {
+        table: target.table.clone(),
+        alias: "s".into(),
+        tids: Expr::Array(Box::new(tids)),
+        returning: one(),
+    };
+    let come = CteBody::Insert {
+        table: target.table.clone(),
+        columns: column_names(layout),
+        query: Select {
+            items: (0..width).map(|position| (Expr::column("x", value(position)), value(position))).collect(),
+            from: vec![from_cte("diff", "x")],
+            conditions: vec![comes()],
+            ..Select::default()
+        }
+        .into(),
+        returning: one(),
+    };
+    let mut ctes = vec![cte("diff", difference), modify("gone", gone), modify("come", come)];
+    let old_side = (0..width).map(|position| Expr::column("x", format!("o{position}"))).collect();
+    let branch = |condition: Expr| Select {
+        from: vec![from_cte("diff", "x")],
+        conditions: vec![condition],
+        ..Select::default()
+    };
+    ctes.extend(outcome::write_output(
+        target,
+        width,
+        vec![
+            (Expr::Integer(-1), old_side, branch(goes())),
+            (Expr::Integer(1), visible_values(layout, "x"), branch(comes())),
+        ],
+    ));
+    ctes
+}

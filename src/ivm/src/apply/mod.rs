@@ -1,0 +1,65 @@
+//! Delta -> apply plan: which stored rows go, come and change.
+//!
+//! [`Layout`] decides how a result is stored: its visible columns, the state kept beside them and how a stored row is
+//! found again. [`differential`] carries one delta into the stored rows by one statement; [`full`] does the same for the
+//! difference between the stored rows and the query evaluated now; [`initial`] fills an empty table.
+//!
+//! Every statement returns one row: `inserted, updated, deleted, delta_rows bigint, drift boolean`. `drift` means that
+//! the stored rows are not what the delta assumes; the caller has to refuse the refresh.
+
+mod bag;
+mod full;
+mod grouped;
+mod layout;
+mod outcome;
+
+use std::collections::BTreeSet;
+
+pub use layout::{Grouped, Identity, Layout, Role, State, StateKind, StoredColumn};
+
+use crate::rel::{Query, SourceId};
+use crate::sql::Sources;
+use crate::sql::ast::{Name, Statement};
+
+/// Where a result is stored and where its own changes are written.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub table: Name,
+    /// The log segment that takes the result's own changes, if anybody reads them.
+    pub output: Option<Name>,
+}
+
+/// The statement that applies the change of `dirty` sources. `limit` bounds the logged rows of any one source.
+pub fn differential(
+    query: &Query,
+    layout: &Layout,
+    sources: &Sources,
+    target: &Target,
+    dirty: &BTreeSet<SourceId>,
+    limit: Option<u64>,
+) -> Statement {
+    match &layout.grouped {
+        Some(grouped) => grouped::differential(grouped, layout, sources, target, dirty, limit),
+        None => bag::differential(query, layout, sources, target, dirty, limit),
+    }
+}
+
+/// The statement that makes the stored rows equal to the query evaluated now, touching only rows that differ.
+pub fn full(query: &Query, layout: &Layout, sources: &Sources, target: &Target) -> Statement {
+    full::difference(layout, target, full::evaluate(query, layout, sources))
+}
+
+/// The statement that fills an empty table.
+pub fn initial(query: &Query, layout: &Layout, sources: &Sources, target: &Target) -> Statement {
+    full::fill(layout, target, full::evaluate(query, layout, sources))
+}
+
+/// As [`full`], for a query that is only known as a view with the layout's columns.
+pub fn full_from_view(view: &Name, layout: &Layout, target: &Target) -> Statement {
+    full::difference(layout, target, full::read_view(view, layout))
+}
+
+/// As [`initial`], for a query that is only known as a view.
+pub fn initial_from_view(view: &Name, layout: &Layout, target: &Target) -> Statement {
+    full::fill(layout, target, full::read_view(view, layout))
+}

@@ -1,0 +1,40 @@
+//! Rel -> delta: the change of a query's result, given the changes of its sources.
+//!
+//! A delta is a list of *terms*. A term is the query's own tree with every leaf read at a definite state (`New`, `Old` or
+//! `Delta`); the change is the bag union of the terms, each row weighted by the product of its leaves' weights. Which
+//! sources changed is known before, so a term is only built for those.
+
+mod join;
+mod linear;
+mod union;
+
+use std::collections::BTreeSet;
+
+use crate::rel::{At, Rel, SourceId};
+
+/// The terms of the change of `rel` when exactly the sources in `dirty` changed. Empty if none of them is read.
+///
+/// `rel` is linear or bilinear: a stateful operator has been cut off into a stage or is the root of its plan.
+pub fn terms(rel: &Rel, dirty: &BTreeSet<SourceId>) -> Vec<Rel> {
+    if !reads(rel, dirty) {
+        return vec![];
+    }
+    match rel {
+        Rel::Scan(scan) => {
+            let mut scan = scan.clone();
+            scan.at = At::Delta;
+            vec![Rel::Scan(scan)]
+        }
+        Rel::Filter { input, conditions } => linear::filter(input, conditions, dirty),
+        Rel::Project { input, columns } => linear::project(input, columns, dirty),
+        Rel::Join { inputs, conditions } => join::inner(inputs, conditions, dirty),
+        Rel::UnionAll { inputs, columns } => union::all(inputs, columns, dirty),
+        // Cut off by `rewrite::stages`; reading it whole would be wrong, so no term claims to describe it.
+        Rel::Aggregate { .. } => unreachable!("a stateful operator below the root of a plan"),
+    }
+}
+
+/// Whether `rel` reads a source in `dirty`.
+pub fn reads(rel: &Rel, dirty: &BTreeSet<SourceId>) -> bool {
+    rel.scans().iter().any(|scan| dirty.contains(&scan.source))
+}

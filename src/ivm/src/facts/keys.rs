@@ -1,0 +1,231 @@
+//! Keys: sets of columns that are never null and whose values together occur at most once in the result.
+//!
+//! A key of a join is the union of one key per input, reduced with functional dependencies: a key of an input
+//! determines all its columns, `a = b` makes each determine the other, `a = constant` makes `a` determined by nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::rel::{ColId, Rel};
+use crate::scalar::{Scalar, Shape};
+
+/// Keys considered per node; more only cost time here.
+const MOST_KEYS: usize = 16;
+
+/// The keys of `rel` that can be derived. Empty when none is known.
+pub fn keys(rel: &Rel) -> Vec<BTreeSet<ColId>> {
+    match rel {
+        Rel::Scan(scan) => scan.keys.clone(),
+        Rel::Filter { input, conditions } => {
+            let found = keys(input);
+            let closure = Dependencies::new(std::slice::from_ref(&**input), &[found.clone()], conditions);
+            reduce_all(found, &closure)
+        }
+        Rel::Project { input, columns } => {
+            let mut renamed: BTreeMap<ColId, ColId> = BTreeMap::new();
+            for (id, scalar) in columns {
+                if let Some(from) = scalar.as_column() {
+                    renamed.entry(from).or_insert(*id);
+                }
+            }
+            keys(input)
+                .into_iter()
+                .filter_map(|key| key.iter().map(|id| renamed.get(id).copied()).collect())
+                .collect()
+        }
+        Rel::Join { inputs, conditions } => {
+            let below: Vec<_> = inputs.iter().map(keys).collect();
+            let mut combined: Vec<BTreeSet<ColId>> = vec![BTreeSet::new()];
+            for options in &below {
+                combined = combined
+                    .iter()
+                    .flat_map(|left| options.iter().map(move |right| left.union(right).copied().collect()))
+                    .take(MOST_KEYS)
+                    .collect();
+            }
+            let closure = Dependencies::new(inputs, &below, conditions);
+            reduce_all(combined, &closure)
+        }
+        Rel::UnionAll { .. } => vec![],
+        Rel::Aggregate { keys, .. } => {
+            if keys.iter().any(|(_, scalar)| scalar.nullable) {
+                vec![]
+            } else {
+                vec![keys.iter().map(|(id, _)| *id).collect()]
+            }
+        }
+    }
+}
+
+/// The smallest key whose columns are all in `stored`.
+pub fn minimal_key(rel: &Rel, stored: &BTreeSet<ColId>) -> Option<BTreeSet<ColId>> {
+    keys(rel).into_iter().filter(|key| key.is_subset(stored)).min_by_key(BTreeSet::len)
+}
+
+struct Dependencies {
+    /// (determinant, determined)
+    rules: Vec<(BTreeSet<ColId>, BTreeSet<ColId>)>,
+}
+
+impl Dependencies {
+    fn new(inputs: &[Rel], keys: &[Vec<BTreeSet<ColId>>], conditions: &[Scalar]) -> Self {
+        let mut rules = Vec::new();
+        for (input, keys) in inputs.iter().zip(keys) {
+            let all = input.columns();
+            rules.extend(keys.iter().map(|key| (key.clone(), all.clone())));
+        }
+        for condition in conditions {
+            match condition.shape {
+                Shape::Equal(a, b) => {
+                    rules.push((BTreeSet::from([a]), BTreeSet::from([b])));
+                    rules.push((BTreeSet::from([b]), BTreeSet::from([a])));
+                }
+                Shape::EqualConstant(a) => rules.push((BTreeSet::new(), BTreeSet::from([a]))),
+                _ => {}
+            }
+        }
+        Dependencies { rules }
+    }
+
+    fn closure(&self, from: &BTreeSet<ColId>) -> BTreeSet<ColId> {
+        let mut known = from.clone();
+        loop {
+            let before = known.len();
+            for (determinant, determined) in &self.rules {
+                if determinant.is_subset(&known) {
+                    known.extend(determined);
+                }
+            }
+            if known.len() == before {
+                return known;
+            }
+        }
+    }
+}
+
+/// Each candidate with every column dropped that the remaining ones determine. Several orders of dropping are tried,
+/// because which columns of an equality survive decides whether the key is among the stored columns.
+fn reduce_all(candidates: Vec<BTreeSet<ColId>>, dependencies: &Dependencies) -> Vec<BTreeSet<ColId>> {
+    let mut found: Vec<BTreeSet<ColId>> = Vec::new();
+    for candidate in candidates {
+        let ascending: Vec<ColId> = candidate.iter().copied().collect();
+        let descending: Vec<ColId> = candidate.iter().rev().copied().collect();
+        for order in [ascending, descending] {
+            let mut key = candidate.clone();
+            for id in order {
+                let mut smaller = key.clone();
+                smaller.remove(&id);
+                if candidate.is_subset(&dependencies.closure(&smaller)) {
+                    key = smaller;
+                }
+            }
+            for variant in equal_variants(&key, dependencies) {
+                if !found.contains(&variant) && found.len() < MOST_KEYS {
+                    found.push(variant);
+                }
+            }
+        }
+    }
+    found
+}
+
+/// The key itself and the keys that differ from it in one column exchanged for an equal one.
+fn equal_variants(key: &BTreeSet<ColId>, dependencies: &Dependencies) -> Vec<BTreeSet<ColId>> {
+    let mut variants = vec![key.clone()];
+    for (from, to) in &dependencies.rules {
+        let (Some(a), Some(b)) = (from.first(), to.first()) else { continue };
+        if from.len() == 1 && to.len() == 1 && key.contains(a) && !key.contains(b) {
+            let mut variant = key.clone();
+            variant.remove(a);
+            variant.insert(*b);
+            variants.push(variant);
+        }
+    }
+    variants
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rel::{At, Scan, ScanColumn, SourceId};
+    use crate::scalar::{Piece, Type};
+
+    fn int() -> Type {
+        Type {
+            name: "integer".into(),
+            collation: None,
+            equality: Some("pg_catalog.=".into()),
+            hashable: true,
+            bitwise: true,
+        }
+    }
+
+    fn scan(source: u64, ids: &[u32], key: &[u32]) -> Rel {
+        Rel::Scan(Scan {
+            source: SourceId(source),
+            instance: source as u32,
+            at: At::New,
+            columns: ids
+                .iter()
+                .map(|id| ScanColumn {
+                    id: ColId(*id),
+                    attnum: *id as i16,
+                    name: format!("x{id}"),
+                    ty: int(),
+                    nullable: false,
+                })
+                .collect(),
+            keys: if key.is_empty() { vec![] } else { vec![key.iter().map(|id| ColId(*id)).collect()] },
+        })
+    }
+
+    fn equal(a: u32, b: u32) -> Scalar {
+        Scalar {
+            pieces: vec![Piece::Column(ColId(a)), Piece::Text(" = ".into()), Piece::Column(ColId(b))],
+            ty: int(),
+            nullable: false,
+            shape: Shape::Equal(ColId(a), ColId(b)),
+        }
+    }
+
+    fn set(ids: &[u32]) -> BTreeSet<ColId> {
+        ids.iter().map(|id| ColId(*id)).collect()
+    }
+
+    #[test]
+    fn a_foreign_key_join_has_the_key_of_its_many_side() {
+        let join = Rel::Join {
+            inputs: vec![scan(1, &[1, 2], &[1]), scan(2, &[3, 4], &[3])],
+            conditions: vec![equal(2, 3)],
+        };
+        assert!(keys(&join).contains(&set(&[1])));
+        assert_eq!(minimal_key(&join, &set(&[1, 4])), Some(set(&[1])));
+    }
+
+    #[test]
+    fn a_many_to_many_join_needs_both_keys() {
+        let join = Rel::Join {
+            inputs: vec![scan(1, &[1, 2], &[1]), scan(2, &[3, 4], &[3])],
+            conditions: vec![equal(2, 4)],
+        };
+        assert_eq!(minimal_key(&join, &set(&[1, 2, 3, 4])), Some(set(&[1, 3])));
+        assert_eq!(minimal_key(&join, &set(&[1, 2, 4])), None);
+    }
+
+    #[test]
+    fn an_input_without_key_leaves_the_join_without() {
+        let join = Rel::Join {
+            inputs: vec![scan(1, &[1, 2], &[1]), scan(2, &[3, 4], &[])],
+            conditions: vec![equal(2, 3)],
+        };
+        assert!(keys(&join).is_empty());
+    }
+
+    #[test]
+    fn the_equal_column_of_the_other_side_serves_as_key() {
+        let join = Rel::Join {
+            inputs: vec![scan(1, &[1, 2], &[1]), scan(2, &[3, 4], &[3])],
+            conditions: vec![equal(1, 3)],
+        };
+        assert_eq!(minimal_key(&join, &set(&[3, 2])), Some(set(&[3])));
+    }
+}

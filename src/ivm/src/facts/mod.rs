@@ -1,0 +1,5 @@
+//! What can be derived from a tree, bottom-up, without changing it.
+
+mod keys;
+
+pub use keys::{keys, minimal_key};

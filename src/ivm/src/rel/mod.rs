@@ -1,0 +1,249 @@
+//! The relational tree: what a defining query means, independent of how PostgreSQL spelled it.
+//!
+//! Every column has an id ([`ColId`]) unique in the whole query; operators name columns by id only. A tree is plain
+//! data: it is built by `analyze`, changed by `rewrite`, differentiated by `delta`, printed by [`text`].
+
+mod text;
+mod validate;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+pub use crate::scalar::ColId;
+use crate::scalar::{Scalar, Type};
+pub use validate::Malformed;
+
+/// A relation the query reads: the oid of a table, or a number given to an internal stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SourceId(pub u64);
+
+/// Which state of a source a scan reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum At {
+    /// What the refresh snapshot sees. Weight one per row.
+    #[default]
+    New,
+    /// What the frontier saw: new with the delta's weights taken back.
+    Old,
+    /// The net change between both.
+    Delta,
+}
+
+/// A column read from a source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScanColumn {
+    pub id: ColId,
+    /// Attribute number in the source; the change log names its columns by it.
+    pub attnum: i16,
+    pub name: String,
+    pub ty: Type,
+    pub nullable: bool,
+}
+
+/// A source read by the query. Two scans of one source (a self join) are two instances.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scan {
+    pub source: SourceId,
+    pub instance: u32,
+    pub at: At,
+    pub columns: Vec<ScanColumn>,
+    /// Sets of columns that are unique and not null together.
+    pub keys: Vec<BTreeSet<ColId>>,
+}
+
+/// How an aggregate can be kept up to date.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AggregateKind {
+    CountStar,
+    Count,
+    Sum(SumKind),
+    Avg(SumKind),
+    Min,
+    Max,
+    /// No law: its group is evaluated again whenever a row of it changes.
+    Recompute,
+}
+
+/// The arithmetic of a foldable sum: which type the running state has and what decides the printed scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SumKind {
+    /// smallint, integer: `sum` is bigint.
+    Integer,
+    /// bigint: `sum` is numeric of scale 0.
+    BigInteger,
+    /// numeric whose every value has this scale.
+    FixedNumeric(u16),
+    /// numeric of any scale: the scale of a sum is the largest among its live inputs, so it is state too.
+    FreeNumeric,
+    Money,
+}
+
+/// An aggregate call over the input of its `Aggregate`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AggregateCall {
+    pub kind: AggregateKind,
+    /// The argument, for the kinds that fold.
+    pub argument: Option<Scalar>,
+    pub filter: Option<Scalar>,
+    /// The whole call as PostgreSQL deparses it, over the columns of the input.
+    pub call: Scalar,
+}
+
+/// A relational operator. Weights are implicit: each node is a multiset.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Rel {
+    Scan(Scan),
+    /// The rows for which every condition is true.
+    Filter { input: Box<Rel>, conditions: Vec<Scalar> },
+    /// Exactly the columns listed, each computed from the input.
+    Project { input: Box<Rel>, columns: Vec<(ColId, Scalar)> },
+    /// Inner join of all inputs under all conditions; none is a cross join.
+    Join { inputs: Vec<Rel>, conditions: Vec<Scalar> },
+    /// Bag union. `columns[i]` is taken from `inputs[k].1[i]`, a column of that input.
+    UnionAll { inputs: Vec<(Rel, Vec<ColId>)>, columns: Vec<(ColId, Type)> },
+    /// One row per distinct combination of keys; with no keys exactly one row. No calls: DISTINCT.
+    Aggregate { input: Box<Rel>, keys: Vec<(ColId, Scalar)>, calls: Vec<(ColId, AggregateCall)> },
+}
+
+/// A column of the query's result.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputColumn {
+    pub id: ColId,
+    pub name: String,
+    pub ty: Type,
+}
+
+/// A defining query: its tree and the result's columns in order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Query {
+    pub root: Rel,
+    pub output: Vec<OutputColumn>,
+}
+
+impl Rel {
+    /// The columns the node produces.
+    pub fn columns(&self) -> BTreeSet<ColId> {
+        match self {
+            Rel::Scan(scan) => scan.columns.iter().map(|column| column.id).collect(),
+            Rel::Filter { input, .. } => input.columns(),
+            Rel::Project { columns, .. } => columns.iter().map(|(id, _)| *id).collect(),
+            Rel::Join { inputs, .. } => inputs.iter().flat_map(Rel::columns).collect(),
+            Rel::UnionAll { columns, .. } => columns.iter().map(|(id, _)| *id).collect(),
+            Rel::Aggregate { keys, calls, .. } => {
+                keys.iter().map(|(id, _)| *id).chain(calls.iter().map(|(id, _)| *id)).collect()
+            }
+        }
+    }
+
+    /// Type and nullability of every column the node produces.
+    pub fn column_types(&self) -> BTreeMap<ColId, (Type, bool)> {
+        match self {
+            Rel::Scan(scan) => scan
+                .columns
+                .iter()
+                .map(|column| (column.id, (column.ty.clone(), column.nullable)))
+                .collect(),
+            Rel::Filter { input, .. } => input.column_types(),
+            Rel::Project { columns, .. } => columns
+                .iter()
+                .map(|(id, scalar)| (*id, (scalar.ty.clone(), scalar.nullable)))
+                .collect(),
+            Rel::Join { inputs, .. } => inputs.iter().flat_map(Rel::column_types).collect(),
+            Rel::UnionAll { inputs, columns } => {
+                let types: Vec<_> = inputs.iter().map(|(input, _)| input.column_types()).collect();
+                columns
+                    .iter()
+                    .enumerate()
+                    .map(|(position, (id, ty))| {
+                        let nullable = inputs.iter().zip(&types).any(|((_, from), types)| {
+                            types.get(&from[position]).is_none_or(|(_, nullable)| *nullable)
+                        });
+                        (*id, (ty.clone(), nullable))
+                    })
+                    .collect()
+            }
+            Rel::Aggregate { keys, calls, .. } => keys
+                .iter()
+                .map(|(id, scalar)| (*id, (scalar.ty.clone(), scalar.nullable)))
+                .chain(calls.iter().map(|(id, call)| (*id, (call.call.ty.clone(), call.call.nullable))))
+                .collect(),
+        }
+    }
+
+    /// The operator's inputs.
+    pub fn inputs(&self) -> Vec<&Rel> {
+        match self {
+            Rel::Scan(_) => vec![],
+            Rel::Filter { input, .. } | Rel::Project { input, .. } | Rel::Aggregate { input, .. } => vec![input],
+            Rel::Join { inputs, .. } => inputs.iter().collect(),
+            Rel::UnionAll { inputs, .. } => inputs.iter().map(|(input, _)| input).collect(),
+        }
+    }
+
+    /// Every scan in the tree, left to right.
+    pub fn scans(&self) -> Vec<&Scan> {
+        match self {
+            Rel::Scan(scan) => vec![scan],
+            other => other.inputs().into_iter().flat_map(Rel::scans).collect(),
+        }
+    }
+
+    /// The distinct sources read, in order of first appearance.
+    pub fn sources(&self) -> Vec<SourceId> {
+        let mut seen = Vec::new();
+        for scan in self.scans() {
+            if !seen.contains(&scan.source) {
+                seen.push(scan.source);
+            }
+        }
+        seen
+    }
+
+    /// The same tree with every leaf read at `at` where `dirty` says its source changed, at `New` elsewhere.
+    pub fn read_at(&self, at: At, dirty: &BTreeSet<SourceId>) -> Rel {
+        self.map_scans(&mut |scan| {
+            let mut scan = scan.clone();
+            scan.at = if dirty.contains(&scan.source) { at } else { At::New };
+            scan
+        })
+    }
+
+    /// The tree with each scan replaced.
+    pub fn map_scans(&self, change: &mut impl FnMut(&Scan) -> Scan) -> Rel {
+        match self {
+            Rel::Scan(scan) => Rel::Scan(change(scan)),
+            Rel::Filter { input, conditions } => {
+                Rel::Filter { input: Box::new(input.map_scans(change)), conditions: conditions.clone() }
+            }
+            Rel::Project { input, columns } => {
+                Rel::Project { input: Box::new(input.map_scans(change)), columns: columns.clone() }
+            }
+            Rel::Join { inputs, conditions } => Rel::Join {
+                inputs: inputs.iter().map(|input| input.map_scans(change)).collect(),
+                conditions: conditions.clone(),
+            },
+            Rel::UnionAll { inputs, columns } => Rel::UnionAll {
+                inputs: inputs.iter().map(|(input, from)| (input.map_scans(change), from.clone())).collect(),
+                columns: columns.clone(),
+            },
+            Rel::Aggregate { input, keys, calls } => Rel::Aggregate {
+                input: Box::new(input.map_scans(change)),
+                keys: keys.clone(),
+                calls: calls.clone(),
+            },
+        }
+    }
+}
+
+impl Query {
+    /// Checks the tree's invariants: every column read is produced below, ids are unique, arities agree.
+    pub fn validate(&self) -> Result<(), Malformed> {
+        validate::query(self)
+    }
+
+    /// The tree as indented text, the form goldens and `explain_stream_table(.., 'rel')` show.
+    pub fn text(&self) -> String {
+        text::query(self)
+    }
+}

@@ -1,0 +1,90 @@
+//! The text form of a tree: one operator a line, inputs indented below it.
+
+use super::{AggregateCall, AggregateKind, At, Query, Rel};
+use crate::scalar::{Piece, Scalar};
+
+pub(super) fn query(query: &Query) -> String {
+    let output: Vec<String> =
+        query.output.iter().map(|column| format!("{}=#{}", column.name, column.id.0)).collect();
+    let mut lines = vec![format!("Output {}", output.join(", "))];
+    describe(&query.root, 1, &mut lines);
+    lines.join("\n") + "\n"
+}
+
+fn describe(rel: &Rel, depth: usize, lines: &mut Vec<String>) {
+    let line = match rel {
+        Rel::Scan(scan) => {
+            let columns: Vec<String> =
+                scan.columns.iter().map(|column| format!("#{}={}", column.id.0, column.name)).collect();
+            let keys: Vec<String> = scan
+                .keys
+                .iter()
+                .map(|key| key.iter().map(|id| format!("#{}", id.0)).collect::<Vec<_>>().join(","))
+                .collect();
+            let at = match scan.at {
+                At::New => "",
+                At::Old => " old",
+                At::Delta => " delta",
+            };
+            format!("Scan{at} t{} [{}] keys ({})", scan.instance, columns.join(", "), keys.join(") ("))
+        }
+        Rel::Filter { conditions, .. } => format!("Filter {}", conjunction(conditions)),
+        Rel::Project { columns, .. } => {
+            let columns: Vec<String> =
+                columns.iter().map(|(id, scalar)| format!("#{}={}", id.0, expression(scalar))).collect();
+            format!("Project {}", columns.join(", "))
+        }
+        Rel::Join { conditions, .. } => format!("Join {}", conjunction(conditions)),
+        Rel::UnionAll { inputs, columns } => {
+            let columns: Vec<String> = columns
+                .iter()
+                .enumerate()
+                .map(|(position, (id, _))| {
+                    let from: Vec<String> =
+                        inputs.iter().map(|(_, from)| format!("#{}", from[position].0)).collect();
+                    format!("#{}=({})", id.0, from.join("|"))
+                })
+                .collect();
+            format!("UnionAll {}", columns.join(", "))
+        }
+        Rel::Aggregate { keys, calls, .. } => {
+            let keys: Vec<String> =
+                keys.iter().map(|(id, scalar)| format!("#{}={}", id.0, expression(scalar))).collect();
+            let calls: Vec<String> =
+                calls.iter().map(|(id, call)| format!("#{}={}", id.0, aggregate(call))).collect();
+            format!("Aggregate keys [{}] calls [{}]", keys.join(", "), calls.join(", "))
+        }
+    };
+    lines.push(format!("{}{line}", "  ".repeat(depth)));
+    for input in rel.inputs() {
+        describe(input, depth + 1, lines);
+    }
+}
+
+fn conjunction(conditions: &[Scalar]) -> String {
+    if conditions.is_empty() {
+        return "true".to_owned();
+    }
+    conditions.iter().map(expression).collect::<Vec<_>>().join(" and ")
+}
+
+fn aggregate(call: &AggregateCall) -> String {
+    let law = match &call.kind {
+        AggregateKind::CountStar | AggregateKind::Count => "fold",
+        AggregateKind::Sum(_) | AggregateKind::Avg(_) => "fold",
+        AggregateKind::Min | AggregateKind::Max => "extremum",
+        AggregateKind::Recompute => "recompute",
+    };
+    format!("{} ({law})", expression(&call.call))
+}
+
+fn expression(scalar: &Scalar) -> String {
+    scalar
+        .pieces
+        .iter()
+        .map(|piece| match piece {
+            Piece::Text(text) => text.clone(),
+            Piece::Column(id) => format!("#{}", id.0),
+        })
+        .collect()
+}

@@ -1,0 +1,104 @@
+//! Invariants of a tree, checked after analysis and after every rewrite.
+
+use std::collections::BTreeSet;
+
+use super::{ColId, Query, Rel};
+use crate::scalar::Scalar;
+
+/// A tree that breaks an invariant: always a defect of this program, never of the user's query.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    #[error("column #{} is read but not produced below {operator}", .column.0)]
+    Unbound { column: ColId, operator: &'static str },
+    #[error("column #{} is produced twice", .0.0)]
+    Duplicate(ColId),
+    #[error("a union input has {found} columns instead of {expected}")]
+    Arity { expected: usize, found: usize },
+}
+
+pub(super) fn query(query: &Query) -> Result<(), Malformed> {
+    unique(&query.root, &mut BTreeSet::new())?;
+    let produced = check(&query.root)?;
+    for column in &query.output {
+        bound(&produced, column.id, "the output")?;
+    }
+    Ok(())
+}
+
+fn check(rel: &Rel) -> Result<BTreeSet<ColId>, Malformed> {
+    match rel {
+        Rel::Scan(_) => {}
+        Rel::Filter { input, conditions } => {
+            let below = check(input)?;
+            scalars(&below, conditions.iter(), "a filter")?;
+        }
+        Rel::Project { input, columns } => {
+            let below = check(input)?;
+            scalars(&below, columns.iter().map(|(_, scalar)| scalar), "a projection")?;
+        }
+        Rel::Join { inputs, conditions } => {
+            let mut below = BTreeSet::new();
+            for input in inputs {
+                below.extend(check(input)?);
+            }
+            scalars(&below, conditions.iter(), "a join")?;
+        }
+        Rel::UnionAll { inputs, columns } => {
+            for (input, from) in inputs {
+                let below = check(input)?;
+                if from.len() != columns.len() {
+                    return Err(Malformed::Arity { expected: columns.len(), found: from.len() });
+                }
+                for id in from {
+                    bound(&below, *id, "a union")?;
+                }
+            }
+        }
+        Rel::Aggregate { input, keys, calls } => {
+            let below = check(input)?;
+            scalars(&below, keys.iter().map(|(_, scalar)| scalar), "a group key")?;
+            for (_, call) in calls {
+                scalars(&below, std::iter::once(&call.call), "an aggregate")?;
+                scalars(&below, call.argument.iter(), "an aggregate's argument")?;
+                scalars(&below, call.filter.iter(), "an aggregate's filter")?;
+            }
+        }
+    }
+    Ok(rel.columns())
+}
+
+fn scalars<'a>(
+    below: &BTreeSet<ColId>,
+    scalars: impl Iterator<Item = &'a Scalar>,
+    operator: &'static str,
+) -> Result<(), Malformed> {
+    for scalar in scalars {
+        for id in scalar.columns() {
+            bound(below, id, operator)?;
+        }
+    }
+    Ok(())
+}
+
+fn bound(below: &BTreeSet<ColId>, column: ColId, operator: &'static str) -> Result<(), Malformed> {
+    if below.contains(&column) { Ok(()) } else { Err(Malformed::Unbound { column, operator }) }
+}
+
+/// Ids are unique: a column is produced by one node (a filter or join only passes columns on).
+fn unique(rel: &Rel, seen: &mut BTreeSet<ColId>) -> Result<(), Malformed> {
+    let produced: Vec<ColId> = match rel {
+        Rel::Scan(scan) => scan.columns.iter().map(|column| column.id).collect(),
+        Rel::Project { columns, .. } => columns.iter().map(|(id, _)| *id).collect(),
+        Rel::UnionAll { columns, .. } => columns.iter().map(|(id, _)| *id).collect(),
+        Rel::Aggregate { keys, calls, .. } => {
+            keys.iter().map(|(id, _)| *id).chain(calls.iter().map(|(id, _)| *id)).collect()
+        }
+        Rel::Filter { .. } | Rel::Join { .. } => vec![],
+    };
+    for id in produced {
+        if !seen.insert(id) {
+            return Err(Malformed::Duplicate(id));
+        }
+    }
+    rel.inputs().into_iter().try_for_each(|input| unique(input, seen))
+}

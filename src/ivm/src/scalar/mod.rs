@@ -1,0 +1,81 @@
+//! Scalar expressions: text that PostgreSQL's own deparser wrote, with typed holes where columns go.
+//!
+//! An expression is not re-implemented here. Only the structure that a law needs is kept beside the text ([`Shape`]):
+//! whether it is a bare column, a constant, or an equality between columns.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+/// A column of a defining query. Ids are unique in one query, so a join never has to rename.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ColId(pub u32);
+
+/// What the planner of deltas must know of a PostgreSQL type (together with the collation of the expression).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Type {
+    /// The type as SQL text, schema-qualified where needed, with its modifier: `numeric(15,2)`.
+    pub name: String,
+    /// `COLLATE` clause content (`pg_catalog."C"`) if it is not the type's own collation.
+    pub collation: Option<String>,
+    /// The type's default equality operator, as `OPERATOR(pg_catalog.=)` would name it: `pg_catalog.=`.
+    pub equality: Option<String>,
+    /// `row_hash` can hash it such that values equal under `equality` hash alike.
+    pub hashable: bool,
+    /// Values equal under `equality` have equal images (true for integers, false for numeric and floats).
+    pub bitwise: bool,
+}
+
+/// One piece of an expression's text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Piece {
+    Text(String),
+    Column(ColId),
+}
+
+/// The structure of an expression, as far as a law asks for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Shape {
+    Column(ColId),
+    Constant,
+    /// `a = b` by the default equality of their type.
+    Equal(ColId, ColId),
+    /// `a = constant`.
+    EqualConstant(ColId),
+    Opaque,
+}
+
+/// A scalar expression over the columns of its input.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scalar {
+    pub pieces: Vec<Piece>,
+    pub ty: Type,
+    pub nullable: bool,
+    pub shape: Shape,
+}
+
+impl Scalar {
+    /// The bare column `id`.
+    pub fn column(id: ColId, ty: Type, nullable: bool) -> Self {
+        Scalar { pieces: vec![Piece::Column(id)], ty, nullable, shape: Shape::Column(id) }
+    }
+
+    /// The columns the expression reads.
+    pub fn columns(&self) -> BTreeSet<ColId> {
+        self.pieces
+            .iter()
+            .filter_map(|piece| match piece {
+                Piece::Column(id) => Some(*id),
+                Piece::Text(_) => None,
+            })
+            .collect()
+    }
+
+    /// The column, if the expression is nothing else.
+    pub fn as_column(&self) -> Option<ColId> {
+        match self.shape {
+            Shape::Column(id) => Some(id),
+            _ => None,
+        }
+    }
+}

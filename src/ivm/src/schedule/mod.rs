@@ -1,0 +1,1 @@
+//! Decisions with the clock as an argument.

@@ -1,0 +1,377 @@
+//! Lowering of relational trees to SQL.
+//!
+//! Filters, projections and joins of scans become one flat SELECT; a bag union becomes a derived table. A leaf read at
+//! `Old` or `Delta` carries a weight column, and the weight of a row is the product of the weights of its leaves.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::ast::{Cte, CteBody, Expr, From, Name, Query, Select, TextPiece};
+use crate::rel::{At, ColId, Rel, Scan, SourceId};
+use crate::scalar::{Piece, Scalar, Type};
+
+/// Where a source and its changes are found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceTable {
+    pub name: Name,
+    /// Read without inheritance children.
+    pub only: bool,
+    /// The live log segments.
+    pub log: Vec<Name>,
+    /// The position (from 1) of the source's consumed version in the array parameter, for stream tables;
+    /// none for tables, whose changes are found by transaction id.
+    pub version: Option<u32>,
+    /// The logged columns this query needs, by attribute number.
+    pub columns: BTreeMap<i16, Type>,
+}
+
+pub type Sources = BTreeMap<SourceId, SourceTable>;
+
+/// Parameters of every delta statement.
+pub mod param {
+    /// xid8: the frontier's xmax.
+    pub const XMAX: u32 = 1;
+    /// xid8[]: transactions in progress at the frontier.
+    pub const IN_PROGRESS: u32 = 2;
+    /// bigint[]: consumed version of each upstream stream table.
+    pub const CONSUMED: u32 = 3;
+    /// bigint: the version this refresh produces.
+    pub const VERSION: u32 = 4;
+}
+
+/// A SELECT under construction.
+#[derive(Clone, Debug, Default)]
+pub struct Lowered {
+    pub from: Vec<From>,
+    pub conditions: Vec<Expr>,
+    pub columns: BTreeMap<ColId, Expr>,
+    pub weights: Vec<Expr>,
+}
+
+impl Lowered {
+    /// The expression of column `id`.
+    pub fn column(&self, id: ColId) -> Expr {
+        self.columns.get(&id).cloned().unwrap_or(Expr::Null)
+    }
+
+    /// The product of the leaves' weights, none if every leaf is unweighted.
+    pub fn weight(&self) -> Option<Expr> {
+        self.weights.iter().cloned().reduce(|product, weight| product.infix("*", weight))
+    }
+
+    /// `SELECT items FROM .. WHERE ..`
+    pub fn select(self, items: Vec<(Expr, String)>) -> Select {
+        Select { items, from: self.from, conditions: self.conditions, ..Select::default() }
+    }
+}
+
+/// The name of the CTE holding the net change of `source`.
+pub fn delta_name(source: SourceId) -> String {
+    format!("d{}", source.0)
+}
+
+/// The name of a logged column.
+pub fn log_column(attnum: i16) -> String {
+    format!("a{attnum}")
+}
+
+/// `rel` as a SELECT under construction.
+pub fn lower(rel: &Rel, sources: &Sources) -> Lowered {
+    match rel {
+        Rel::Scan(scan) => lower_scan(scan, &sources[&scan.source]),
+        Rel::Filter { input, conditions } => {
+            let mut lowered = lower(input, sources);
+            let conditions: Vec<Expr> = conditions.iter().map(|condition| scalar(condition, &lowered)).collect();
+            lowered.conditions.extend(conditions);
+            lowered
+        }
+        Rel::Project { input, columns } => {
+            let mut lowered = lower(input, sources);
+            lowered.columns = columns.iter().map(|(id, value)| (*id, scalar(value, &lowered))).collect();
+            lowered
+        }
+        Rel::Join { inputs, conditions } => {
+            let mut joined = Lowered::default();
+            for input in inputs {
+                let lowered = lower(input, sources);
+                joined.from.extend(lowered.from);
+                joined.conditions.extend(lowered.conditions);
+                joined.columns.extend(lowered.columns);
+                joined.weights.extend(lowered.weights);
+            }
+            let conditions: Vec<Expr> = conditions.iter().map(|condition| scalar(condition, &joined)).collect();
+            joined.conditions.extend(conditions);
+            joined
+        }
+        Rel::UnionAll { inputs, columns } => lower_union(inputs, columns, sources),
+        Rel::Aggregate { input, keys, calls } => {
+            let lowered = lower(input, sources);
+            let items: Vec<(ColId, Expr)> = keys
+                .iter()
+                .map(|(id, key)| (*id, scalar(key, &lowered)))
+                .chain(calls.iter().map(|(id, call)| (*id, scalar(&call.call, &lowered))))
+                .collect();
+            let group_by = keys.iter().map(|(_, key)| scalar(key, &lowered)).collect();
+            let ids: Vec<ColId> = items.iter().map(|(id, _)| *id).collect();
+            let mut select =
+                lowered.select(items.into_iter().map(|(id, value)| (value, column_name(id))).collect());
+            select.group_by = group_by;
+            derived(select.into(), &ids, false)
+        }
+    }
+}
+
+fn lower_scan(scan: &Scan, source: &SourceTable) -> Lowered {
+    let alias = format!("t{}", scan.instance);
+    let by_attnum = |alias: &str| {
+        scan.columns
+            .iter()
+            .map(|column| (column.id, Expr::column(alias, log_column(column.attnum))))
+            .collect::<BTreeMap<_, _>>()
+    };
+    match scan.at {
+        At::New => Lowered {
+            from: vec![From::Table { name: source.name.clone(), alias: alias.clone(), only: source.only }],
+            columns: scan
+                .columns
+                .iter()
+                .map(|column| (column.id, Expr::column(&alias, column.name.clone())))
+                .collect(),
+            ..Lowered::default()
+        },
+        At::Delta => Lowered {
+            from: vec![From::Cte { name: delta_name(scan.source), alias: alias.clone() }],
+            columns: by_attnum(&alias),
+            weights: vec![Expr::column(&alias, "w")],
+            ..Lowered::default()
+        },
+        At::Old => {
+            let mut current: Vec<(Expr, String)> = scan
+                .columns
+                .iter()
+                .map(|column| (Expr::column("s", column.name.clone()), log_column(column.attnum)))
+                .collect();
+            current.push((Expr::Integer(1).cast("pg_catalog.int8"), "w".into()));
+            let mut taken_back: Vec<(Expr, String)> = scan
+                .columns
+                .iter()
+                .map(|column| (Expr::column("d", log_column(column.attnum)), log_column(column.attnum)))
+                .collect();
+            taken_back.push((Expr::Negate(Box::new(Expr::column("d", "w"))), "w".into()));
+            // Without the fence a CTE scan under an Append cannot be parameterised, and then no index of the
+            // source can serve the join either.
+            let query = Query {
+                branches: vec![
+                    Select {
+                        items: current,
+                        from: vec![From::Table {
+                            name: source.name.clone(),
+                            alias: "s".into(),
+                            only: source.only,
+                        }],
+                        ..Select::default()
+                    },
+                    Select {
+                        items: taken_back,
+                        from: vec![From::Cte { name: delta_name(scan.source), alias: "d".into() }],
+                        fence: true,
+                        ..Select::default()
+                    },
+                ],
+            };
+            Lowered {
+                columns: by_attnum(&alias),
+                weights: vec![Expr::column(&alias, "w")],
+                from: vec![From::Select { query: Box::new(query), alias, lateral: false }],
+                ..Lowered::default()
+            }
+        }
+    }
+}
+
+fn lower_union(inputs: &[(Rel, Vec<ColId>)], columns: &[(ColId, Type)], sources: &Sources) -> Lowered {
+    let lowered: Vec<_> = inputs.iter().map(|(input, from)| (lower(input, sources), from)).collect();
+    let weighted = lowered.iter().any(|(branch, _)| !branch.weights.is_empty());
+    let branches = lowered
+        .into_iter()
+        .map(|(branch, from)| {
+            let mut items: Vec<(Expr, String)> =
+                from.iter().zip(columns).map(|(id, (to, _))| (branch.column(*id), column_name(*to))).collect();
+            if weighted {
+                let weight = branch.weight().unwrap_or(Expr::Integer(1));
+                items.push((weight.cast("pg_catalog.int8"), "w".into()));
+            }
+            branch.select(items)
+        })
+        .collect();
+    let ids: Vec<ColId> = columns.iter().map(|(id, _)| *id).collect();
+    derived(Query { branches }, &ids, weighted)
+}
+
+/// A derived table with columns named after `ids`.
+fn derived(query: Query, ids: &[ColId], weighted: bool) -> Lowered {
+    let alias = format!("u{}", ids.first().map_or(0, |id| id.0));
+    Lowered {
+        columns: ids.iter().map(|id| (*id, Expr::column(&alias, column_name(*id)))).collect(),
+        weights: if weighted { vec![Expr::column(&alias, "w")] } else { vec![] },
+        from: vec![From::Select { query: Box::new(query), alias, lateral: false }],
+        conditions: vec![],
+    }
+}
+
+fn column_name(id: ColId) -> String {
+    format!("c{}", id.0)
+}
+
+/// A scalar with its holes filled from `input`.
+pub fn scalar(value: &Scalar, input: &Lowered) -> Expr {
+    fill(value, &|id| input.column(id))
+}
+
+/// A scalar with its holes filled by `column`.
+pub fn fill(value: &Scalar, column: &dyn Fn(ColId) -> Expr) -> Expr {
+    if let Some(id) = value.as_column() {
+        return column(id);
+    }
+    Expr::Pieces(
+        value
+            .pieces
+            .iter()
+            .map(|piece| match piece {
+                Piece::Text(text) => TextPiece::Text(text.clone()),
+                Piece::Column(id) => TextPiece::Expr(column(*id)),
+            })
+            .collect(),
+    )
+}
+
+/// Condition that a log row (table alias `l`) is new to the reader.
+fn unseen(source: &SourceTable) -> Expr {
+    match source.version {
+        None => {
+            let xid = Expr::column("l", "xid");
+            Expr::Or(vec![
+                xid.clone().infix(">=", Expr::Param(param::XMAX)),
+                Expr::EqualAny(Box::new(xid), Box::new(Expr::Param(param::IN_PROGRESS))),
+            ])
+        }
+        Some(position) => Expr::column("l", "version")
+            .infix(">", Expr::Element(Box::new(Expr::Param(param::CONSUMED)), position)),
+    }
+}
+
+fn log_branches(source: &SourceTable, items: &[(Expr, String)]) -> Query {
+    let branches = source
+        .log
+        .iter()
+        .map(|segment| Select {
+            items: items.to_vec(),
+            from: vec![From::Table { name: segment.clone(), alias: "l".into(), only: true }],
+            conditions: vec![unseen(source)],
+            ..Select::default()
+        })
+        .collect();
+    Query { branches }
+}
+
+/// The net change of a source since the frontier, one row per distinct image, as a CTE.
+///
+/// Images are netted before anything is computed from them, so that no expression ever sees a value that was in
+/// neither state. `limit` is an upper bound of the number of logged rows, known from the probe: it tells the planner
+/// the size of the delta and never cuts.
+pub fn delta_table(id: SourceId, source: &SourceTable, limit: Option<u64>) -> Cte {
+    let mut items: Vec<(Expr, String)> = source
+        .columns
+        .keys()
+        .map(|attnum| (Expr::column("l", log_column(*attnum)), log_column(*attnum)))
+        .collect();
+    items.push((Expr::column("l", "w"), "w".into()));
+    let log = log_branches(source, &items);
+    let columns: Vec<Expr> =
+        source.columns.keys().map(|attnum| Expr::column("l", log_column(*attnum))).collect();
+    let weight = Expr::aggregate("sum", Expr::column("l", "w")).cast("pg_catalog.int8");
+    let mut items: Vec<(Expr, String)> = source
+        .columns
+        .keys()
+        .map(|attnum| {
+            let column = Expr::column("l", log_column(*attnum));
+            (Expr::aggregate("any_value", column), log_column(*attnum))
+        })
+        .collect();
+    items.push((weight, "w".into()));
+    let select = Select {
+        items,
+        from: vec![From::Select { query: Box::new(log), alias: "l".into(), lateral: false }],
+        group_by: if columns.is_empty() { vec![] } else { vec![image(columns)] },
+        having: Some(Expr::aggregate("sum", Expr::column("l", "w")).infix("<>", Expr::Integer(0))),
+        limit,
+        ..Select::default()
+    };
+    Cte { name: delta_name(id), materialized: true, body: CteBody::Query(select.into()) }
+}
+
+/// For each source in order: how many log rows are new to the reader (at most `cap`), and whether one of them is a
+/// marker that the log does not explain everything (weight 0).
+pub fn probe(sources: &Sources, cap: u64) -> Select {
+    let items = sources
+        .values()
+        .enumerate()
+        .flat_map(|(position, source)| {
+            let mut rows = log_branches(source, &[(Expr::column("l", "w"), "w".into())]);
+            for branch in &mut rows.branches {
+                branch.limit = Some(cap);
+            }
+            let from = From::Select { query: Box::new(rows), alias: "p".into(), lateral: false };
+            let one = |value: Expr| {
+                Expr::Scalar(Box::new(Select {
+                    items: vec![(value, "v".into())],
+                    from: vec![from.clone()],
+                    ..Select::default()
+                }))
+            };
+            let marked = Expr::CountStar(Some(Box::new(Expr::column("p", "w").infix("=", Expr::Integer(0)))));
+            // One scalar per source: rows in the low digits, markers in the sign.
+            let value = Expr::Case(
+                vec![(marked.infix(">", Expr::Integer(0)), Expr::Integer(-1))],
+                Box::new(Expr::CountStar(None)),
+            );
+            [(one(value), format!("n{position}"))]
+        })
+        .collect();
+    Select { items, ..Select::default() }
+}
+
+/// `pgtrickle.image(columns)`: the exact bytes of the values, for netting and comparing bags.
+pub fn image(columns: Vec<Expr>) -> Expr {
+    variadic("image", columns)
+}
+
+/// `pgtrickle.image_hash(columns)`: 64 bits of `image`.
+pub fn image_hash(columns: Vec<Expr>) -> Expr {
+    variadic("image_hash", columns)
+}
+
+/// `pgtrickle.row_hash(columns)`: values equal under their types' `=` hash alike.
+pub fn row_hash(columns: Vec<Expr>) -> Expr {
+    variadic("row_hash", columns)
+}
+
+/// A call of one of our variadic functions. A call takes at most 100 arguments, so wide rows are passed in groups.
+fn variadic(function: &str, columns: Vec<Expr>) -> Expr {
+    const MOST: usize = 90;
+    let name = Name::new("pgtrickle", function);
+    if columns.is_empty() {
+        return Expr::Call(name, vec![Expr::Literal(String::new()).cast("pg_catalog.text")]);
+    }
+    if columns.len() <= MOST {
+        return Expr::Call(name, columns);
+    }
+    let groups = columns.chunks(MOST).map(|group| Expr::Call(name.clone(), group.to_vec())).collect();
+    variadic(function, groups)
+}
+
+/// Several SELECTs under UNION ALL.
+pub fn union_all(branches: Vec<Select>) -> Query {
+    Query { branches }
+}

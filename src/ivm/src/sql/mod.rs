@@ -1,0 +1,12 @@
+//! A small SQL syntax tree, its lowering from `Rel`, and the one writer of dynamic SQL text.
+//!
+//! Precision beats beauty here: every identifier is quoted, every function and operator is schema-qualified.
+
+pub mod ast;
+mod lower;
+mod write;
+
+pub use lower::{
+    Lowered, SourceTable, Sources, delta_name, delta_table, fill, image, image_hash, log_column, lower, param, probe, row_hash, scalar, union_all,
+};
+pub use write::{quote_identifier, quote_literal};

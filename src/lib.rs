@@ -1,0 +1,2 @@
+//! pg_trickle
+pgrx::pg_module_magic!();
