@@ -7,7 +7,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// Generous, since machines that run tests are busy; nothing waits this long unless something is wrong.
-const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A database, dropped with the value.
 pub struct Database<'s> {
@@ -62,7 +62,7 @@ impl<'s> Database<'s> {
     pub fn wait_until(&self, condition: &str) {
         let mut session = self.connect();
         let deadline = Instant::now() + DEADLINE;
-        while session.value(condition) != "t" {
+        while session.nullable(condition).as_deref() != Some("t") {
             assert!(
                 Instant::now() < deadline,
                 "still not true after {DEADLINE:?}: {condition}"

@@ -1,6 +1,9 @@
 //! What every test ends with: a stream table equals its query, and its refresh ran as it should.
 
-use crate::session::{Session, quote};
+use crate::database::DEADLINE;
+use crate::session::{Session, SqlError, quote};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 /// A stream table and the query it was defined with.
 #[derive(Clone, Debug)]
@@ -74,21 +77,59 @@ impl StreamTable {
     /// where the type has none.
     #[track_caller]
     pub fn assert_equal(&self, session: &mut Session) {
-        let columns = self.columns(session, |name, comparable| {
-            if comparable {
-                quote_ident(name)
-            } else {
-                format!("{}::text", quote_ident(name))
-            }
-        });
-        self.compare(session, &columns);
+        self.assert_none(&self.difference(session));
     }
 
     /// The same, but values are compared as texts, so that 1.0 is not 1.00.
     #[track_caller]
     pub fn assert_same_text(&self, session: &mut Session) {
-        let columns = self.columns(session, |name, _| format!("{}::text", quote_ident(name)));
-        self.compare(session, &columns);
+        self.assert_none(&self.difference_as_text(session));
+    }
+
+    /// Some of the rows by which the contents differ from the query, each with its side.
+    #[track_caller]
+    pub fn difference(&self, session: &mut Session) -> Vec<String> {
+        let columns = self.columns(session);
+        let comparable: Vec<bool> = columns
+            .iter()
+            .map(|(_, oid)| comparable(session, *oid))
+            .collect();
+        let typed = |((name, _), comparable): (&(String, u32), bool)| {
+            if comparable {
+                quote_ident(name)
+            } else {
+                format!("{}::text", quote_ident(name))
+            }
+        };
+        let list: Vec<String> = columns.iter().zip(comparable).map(typed).collect();
+        self.compare(session, &list.join(", "))
+    }
+
+    /// The same, values compared as texts.
+    #[track_caller]
+    pub fn difference_as_text(&self, session: &mut Session) -> Vec<String> {
+        let columns = self.columns(session);
+        let list: Vec<String> = columns
+            .iter()
+            .map(|(name, _)| format!("{}::text", quote_ident(name)))
+            .collect();
+        self.compare(session, &list.join(", "))
+    }
+
+    /// Waits until the contents equal the query without anybody asking for a refresh.
+    #[track_caller]
+    pub fn catches_up(&self, session: &mut Session) {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let difference = self.difference(session);
+            if difference.is_empty() {
+                return self.assert_verified(session);
+            }
+            if Instant::now() > deadline {
+                self.assert_none(&difference);
+            }
+            sleep(Duration::from_millis(20));
+        }
     }
 
     /// The action of the last entry in the refresh history.
@@ -118,42 +159,44 @@ impl StreamTable {
         (rows[0][0].clone().unwrap_or_default(), rows[0][1].clone())
     }
 
-    fn compare(&self, session: &mut Session, columns: &str) {
-        let (stored, query) = (&self.name, &self.query);
+    #[track_caller]
+    fn compare(&self, session: &mut Session, columns: &str) -> Vec<String> {
         let side = |sign: &str, a: &str, b: &str| {
             format!("(select '{sign}' as side, d::text from ({a} except all {b}) d limit 10)")
         };
-        let stored = format!("select {columns} from {stored}");
-        let wanted = format!("select {columns} from ({query}) q");
-        let sql = format!(
-            "{} union all {}",
+        let stored = format!("select {columns} from {}", self.name);
+        let wanted = format!("select {columns} from ({}) q", self.query);
+        let (surplus, missing) = (
             side("surplus", &stored, &wanted),
-            side("missing", &wanted, &stored)
+            side("missing", &wanted, &stored),
         );
-        let difference = session.lines(&sql);
+        session.lines(&format!("{surplus} union all {missing}"))
+    }
+
+    #[track_caller]
+    fn assert_none(&self, difference: &[String]) {
+        let Self { name, query } = self;
         assert!(
             difference.is_empty(),
-            "{} differs from its query:\n  {}\n  query: {query}",
-            self.name,
+            "{name} differs from its query:\n  {}\n  query: {query}",
             difference.join("\n  ")
         );
     }
 
-    fn columns(&self, session: &mut Session, each: impl Fn(&str, bool) -> String) -> String {
-        let statement = session
+    /// Names and types of the query's columns.
+    #[track_caller]
+    fn columns(&self, session: &mut Session) -> Vec<(String, u32)> {
+        match session
             .client()
-            .prepare(&format!("select * from ({}) q", self.query));
-        let statement = statement.unwrap_or_else(|e| panic!("{e}\nin: {}", self.query));
-        let columns: Vec<(String, u32)> = statement
-            .columns()
-            .iter()
-            .map(|c| (c.name().into(), c.type_().oid()))
-            .collect();
-        let mut parts = Vec::new();
-        for (name, oid) in columns {
-            parts.push(each(&name, comparable(session, oid)));
+            .prepare(&format!("select * from ({}) q", self.query))
+        {
+            Ok(statement) => statement
+                .columns()
+                .iter()
+                .map(|c| (c.name().into(), c.type_().oid()))
+                .collect(),
+            Err(e) => panic!("{}\nin: {}", SqlError::from(e), self.query),
         }
-        parts.join(", ")
     }
 }
 

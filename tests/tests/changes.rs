@@ -233,8 +233,7 @@ fn update_that_changes_nothing_is_no_work() {
     let v = s.stream_table("v", "select k, n from s");
     s.exec("insert into s values (6, 6)");
     v.follows(&mut s);
-    let version =
-        "select data_version from pgtrickle.pgt_stream_tables where pgt_relid = 'v'::regclass";
+    let version = "select data_version from pgtrickle.pgt_stream_tables natural join pgtrickle.pgt_refresh_state where pgt_relid = 'v'::regclass";
     let before = s.value(version);
     s.exec("update s set n = n; update s set k = k, n = n + 0; update s set unused = 7");
     v.refresh(&mut s);

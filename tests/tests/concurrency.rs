@@ -481,15 +481,15 @@ fn contents_and_frontier_change_together() {
     let v = a.stream_table("v", "select k from s");
     a.exec("insert into s values (1)");
     let before = b.value(
-        "select frontier_base from pgtrickle.pgt_stream_tables where pgt_relid = 'v'::regclass",
+        "select frontier_base from pgtrickle.pgt_stream_tables natural join pgtrickle.pgt_refresh_state where pgt_relid = 'v'::regclass",
     );
     a.exec("begin");
     v.refresh(&mut a);
-    let during = b.lines("select frontier_base, (select count(*) from v) from pgtrickle.pgt_stream_tables where pgt_relid = 'v'::regclass");
+    let during = b.lines("select frontier_base, (select count(*) from v) from pgtrickle.pgt_stream_tables natural join pgtrickle.pgt_refresh_state where pgt_relid = 'v'::regclass");
     assert_eq!(during, [format!("{before}|0")]);
     a.exec("commit");
     let after = b.value(
-        "select frontier_base from pgtrickle.pgt_stream_tables where pgt_relid = 'v'::regclass",
+        "select frontier_base from pgtrickle.pgt_stream_tables natural join pgtrickle.pgt_refresh_state where pgt_relid = 'v'::regclass",
     );
     assert_ne!(after, before);
     assert_eq!(b.value("select count(*) from v"), "1");
