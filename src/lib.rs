@@ -1,2 +1,40 @@
-//! pg_trickle
+//! pg_trickle: stream tables, defined by a query and kept equal to it by applying changes.
+//!
+//! The rooms, from the doors down: `api` (a person asks), `scheduler` (the clock or a commit asks), `ddl` (the schema
+//! moved); `lifecycle` and `refresh`; `analyze`, `capture`, `catalog`; `pg`, the fence around PostgreSQL, and the pure
+//! crate `pgt_ivm`. Rooms import downwards only.
+#![deny(unsafe_code)]
+
+mod analyze;
+mod api;
+mod capture;
+mod catalog;
+mod config;
+mod ddl;
+mod error;
+mod lifecycle;
+#[allow(unsafe_code)]
+mod pg;
+mod refresh;
+
+use pgrx::prelude::*;
+
 pgrx::pg_module_magic!();
+
+/// Called by PostgreSQL when the library is loaded.
+#[allow(unsafe_code)]
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    config::register();
+    pg::capture_trigger::install(pg::capture_trigger::Callbacks {
+        resolve: capture::resolve,
+        limit: config::max_changes_per_tx,
+    });
+    pg::entry::install(pg::entry::Callbacks { ddl_end: ddl::ddl_end, dropped: ddl::dropped });
+    pg::xact::install();
+    if pg::worker::preloading() {
+        pg::shared::mark_preloaded();
+        pg::shared::register();
+    }
+}

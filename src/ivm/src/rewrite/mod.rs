@@ -1,1 +1,5 @@
 //! Rel -> Rel.
+
+mod stages;
+
+pub use stages::{Planned, STAGE_SOURCE, Stage, cut};

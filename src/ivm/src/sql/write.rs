@@ -9,6 +9,13 @@ pub fn quote_identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
+/// An identifier as it may stand in `OPERATOR(schema.op)`: quoted only if it has to be.
+pub fn plain_identifier(name: &str) -> String {
+    let plain = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_' || byte.is_ascii_digit())
+        && name.bytes().next().is_some_and(|byte| !byte.is_ascii_digit());
+    if plain { name.to_owned() } else { quote_identifier(name) }
+}
+
 /// A string literal, safe under any setting of `standard_conforming_strings`.
 pub fn quote_literal(value: &str) -> String {
     if value.contains('\\') {

@@ -1,0 +1,118 @@
+-- Catalog. Read through pgtrickle's functions and views; written only by the extension.
+
+CREATE SEQUENCE pgtrickle.pgt_id_seq;
+
+CREATE TABLE pgtrickle.pgt_stream_tables (
+    pgt_id                  bigint PRIMARY KEY DEFAULT nextval('pgtrickle.pgt_id_seq'),
+    pgt_relid               regclass NOT NULL UNIQUE,
+    def_view                regclass NOT NULL,
+    schedule                text NOT NULL,
+    refresh_mode            text NOT NULL CHECK (refresh_mode IN ('AUTO', 'DIFFERENTIAL', 'FULL', 'IMMEDIATE')),
+    effective_refresh_mode  text NOT NULL CHECK (effective_refresh_mode IN ('DIFFERENTIAL', 'FULL', 'IMMEDIATE')),
+    downgrade_reason        text,
+    downgrade_hint          text,
+    status                  text NOT NULL CHECK (status IN ('INITIALIZING', 'ACTIVE', 'SUSPENDED', 'ERROR')),
+    -- TimeZone under which the query is evaluated: that of the session that created the stream table.
+    timezone                text NOT NULL,
+    -- Grows with every change of the definition, its sources or its storage; compiled plans are kept by it.
+    generation              bigint NOT NULL DEFAULT 1,
+    -- The storage layout as compiled last; a different one asks for a rebuild.
+    layout                  text NOT NULL,
+    -- For an intermediate result: the stream table it belongs to and its position there.
+    stage_of                bigint REFERENCES pgtrickle.pgt_stream_tables ON DELETE CASCADE,
+    stage_number            int,
+    diamond_consistency     text,
+    diamond_schedule_policy text,
+    created_at              timestamptz NOT NULL DEFAULT now(),
+    altered_at              timestamptz
+);
+CREATE INDEX ON pgtrickle.pgt_stream_tables (stage_of);
+
+-- What every refresh writes. Not dumped: a restored stream table has no state here and is rebuilt.
+CREATE TABLE pgtrickle.pgt_refresh_state (
+    pgt_id              bigint PRIMARY KEY REFERENCES pgtrickle.pgt_stream_tables ON DELETE CASCADE,
+    is_populated        boolean NOT NULL DEFAULT false,
+    frontier_base       pg_snapshot,
+    frontier_cluster    bigint,
+    frontier_db         oid,
+    frontier_wal        pg_lsn,
+    data_version        bigint NOT NULL DEFAULT 0,
+    -- Consumed versions of upstream stream tables, in the order of upstream.
+    upstream            bigint[] NOT NULL DEFAULT '{}',
+    consumed            bigint[] NOT NULL DEFAULT '{}',
+    data_timestamp      timestamptz,
+    last_refresh_at     timestamptz,
+    last_full_ms        double precision,
+    last_diff_ms        double precision,
+    needs_reinit        boolean NOT NULL DEFAULT false,
+    reinit_reason       text,
+    consecutive_errors  int NOT NULL DEFAULT 0,
+    last_error_at       timestamptz,
+    last_error_sqlstate text,
+    last_error_message  text,
+    retry_at            timestamptz
+) WITH (fillfactor = 50);
+
+CREATE TABLE pgtrickle.pgt_dependencies (
+    pgt_id       bigint NOT NULL REFERENCES pgtrickle.pgt_stream_tables ON DELETE CASCADE,
+    source       regclass NOT NULL,
+    source_type  text NOT NULL CHECK (source_type IN ('table', 'stream_table', 'stage', 'uncaptured')),
+    columns_used smallint[] NOT NULL,
+    PRIMARY KEY (pgt_id, source)
+);
+CREATE INDEX ON pgtrickle.pgt_dependencies (source);
+
+-- Sources with a change log: captured tables and stream tables that are read by others.
+CREATE TABLE pgtrickle.pgt_change_sources (
+    source      oid PRIMARY KEY,
+    kind        text NOT NULL CHECK (kind IN ('table', 'stream_table')),
+    layout      int NOT NULL,
+    cur_segment int NOT NULL,
+    switched_at timestamptz NOT NULL DEFAULT now(),
+    unlogged    boolean NOT NULL,
+    -- The leaves of the partition tree when it was last looked at.
+    members     oid[] NOT NULL
+);
+
+CREATE TABLE pgtrickle.pgt_change_segments (
+    source   oid NOT NULL REFERENCES pgtrickle.pgt_change_sources ON DELETE CASCADE,
+    layout   int NOT NULL,
+    segment  int NOT NULL,
+    relid    oid NOT NULL,
+    index_id oid NOT NULL,
+    -- Attribute numbers of the source whose values are logged.
+    columns  smallint[] NOT NULL,
+    PRIMARY KEY (source, layout, segment)
+);
+
+-- Empty after a crash, as unlogged sources are: then their stream tables are rebuilt.
+CREATE UNLOGGED TABLE pgtrickle.pgt_unlogged_alive (source oid PRIMARY KEY);
+
+CREATE TABLE pgtrickle.pgt_refresh_history (
+    refresh_id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    pgt_id         bigint NOT NULL,
+    data_timestamp timestamptz,
+    start_time     timestamptz NOT NULL,
+    end_time       timestamptz NOT NULL,
+    action         text NOT NULL CHECK (action IN ('NO_DATA', 'DIFFERENTIAL', 'FULL', 'REINITIALIZE', 'SKIP')),
+    status         text NOT NULL CHECK (status IN ('COMPLETED', 'FAILED', 'SKIPPED')),
+    initiated_by   text NOT NULL CHECK (initiated_by IN ('CREATE', 'MANUAL', 'SCHEDULER', 'REPAIR')),
+    reason         text,
+    rows_inserted  bigint NOT NULL DEFAULT 0,
+    rows_updated   bigint NOT NULL DEFAULT 0,
+    rows_deleted   bigint NOT NULL DEFAULT 0,
+    delta_rows     bigint NOT NULL DEFAULT 0,
+    duration_ms    double precision NOT NULL,
+    error_sqlstate text,
+    error_message  text
+);
+CREATE INDEX ON pgtrickle.pgt_refresh_history (pgt_id, refresh_id DESC);
+
+GRANT SELECT ON pgtrickle.pgt_stream_tables, pgtrickle.pgt_refresh_state, pgtrickle.pgt_dependencies,
+    pgtrickle.pgt_change_sources, pgtrickle.pgt_change_segments, pgtrickle.pgt_refresh_history TO PUBLIC;
+
+-- Definitions are the user's; state, logs and history belong to this cluster.
+SELECT pg_catalog.pg_extension_config_dump('pgtrickle.pgt_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('pgtrickle.pgt_stream_tables', 'WHERE stage_of IS NULL');
+SELECT pg_catalog.pg_extension_config_dump('pgtrickle.pgt_dependencies',
+    'WHERE pgt_id IN (SELECT pgt_id FROM pgtrickle.pgt_stream_tables WHERE stage_of IS NULL) AND source_type <> ''stage''');

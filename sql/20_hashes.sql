@@ -1,0 +1,13 @@
+-- Bytes and hashes of values.
+
+CREATE FUNCTION pgtrickle.image(VARIADIC "any") RETURNS bytea
+    LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'pgt_image';
+COMMENT ON FUNCTION pgtrickle.image(VARIADIC "any") IS 'the stored bytes of the values, encoded injectively';
+
+CREATE FUNCTION pgtrickle.image_hash(VARIADIC "any") RETURNS bigint
+    LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'pgt_image_hash';
+COMMENT ON FUNCTION pgtrickle.image_hash(VARIADIC "any") IS 'a 64-bit hash of the stored bytes of the values';
+
+CREATE FUNCTION pgtrickle.row_hash(VARIADIC "any") RETURNS bigint
+    LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'pgt_row_hash';
+COMMENT ON FUNCTION pgtrickle.row_hash(VARIADIC "any") IS 'a 64-bit hash; values equal under their type''s = hash alike';

@@ -1,0 +1,219 @@
+//! GROUP BY and aggregate calls.
+
+use pgrx::pg_sys;
+use pgt_ivm::rel::{AggregateCall, AggregateKind, ColId, Rel, SumKind};
+use pgt_ivm::scalar::{Piece, Scalar, Shape};
+
+use super::NotIncremental;
+use super::query::{Analyzer, Known, Level, Result};
+use crate::pg::node::{self, AggregateNode, Expr, Fragment, Kind, Rte, Target};
+
+impl Analyzer {
+    /// The grouping of `input`. Afterwards the level knows the columns that group-level expressions may use: group
+    /// expressions under the grouping's range-table entry, aggregates by their structure.
+    pub(super) fn group<'q>(
+        &mut self,
+        input: Rel,
+        targets: &[Target<'q>],
+        level: &mut Level<'q, '_>,
+    ) -> Result<Rel> {
+        let mut calls = Vec::new();
+        let mut found: Vec<Expr<'q>> = Vec::new();
+        for expr in targets.iter().map(|target| target.expr).chain(level.query.having()) {
+            expr.find(&mut |part| {
+                if let Kind::Aggregate(_) = part.kind()
+                    && !found.iter().any(|known| known.equals(&part))
+                {
+                    found.push(part);
+                }
+                false
+            });
+        }
+        let mut columns = Vec::new();
+        for expr in found {
+            let Kind::Aggregate(node) = expr.kind() else { continue };
+            let (call, scale) = self.call(expr, &node, level)?;
+            let id = self.column();
+            columns.push((expr, Known { id, ty: call.call.ty.clone(), nullable: call.call.nullable, scale }));
+            calls.push((id, call));
+        }
+        let mut keys = Vec::new();
+        let mut known_keys = Vec::new();
+        let group_range = level.range_table.iter().position(|rte| matches!(rte, Rte::Group { .. }));
+        if let Some(position) = group_range {
+            let Rte::Group { expressions } = &level.range_table[position] else { unreachable!() };
+            for (number, expr) in expressions.clone().into_iter().enumerate() {
+                let (key, scale) = self.scalar(expr, level)?;
+                if key.ty.equality.is_none() {
+                    return Err(NotIncremental::new(
+                        format!("type {} has no equality", key.ty.name),
+                        "GROUP BY needs types that can be compared.",
+                    ));
+                }
+                let id = self.column();
+                let known = Known { id, ty: key.ty.clone(), nullable: key.nullable, scale };
+                known_keys.push(((position + 1, number as i16 + 1), known));
+                keys.push((id, key));
+            }
+        }
+        // Columns that depend functionally on the group keys may stand ungrouped: grouping by them too changes nothing.
+        let ungrouped = self.ungrouped_columns(targets, level);
+        for var in ungrouped {
+            let Some(known) = level.known.get(&var).cloned() else { continue };
+            if known.ty.equality.is_none() {
+                return Err(NotIncremental::new(
+                    format!("ungrouped column of type {} has no equality", known.ty.name),
+                    "Leave it out, or cast it to a type that can be compared.",
+                ));
+            }
+            let id = self.column();
+            keys.push((id, Scalar::column(known.id, known.ty.clone(), known.nullable)));
+            known_keys.push((var, Known { id, ..known }));
+        }
+        level.known.extend(known_keys);
+        level.aggregates = columns;
+        Ok(Rel::Aggregate { input: Box::new(input), keys, calls })
+    }
+
+    /// Columns of the input that group-level expressions use outside aggregates.
+    fn ungrouped_columns<'q>(&self, targets: &[Target<'q>], level: &Level<'q, '_>) -> Vec<(usize, i16)> {
+        let mut found = Vec::new();
+        for expr in targets.iter().map(|target| target.expr).chain(level.query.having()) {
+            expr.vars_outside_aggregates(&mut |var| {
+                let grouped = matches!(level.range_table.get(var.range - 1), Some(Rte::Group { .. }));
+                if var.levels_up == 0 && !grouped && !found.contains(&(var.range, var.attnum)) {
+                    found.push((var.range, var.attnum));
+                }
+            });
+        }
+        found
+    }
+
+    /// An aggregate call over the level's input, and the scale of its value.
+    fn call<'q>(
+        &mut self,
+        expr: Expr<'q>,
+        node: &AggregateNode<'q>,
+        level: &Level<'q, '_>,
+    ) -> Result<(AggregateCall, Option<i32>)> {
+        if node.levels_up > 0 {
+            return Err(NotIncremental::new("an aggregate of an outer query", "Rewrite it as a join."));
+        }
+        let mut first = true;
+        let fragments = expr.deparse(&mut |part| {
+            if std::mem::take(&mut first) {
+                return Ok(None);
+            }
+            match part.kind() {
+                Kind::Var(var) => level
+                    .known
+                    .get(&(var.range, var.attnum))
+                    .filter(|_| var.levels_up == 0)
+                    .map(|known| Some(known.id.0))
+                    .ok_or_else(|| {
+                        NotIncremental::new("an aggregate's argument cannot be traced", "Name the columns explicitly.")
+                    }),
+                Kind::Sublink => Err(NotIncremental::new(
+                    "a sub-query inside an aggregate is not incremental yet",
+                    "Compute it in a sub-query in FROM.",
+                )),
+                _ => Ok(None),
+            }
+        })?;
+        let pieces = fragments
+            .into_iter()
+            .map(|fragment| match fragment {
+                Fragment::Text(text) => Piece::Text(text),
+                Fragment::Hole(number) => Piece::Column(ColId(number)),
+            })
+            .collect();
+        let (oid, modifier, collation) = expr.type_of();
+        let facts = node::function_facts(node.function);
+        let counts = facts.builtin && facts.name == "count";
+        let whole = Scalar {
+            pieces,
+            ty: node::describe_type(oid, modifier, collation),
+            nullable: !counts,
+            shape: Shape::Opaque,
+        };
+        if order_dependent(&facts.name, facts.builtin) && !node.ordered {
+            return Err(NotIncremental::new(
+                format!("the result of {} depends on the order of its input", facts.name),
+                "Write ORDER BY inside the aggregate call.",
+            ));
+        }
+        let filter = match node.filter {
+            Some(filter) => Some(self.scalar(filter, level)?.0),
+            None => None,
+        };
+        let (argument, scale) = match node.arguments.as_slice() {
+            [only] if node.plain => {
+                let (scalar, scale) = self.scalar(*only, level)?;
+                (Some(scalar), scale)
+            }
+            _ => (None, None),
+        };
+        let input_type =
+            node.arguments.first().map_or(pg_sys::InvalidOid, |argument| node::base_type(argument.type_of().0));
+        let kind = if !facts.builtin || !node.plain {
+            AggregateKind::Recompute
+        } else {
+            classify(&facts.name, node.star, input_type, scale, &argument)
+        };
+        let result_scale = match kind {
+            AggregateKind::Sum(SumKind::FixedNumeric(scale)) => Some(i32::from(scale)),
+            AggregateKind::Sum(SumKind::BigInteger) => Some(0),
+            _ => None,
+        };
+        let argument = if kind == AggregateKind::Recompute { None } else { argument };
+        Ok((AggregateCall { kind, argument, filter, call: whole }, result_scale))
+    }
+}
+
+/// Aggregates whose value depends on the order in which rows arrive.
+fn order_dependent(name: &str, builtin: bool) -> bool {
+    builtin
+        && matches!(
+            name,
+            "array_agg"
+                | "string_agg"
+                | "json_agg"
+                | "jsonb_agg"
+                | "json_agg_strict"
+                | "jsonb_agg_strict"
+                | "json_object_agg"
+                | "json_object_agg_strict"
+                | "json_object_agg_unique"
+                | "json_object_agg_unique_strict"
+                | "xmlagg"
+                | "any_value"
+        )
+}
+
+fn classify(
+    name: &str,
+    star: bool,
+    input: pg_sys::Oid,
+    scale: Option<i32>,
+    argument: &Option<Scalar>,
+) -> AggregateKind {
+    let sum_kind = match input {
+        pg_sys::INT2OID | pg_sys::INT4OID => Some(SumKind::Integer),
+        pg_sys::INT8OID => Some(SumKind::BigInteger),
+        pg_sys::NUMERICOID => {
+            Some(scale.and_then(|scale| u16::try_from(scale).ok()).map_or(SumKind::FreeNumeric, SumKind::FixedNumeric))
+        }
+        pg_sys::MONEYOID => Some(SumKind::Money),
+        _ => None,
+    };
+    let ordered = argument.as_ref().is_some_and(|argument| argument.ty.equality.is_some());
+    match (name, sum_kind) {
+        ("count", _) if star => AggregateKind::CountStar,
+        ("count", _) => AggregateKind::Count,
+        ("sum", Some(kind)) => AggregateKind::Sum(kind),
+        ("avg", Some(kind)) if kind != SumKind::Money => AggregateKind::Avg(kind),
+        ("min", _) if ordered => AggregateKind::Min,
+        ("max", _) if ordered => AggregateKind::Max,
+        _ => AggregateKind::Recompute,
+    }
+}

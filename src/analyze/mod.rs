@@ -1,0 +1,78 @@
+//! Query -> Rel: reads a view's analyzed, rewritten tree and says what it means, or why it cannot be maintained
+//! incrementally. It never guesses: what it does not know it refuses, with a reason and a hint.
+
+mod aggregate;
+mod from;
+mod functions;
+mod query;
+mod scalar;
+mod source;
+
+pub use source::capturable;
+
+use std::collections::BTreeSet;
+
+use pgrx::pg_sys;
+use pgt_ivm::rel::Query;
+
+use crate::error::{Error, Kind, Result};
+use crate::pg::node::{self, ReadRelation};
+use crate::pg::session::Scope;
+
+/// Why a query is not maintained incrementally, and what the user can do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotIncremental {
+    pub reason: String,
+    pub hint: String,
+}
+
+impl NotIncremental {
+    fn new(reason: impl Into<String>, hint: impl Into<String>) -> NotIncremental {
+        NotIncremental { reason: reason.into(), hint: hint.into() }
+    }
+}
+
+/// What a defining query is.
+#[derive(Clone, Debug)]
+pub struct Analysis {
+    /// The tree, or why there is none.
+    pub query: std::result::Result<Query, NotIncremental>,
+    /// Every relation read, for capture and dependency tracking.
+    pub relations: BTreeSet<ReadRelation>,
+    /// The query calls volatile functions: only FULL refresh can mean anything.
+    pub volatile: Option<String>,
+}
+
+/// Analyzes the query of view `view`. Fails for what cannot be a stream table in any mode.
+pub fn analyze(view: pg_sys::Oid, timezone: &str) -> Result<Analysis> {
+    let _scope = Scope::pinned(timezone);
+    node::with_view_query(view, |root| {
+        let relations = root.relations();
+        reject_unusable(&relations)?;
+        if root.has_modifying_cte() {
+            return Err(Error::new(Kind::NotIncremental, "a defining query cannot modify data"));
+        }
+        if root.has_row_marks() {
+            return Err(Error::new(Kind::NotIncremental, "a defining query cannot lock rows")
+                .hint("Leave out FOR UPDATE or FOR SHARE."));
+        }
+        let functions = root.mutable_functions();
+        let volatile = functions.iter().find(|function| function.volatile).map(|function| function.name.clone());
+        let query = functions::check(&functions)
+            .and_then(|()| query::Analyzer::default().view(root));
+        if let Ok(query) = &query {
+            query.validate()?;
+        }
+        Ok(Analysis { query, relations, volatile })
+    })
+}
+
+/// Temporary tables and system catalogs cannot be sources.
+fn reject_unusable(relations: &BTreeSet<ReadRelation>) -> Result<()> {
+    for relation in relations {
+        if let Some(problem) = source::unusable(relation.relid) {
+            return Err(problem);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,232 @@
+//! Scalar expressions: deparsed text with holes, and the few facts laws ask for.
+
+use pgrx::pg_sys;
+use pgt_ivm::rel::ColId;
+use pgt_ivm::scalar::{Piece, Scalar, Shape};
+
+use super::NotIncremental;
+use super::from::scale_of;
+use super::query::{Analyzer, Known, Level, Result};
+use crate::pg::node::{self, Expr, Fragment, Kind, VarRef};
+
+impl<'q> Level<'q, '_> {
+    /// The column an aggregate call has become.
+    fn aggregate(&self, call: &Expr<'q>) -> Option<&Known> {
+        self.aggregates.iter().find(|(known, _)| known.equals(call)).map(|(_, known)| known)
+    }
+
+    fn known(&self, var: VarRef) -> Result<&Known> {
+        if var.levels_up > 0 {
+            return Err(NotIncremental::new("an expression refers to an outer query", "Rewrite it as a join."));
+        }
+        self.known.get(&(var.range, var.attnum)).ok_or_else(|| {
+            NotIncremental::new(
+                if var.attnum == 0 { "a whole row is used as one value" } else { "a column cannot be traced" },
+                "Name the columns explicitly.",
+            )
+        })
+    }
+}
+
+impl Analyzer {
+    /// An expression over the level's columns, and the scale all its values have if it is numeric and that is known.
+    pub(super) fn scalar<'q>(&mut self, expr: Expr<'q>, level: &Level<'q, '_>) -> Result<(Scalar, Option<i32>)> {
+        let fragments = expr.deparse(&mut |part| match part.kind() {
+            Kind::Var(var) => level.known(var).map(|known| Some(known.id.0)),
+            Kind::Aggregate(_) => {
+                level.aggregate(&part).map(|known| Some(known.id.0)).ok_or_else(|| {
+                    NotIncremental::new("an aggregate stands where none is expected", "Please report the query.")
+                })
+            }
+            Kind::Sublink => Err(NotIncremental::new(
+                "a sub-query in an expression is not incremental yet",
+                "Write it as a join where possible.",
+            )),
+            Kind::Window => {
+                Err(NotIncremental::new("a window function is not incremental yet", "It is refreshed fully."))
+            }
+            Kind::Grouping => {
+                Err(NotIncremental::new("GROUPING is not incremental yet", "It is refreshed fully."))
+            }
+            Kind::SetReturning => Err(NotIncremental::new(
+                "a set-returning function is not incremental yet",
+                "It is refreshed fully.",
+            )),
+            _ => Ok(None),
+        })?;
+        let pieces: Vec<Piece> = fragments
+            .into_iter()
+            .map(|fragment| match fragment {
+                Fragment::Text(text) => Piece::Text(text),
+                Fragment::Hole(number) => Piece::Column(ColId(number)),
+            })
+            .collect();
+        let (oid, modifier, collation) = expr.type_of();
+        let scalar = Scalar {
+            shape: shape(&expr, &pieces, level),
+            ty: node::describe_type(oid, modifier, collation),
+            nullable: self.nullable(&expr, level),
+            pieces,
+        };
+        let scale = self.scale(&expr, level);
+        Ok((scalar, scale))
+    }
+
+    /// Whether the value can be NULL; true unless it is known not to be.
+    fn nullable<'q>(&self, expr: &Expr<'q>, level: &Level<'q, '_>) -> bool {
+        let any = |arguments: &[Expr<'q>]| arguments.iter().any(|argument| self.nullable(argument, level));
+        match expr.kind() {
+            Kind::Var(var) => level.known(var).map_or(true, |known| known.nullable),
+            Kind::Const { is_null } => is_null,
+            Kind::Aggregate(_) => level.aggregate(expr).is_none_or(|known| known.nullable),
+            Kind::NullTest => false,
+            Kind::And(arguments) | Kind::Or(arguments) => any(&arguments),
+            Kind::Not(argument) | Kind::Relabel(argument) => self.nullable(&argument, level),
+            Kind::Coalesce(arguments) => {
+                arguments.iter().all(|argument| self.nullable(argument, level))
+            }
+            Kind::Case { results, otherwise } => {
+                any(&results) || otherwise.is_none_or(|otherwise| self.nullable(&otherwise, level))
+            }
+            Kind::Operator { operator, arguments } => {
+                !total_operator(operator, &arguments) || any(&arguments)
+            }
+            Kind::Function { function, arguments } => !total_cast(function, &arguments) || any(&arguments),
+            _ => true,
+        }
+    }
+
+    /// The number of decimals every value of a numeric expression is printed with, as PostgreSQL's numeric computes it:
+    /// sums and differences take the larger scale of their operands, products the sum of both.
+    fn scale<'q>(&self, expr: &Expr<'q>, level: &Level<'q, '_>) -> Option<i32> {
+        let (oid, modifier, collation) = expr.type_of();
+        if matches!(oid, pg_sys::INT2OID | pg_sys::INT4OID | pg_sys::INT8OID) {
+            return Some(0);
+        }
+        if node::base_type(oid) != pg_sys::NUMERICOID {
+            return None;
+        }
+        if let Some(scale) = expr.numeric_constant_scale() {
+            return Some(scale);
+        }
+        match expr.kind() {
+            Kind::Var(var) => level.known(var).ok().and_then(|known| known.scale),
+            Kind::Aggregate(_) => level.aggregate(expr).and_then(|known| known.scale),
+            Kind::Relabel(argument) => self.scale(&argument, level),
+            Kind::Function { function, arguments } => {
+                let facts = node::function_facts(function);
+                match (facts.builtin, facts.name.as_str(), arguments.as_slice()) {
+                    (true, "numeric", [only]) => self.scale(only, level),
+                    (true, "numeric", [_, _]) => scale_of(&node::describe_type(oid, modifier, collation)),
+                    _ => None,
+                }
+            }
+            Kind::Operator { operator, arguments } => {
+                let [left, right] = arguments.as_slice() else { return None };
+                let (name, facts, _) = node::operator_facts(operator, left.type_of().0, right.type_of().0);
+                if !facts.builtin {
+                    return None;
+                }
+                let (left, right) = (self.scale(left, level)?, self.scale(right, level)?);
+                match name.as_str() {
+                    "+" | "-" => Some(left.max(right)),
+                    "*" => Some(left + right),
+                    _ => None,
+                }
+            }
+            Kind::Coalesce(arguments) => self.same_scale(&arguments, level),
+            Kind::Case { results, otherwise } => {
+                // A missing ELSE is NULL, which has no scale to disagree.
+                let mut branches = results;
+                branches.extend(otherwise.filter(|value| !matches!(value.kind(), Kind::Const { is_null: true })));
+                self.same_scale(&branches, level)
+            }
+            _ => None,
+        }
+    }
+
+    fn same_scale<'q>(&self, arguments: &[Expr<'q>], level: &Level<'q, '_>) -> Option<i32> {
+        let mut scales = arguments.iter().map(|argument| self.scale(argument, level));
+        let first = scales.next()??;
+        scales.all(|scale| scale == Some(first)).then_some(first)
+    }
+}
+
+/// The structure of an expression that laws ask for.
+fn shape<'q>(expr: &Expr<'q>, pieces: &[Piece], level: &Level<'q, '_>) -> Shape {
+    if let [Piece::Column(id)] = pieces {
+        return Shape::Column(*id);
+    }
+    if !pieces.iter().any(|piece| matches!(piece, Piece::Column(_))) {
+        return Shape::Constant;
+    }
+    let Kind::Operator { operator, arguments } = expr.kind() else { return Shape::Opaque };
+    let [left, right] = arguments.as_slice() else { return Shape::Opaque };
+    let (_, _, equality) = node::operator_facts(operator, left.type_of().0, right.type_of().0);
+    if !equality {
+        return Shape::Opaque;
+    }
+    let column = |side: &Expr<'q>| match strip_relabel(*side).kind() {
+        Kind::Var(var) => level.known(var).ok().map(|known| known.id),
+        _ => None,
+    };
+    let constant = |side: &Expr<'q>| matches!(strip_relabel(*side).kind(), Kind::Const { is_null: false });
+    match (column(left), column(right)) {
+        (Some(a), Some(b)) => Shape::Equal(a, b),
+        (Some(a), None) if constant(right) => Shape::EqualConstant(a),
+        (None, Some(b)) if constant(left) => Shape::EqualConstant(b),
+        _ => Shape::Opaque,
+    }
+}
+
+fn strip_relabel(expr: Expr<'_>) -> Expr<'_> {
+    match expr.kind() {
+        Kind::Relabel(inner) => strip_relabel(inner),
+        _ => expr,
+    }
+}
+
+/// Types for which the operators below give NULL only for a NULL operand.
+fn plain_type(oid: pg_sys::Oid) -> bool {
+    matches!(
+        node::base_type(oid),
+        pg_sys::BOOLOID
+            | pg_sys::INT2OID
+            | pg_sys::INT4OID
+            | pg_sys::INT8OID
+            | pg_sys::NUMERICOID
+            | pg_sys::FLOAT4OID
+            | pg_sys::FLOAT8OID
+            | pg_sys::TEXTOID
+            | pg_sys::VARCHAROID
+            | pg_sys::BPCHAROID
+            | pg_sys::DATEOID
+            | pg_sys::TIMESTAMPOID
+            | pg_sys::TIMESTAMPTZOID
+            | pg_sys::INTERVALOID
+            | pg_sys::MONEYOID
+            | pg_sys::UUIDOID
+    )
+}
+
+fn total_operator(operator: pg_sys::Oid, arguments: &[Expr<'_>]) -> bool {
+    let first = arguments.first().map_or(pg_sys::InvalidOid, |argument| argument.type_of().0);
+    let last = arguments.last().map_or(pg_sys::InvalidOid, |argument| argument.type_of().0);
+    let (name, facts, _) = node::operator_facts(operator, first, last);
+    facts.builtin
+        && facts.strict
+        && arguments.iter().all(|argument| plain_type(argument.type_of().0))
+        && matches!(name.as_str(), "+" | "-" | "*" | "/" | "%" | "=" | "<>" | "<" | "<=" | ">" | ">=" | "||")
+}
+
+fn total_cast(function: pg_sys::Oid, arguments: &[Expr<'_>]) -> bool {
+    let facts = node::function_facts(function);
+    facts.builtin
+        && facts.strict
+        && arguments.iter().all(|argument| plain_type(argument.type_of().0))
+        && matches!(
+            facts.name.as_str(),
+            "int2" | "int4" | "int8" | "numeric" | "float4" | "float8" | "text" | "varchar" | "bpchar" | "upper"
+                | "lower" | "abs" | "round" | "length"
+        )
+}

@@ -1,0 +1,122 @@
+//! What is known of a relation a query reads.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pgrx::pg_sys;
+use pgt_ivm::scalar::Type;
+
+use super::NotIncremental;
+use crate::error::{Error, Kind};
+use crate::pg::node;
+use crate::pg::spi::{self, Value};
+
+/// A column of a table.
+#[derive(Clone, Debug)]
+pub(super) struct ColumnFacts {
+    pub name: String,
+    pub ty: Type,
+    pub nullable: bool,
+    pub virtual_generated: bool,
+}
+
+/// Why a relation cannot be a source in any mode.
+pub(super) fn unusable(relid: pg_sys::Oid) -> Option<Error> {
+    let row = spi::first(
+        "SELECT c.relname, c.relpersistence::pg_catalog.text, n.nspname FROM pg_catalog.pg_class c \
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1",
+        &[Value::Oid(relid)],
+    )?;
+    let name = row.text(0);
+    if row.text(1) == "t" {
+        return Some(
+            Error::new(Kind::NotIncremental, format!("temporary table \"{name}\" cannot be a source"))
+                .hint("The background workers cannot see temporary tables; use an unlogged table."),
+        );
+    }
+    if matches!(row.text(2).as_str(), "pg_catalog" | "information_schema" | "pg_toast") {
+        return Some(Error::new(Kind::NotIncremental, format!("system catalog \"{name}\" cannot be a source")));
+    }
+    None
+}
+
+/// The relation's changes can be captured by triggers.
+pub fn capturable(relkind: u8) -> bool {
+    matches!(relkind, b'r' | b'p')
+}
+
+/// Refuses relations whose changes cannot be followed row by row.
+pub(super) fn check(relid: pg_sys::Oid, relkind: u8, inherit: bool) -> Result<(), NotIncremental> {
+    if !capturable(relkind) {
+        let what = match relkind {
+            b'f' => "a foreign table",
+            b'm' => "a materialized view",
+            _ => "not a table",
+        };
+        return Err(NotIncremental::new(
+            format!("{} is {what}", display_name(relid)),
+            "Changes of it cannot be captured; the stream table is refreshed fully.",
+        ));
+    }
+    if relkind == b'r' && inherit && has_children(relid) {
+        return Err(NotIncremental::new(
+            format!("{} has inheritance children", display_name(relid)),
+            "Use ONLY, or a partitioned table instead of inheritance.",
+        ));
+    }
+    let row_security = spi::first(
+        "SELECT relrowsecurity FROM pg_catalog.pg_class WHERE oid = $1",
+        &[Value::Oid(relid)],
+    );
+    if row_security.is_some_and(|row| row.bool(0)) {
+        return Err(NotIncremental::new(
+            format!("{} has row-level security", display_name(relid)),
+            "The change log does not know the policies.",
+        ));
+    }
+    Ok(())
+}
+
+fn has_children(relid: pg_sys::Oid) -> bool {
+    spi::first("SELECT 1 FROM pg_catalog.pg_inherits WHERE inhparent = $1", &[Value::Oid(relid)]).is_some()
+}
+
+pub(super) fn display_name(relid: pg_sys::Oid) -> String {
+    spi::first("SELECT $1::pg_catalog.oid::pg_catalog.regclass::pg_catalog.text", &[Value::Oid(relid)])
+        .map_or_else(String::new, |row| row.text(0))
+}
+
+/// The live columns of a relation by attribute number.
+pub(super) fn columns(relid: pg_sys::Oid) -> BTreeMap<i16, ColumnFacts> {
+    spi::run(
+        "SELECT attnum, attname, atttypid, atttypmod, attcollation, attnotnull, attgenerated = 'v' \
+         FROM pg_catalog.pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped",
+        &[Value::Oid(relid)],
+    )
+    .iter()
+    .map(|row| {
+        let facts = ColumnFacts {
+            name: row.text(1),
+            ty: node::describe_type(row.oid(2), row.int(3) as i32, row.oid(4)),
+            nullable: !row.bool(5),
+            virtual_generated: row.bool(6),
+        };
+        (row.int(0) as i16, facts)
+    })
+    .collect()
+}
+
+/// Unique, immediately checked sets of columns that are all NOT NULL.
+pub(super) fn unique_keys(relid: pg_sys::Oid) -> Vec<BTreeSet<i16>> {
+    spi::run(
+        "SELECT (SELECT pg_catalog.string_agg(k::pg_catalog.text, ',') FROM pg_catalog.unnest(i.indkey) \
+         WITH ORDINALITY u(k, n) WHERE n <= i.indnkeyatts) FROM pg_catalog.pg_index i \
+         WHERE i.indrelid = $1 AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indpred IS NULL \
+         AND i.indexprs IS NULL AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a, pg_catalog.unnest(i.indkey) \
+         WITH ORDINALITY u(k, n) WHERE n <= i.indnkeyatts AND a.attrelid = i.indrelid AND a.attnum = k \
+         AND NOT a.attnotnull) ORDER BY i.indnkeyatts, i.indexrelid",
+        &[Value::Oid(relid)],
+    )
+    .iter()
+    .map(|row| row.text(0).split(',').filter_map(|part| part.parse().ok()).collect())
+    .collect()
+}

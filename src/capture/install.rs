@@ -1,0 +1,276 @@
+//! Installing and removing capture: segments, layouts, triggers.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use pgrx::pg_sys;
+use pgt_ivm::sql::ast::Name;
+
+use crate::catalog::{self, ChangeSource, SEGMENTS, Segment, SourceKind};
+use crate::error::{Error, Kind, Result};
+use crate::pg::session::Scope;
+use crate::pg::spi::{self, Under, Value};
+use crate::pg::{depend, lock, relation};
+
+/// How long to try for the source's lock without making its writers queue behind us.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Makes sure the changes of table `source` to `columns` are logged. Returns whether its log changed shape, so that
+/// plans of its readers have to be made again.
+///
+/// Holds SHARE ROW EXCLUSIVE on the source to the end of the transaction if anything had to be installed: writers in
+/// flight are waited for, so that every later snapshot sees either a change's rows or finds them logged.
+pub fn ensure_table(source: pg_sys::Oid, columns: &BTreeSet<i16>) -> Result<bool> {
+    let _scope = Scope::internal();
+    let known = catalog::change_source(source, Under::Current);
+    if let Some(known) = &known
+        && columns.iter().all(|column| known.columns().contains(column))
+        && triggers_complete(source)
+    {
+        return Ok(false);
+    }
+    lock_against_writers(source)?;
+    let unlogged = relation_facts(source)?.unlogged;
+    let changed = ensure_layout(source, SourceKind::Table, columns, unlogged)?;
+    install_triggers(source);
+    if unlogged {
+        mark_unlogged_alive(source);
+    }
+    relation::invalidate(source);
+    Ok(changed)
+}
+
+/// Remembers, until the next crash, that an unlogged source has lost nothing since its stream tables were built.
+pub fn mark_unlogged_alive(source: pg_sys::Oid) {
+    spi::run(
+        "INSERT INTO pgtrickle.pgt_unlogged_alive VALUES ($1) ON CONFLICT DO NOTHING",
+        &[Value::Oid(source)],
+    );
+}
+
+/// Makes sure stream table `source` writes its own changes of `columns` into a log. The caller holds its lock.
+pub fn ensure_stream(source: pg_sys::Oid, columns: &BTreeSet<i16>) -> Result<bool> {
+    let _scope = Scope::internal();
+    // Output rows always carry every visible column; the refresh that writes them does not know its readers.
+    ensure_layout(source, SourceKind::StreamTable, columns, false)
+}
+
+fn ensure_layout(
+    source: pg_sys::Oid,
+    kind: SourceKind,
+    columns: &BTreeSet<i16>,
+    unlogged: bool,
+) -> Result<bool> {
+    let known = catalog::change_source(source, Under::Current);
+    let (layout, columns) = match &known {
+        Some(known) if columns.iter().all(|column| known.columns().contains(column)) => return Ok(false),
+        Some(known) => (known.layout + 1, columns.iter().copied().chain(known.columns()).collect()),
+        None => (1, columns.clone()),
+    };
+    let columns: BTreeSet<i16> = columns;
+    let members = if kind == SourceKind::Table { partition_leaves(source) } else { vec![] };
+    catalog::save_source(&ChangeSource { source, kind, layout, current: 0, unlogged, members, segments: vec![] });
+    for number in 0..SEGMENTS {
+        let name = catalog::segment_name(source, layout, number);
+        create_segment(&name, source, kind, &columns, unlogged);
+        let relid = relation_oid(&name)?;
+        let index = relation_oid(&Name::new(&*name.schema, format!("{}_x", name.name)))?;
+        depend::make_member(relid);
+        let segment =
+            Segment { layout, number, relid, index, columns: columns.iter().copied().collect() };
+        catalog::insert_segment(source, &segment);
+    }
+    for segment in known.iter().flat_map(|known| &known.segments) {
+        relation::invalidate(segment.relid);
+    }
+    Ok(true)
+}
+
+fn create_segment(name: &Name, source: pg_sys::Oid, kind: SourceKind, columns: &BTreeSet<i16>, unlogged: bool) {
+    let mut definitions = match kind {
+        SourceKind::Table => vec!["xid xid8 NOT NULL".to_owned(), "w smallint NOT NULL".to_owned()],
+        SourceKind::StreamTable => vec!["version bigint NOT NULL".to_owned(), "w bigint NOT NULL".to_owned()],
+    };
+    definitions.extend(column_definitions(source, columns));
+    let position = if kind == SourceKind::Table { "xid" } else { "version" };
+    let persistence = if unlogged { "UNLOGGED " } else { "" };
+    spi::command(&format!(
+        "CREATE {persistence}TABLE {name} ({}) WITH (fillfactor = 100, autovacuum_enabled = off, \
+         toast.autovacuum_enabled = off)",
+        definitions.join(", ")
+    ));
+    spi::command(&format!(
+        "CREATE INDEX {} ON {name} ({position})",
+        pgt_ivm::sql::quote_identifier(&format!("{}_x", name.name))
+    ));
+}
+
+/// `a<attnum> type [COLLATE ..]` for each logged column.
+fn column_definitions(source: pg_sys::Oid, columns: &BTreeSet<i16>) -> Vec<String> {
+    let rows = spi::run(
+        "SELECT a.attnum, pg_catalog.format_type(a.atttypid, a.atttypmod), \
+         CASE WHEN a.attcollation <> t.typcollation AND a.attcollation <> 0 \
+         THEN pg_catalog.format(' COLLATE %I.%I', n.nspname, c.collname) ELSE '' END \
+         FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
+         LEFT JOIN pg_catalog.pg_collation c ON c.oid = a.attcollation \
+         LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.collnamespace \
+         WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
+        &[Value::Oid(source)],
+    );
+    rows.iter()
+        .filter(|row| columns.contains(&(row.int(0) as i16)))
+        .map(|row| format!("a{} {}{}", row.int(0), row.text(1), row.text(2)))
+        .collect()
+}
+
+fn relation_oid(name: &Name) -> Result<pg_sys::Oid> {
+    catalog::resolve_name(&name.to_string())?
+        .ok_or_else(|| Error::new(Kind::Internal, format!("relation {name} is missing")))
+}
+
+struct RelationFacts {
+    unlogged: bool,
+}
+
+fn relation_facts(source: pg_sys::Oid) -> Result<RelationFacts> {
+    // A partitioned table has no storage; its leaves decide.
+    spi::first(
+        "SELECT pg_catalog.bool_or(c.relpersistence = 'u') FROM pg_catalog.pg_class c WHERE c.oid = $1 \
+         OR c.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree($1::pg_catalog.oid::pg_catalog.regclass) WHERE isleaf)",
+        &[Value::Oid(source)],
+    )
+    .map(|row| RelationFacts { unlogged: row.bool(0) })
+    .ok_or_else(|| Error::new(Kind::NotFound, "source table does not exist"))
+}
+
+/// Takes SHARE ROW EXCLUSIVE without letting writers queue behind a long wait.
+fn lock_against_writers(source: pg_sys::Oid) -> Result<()> {
+    let started = Instant::now();
+    while started.elapsed() < PATIENCE {
+        if lock::try_relation_share_row_exclusive(source) {
+            return Ok(());
+        }
+        lock::sleep(Duration::from_millis(10));
+    }
+    let _settings = Scope::settings();
+    crate::pg::session::set("lock_timeout", "2s");
+    lock::relation_share_row_exclusive(source);
+    Ok(())
+}
+
+fn partition_leaves(source: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    spi::run(
+        "SELECT relid::pg_catalog.oid FROM pg_catalog.pg_partition_tree($1::pg_catalog.oid::pg_catalog.regclass) \
+         WHERE isleaf AND relid::pg_catalog.oid <> $1 ORDER BY 1",
+        &[Value::Oid(source)],
+    )
+    .iter()
+    .map(|row| row.oid(0))
+    .collect()
+}
+
+/// Every relation of the source's partition tree, the source included.
+fn tree(source: pg_sys::Oid) -> Vec<(pg_sys::Oid, String)> {
+    spi::run(
+        "SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c \
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1 OR c.oid IN \
+         (SELECT relid FROM pg_catalog.pg_partition_tree($1::pg_catalog.oid::pg_catalog.regclass)) ORDER BY 1",
+        &[Value::Oid(source)],
+    )
+    .iter()
+    .map(|row| (row.oid(0), row.text(1)))
+    .collect()
+}
+
+const ROW_TRIGGER: &str = "pgt_capture";
+const TRUNCATE_TRIGGER: &str = "pgt_capture_truncate";
+
+fn has_trigger(relation: pg_sys::Oid, name: &str) -> bool {
+    spi::first(
+        "SELECT 1 FROM pg_catalog.pg_trigger WHERE tgrelid = $1 AND tgname = $2 AND tgenabled = 'A'",
+        &[Value::Oid(relation), Value::Text(name.to_owned())],
+    )
+    .is_some()
+}
+
+fn triggers_complete(source: pg_sys::Oid) -> bool {
+    has_trigger(source, ROW_TRIGGER)
+        && tree(source).iter().all(|(relation, _)| has_trigger(*relation, TRUNCATE_TRIGGER))
+}
+
+/// Row triggers are cloned to partitions by PostgreSQL; statement triggers are not, so each partition gets its own.
+fn install_triggers(source: pg_sys::Oid) {
+    for (relation, name) in tree(source) {
+        if relation == source && !has_trigger(relation, ROW_TRIGGER) {
+            spi::command(&format!(
+                "CREATE OR REPLACE TRIGGER {ROW_TRIGGER} AFTER INSERT OR UPDATE OR DELETE ON {name} FOR EACH ROW \
+                 EXECUTE FUNCTION pgtrickle.capture()"
+            ));
+            spi::command(&format!("ALTER TABLE {name} ENABLE ALWAYS TRIGGER {ROW_TRIGGER}"));
+        }
+        if !has_trigger(relation, TRUNCATE_TRIGGER) {
+            spi::command(&format!(
+                "CREATE OR REPLACE TRIGGER {TRUNCATE_TRIGGER} AFTER TRUNCATE ON {name} FOR EACH STATEMENT \
+                 EXECUTE FUNCTION pgtrickle.capture()"
+            ));
+            spi::command(&format!("ALTER TABLE ONLY {name} ENABLE ALWAYS TRIGGER {TRUNCATE_TRIGGER}"));
+        }
+    }
+}
+
+/// The partition tree of a captured source may have changed. Gives new members their triggers; returns whether rows
+/// came or went with a partition, which no row trigger has seen.
+pub fn sync_members(source: pg_sys::Oid) -> bool {
+    let _scope = Scope::internal();
+    let Some(mut known) = catalog::change_source(source, Under::Current) else { return false };
+    if known.kind != SourceKind::Table {
+        return false;
+    }
+    let members = partition_leaves(source);
+    let changed = members != known.members;
+    install_triggers(source);
+    if changed {
+        known.members = members;
+        catalog::save_source(&known);
+        relation::invalidate(source);
+    }
+    changed
+}
+
+/// Drops the logs and triggers of sources that no stream table reads any more.
+pub fn release_unread() {
+    let _scope = Scope::internal();
+    let unread = spi::run(
+        "SELECT s.source, s.kind FROM pgtrickle.pgt_change_sources s WHERE NOT EXISTS \
+         (SELECT FROM pgtrickle.pgt_dependencies d WHERE d.source::pg_catalog.oid = s.source)",
+        &[],
+    );
+    for row in unread {
+        let source = row.oid(0);
+        if row.text(1) == "table" {
+            for (relation, name) in tree(source) {
+                for trigger in [ROW_TRIGGER, TRUNCATE_TRIGGER] {
+                    if (trigger == TRUNCATE_TRIGGER || relation == source) && has_trigger(relation, trigger) {
+                        spi::command(&format!("DROP TRIGGER {trigger} ON {name}"));
+                    }
+                }
+            }
+        }
+        drop_segments(source, None);
+        catalog::delete_source(source);
+    }
+}
+
+/// Drops the segment tables of a source, of one layout or of all.
+pub(super) fn drop_segments(source: pg_sys::Oid, layout: Option<i64>) {
+    let Some(known) = catalog::change_source(source, Under::Current) else { return };
+    for segment in known.segments.iter().filter(|segment| layout.is_none_or(|wanted| segment.layout == wanted)) {
+        depend::release_member(segment.relid);
+        depend::command_done();
+        spi::command(&format!("DROP TABLE IF EXISTS {}", segment.name(source)));
+        spi::run(
+            "DELETE FROM pgtrickle.pgt_change_segments WHERE source = $1 AND layout = $2 AND segment = $3",
+            &[Value::Oid(source), Value::Int(segment.layout), Value::Int(segment.number)],
+        );
+    }
+}

@@ -1,0 +1,13 @@
+//! Change capture: which relations log where, and the segments the log consists of.
+//!
+//! A source's log is a ring of segment tables per *layout* (set of logged columns). Writers insert into the current
+//! segment; readers read all of them by transaction id, so it never matters which segment a writer thought was current.
+//! A live segment is never altered: when a reader needs more columns a new layout starts and the old one drains.
+
+mod install;
+mod resolve;
+mod rotate;
+
+pub use install::{ensure_stream, ensure_table, mark_unlogged_alive, release_unread, sync_members};
+pub use resolve::resolve;
+pub use rotate::{Rotation, rotate};

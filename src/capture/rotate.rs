@@ -1,0 +1,140 @@
+//! Rotation: switching the current segment and truncating segments every reader has passed.
+//!
+//! A segment is truncated only under ACCESS EXCLUSIVE, taken without waiting: then no transaction that wrote into it is
+//! still open (writers hold their lock to the end, prepared transactions too), no reader is at work, and no stream table
+//! is being built (a build locks the segments of its sources before it takes its snapshot). All rows in it are then
+//! committed or void, and they are history for a reader whose frontier's xmin is above their transaction ids.
+
+use pgrx::pg_sys;
+
+use crate::catalog::{self, ChangeSource, SEGMENTS, Segment, SourceKind};
+use crate::error::{Error, Kind, Result};
+use crate::pg::session::Scope;
+use crate::pg::spi::{self, Under, Value};
+use crate::pg::{lock, relation};
+
+/// A current segment smaller than this is left alone, in bytes.
+const SMALLEST_WORTH_ROTATING: i64 = 1 << 20;
+
+/// What a pass over one source did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rotation {
+    pub truncated: u32,
+    pub switched: bool,
+    pub dropped_layouts: u32,
+}
+
+/// One pass over the log of `source`: truncates what every reader has passed, then switches the current segment if it
+/// is worth it (`force`: if it has any row) and the next one is empty.
+pub fn rotate(source: pg_sys::Oid, force: bool) -> Result<Rotation> {
+    let _scope = Scope::internal();
+    let mut done = Rotation::default();
+    let Some(mut known) = catalog::change_source(source, Under::Current) else {
+        return Err(Error::new(Kind::NotFound, "no stream table reads this relation")
+            .hint("pgtrickle.change_buffer_sizes() lists the captured sources."));
+    };
+    for segment in &known.segments {
+        if !is_current(&known, segment) && size(segment) > 0 && try_truncate(&known, segment) {
+            done.truncated += 1;
+        }
+    }
+    done.dropped_layouts = drop_drained_layouts(&known);
+    if let Some(current) = known.current_segment()
+        && (size(current) >= SMALLEST_WORTH_ROTATING || (force && size(current) > 0))
+    {
+        let next = (known.current + 1) % SEGMENTS;
+        let free = known
+            .segments
+            .iter()
+            .any(|segment| segment.layout == known.layout && segment.number == next && size(segment) == 0);
+        if free {
+            known.current = next;
+            catalog::save_source(&known);
+            for segment in &known.segments {
+                relation::invalidate(segment.relid);
+            }
+            if known.kind == SourceKind::StreamTable {
+                bump(source);
+            }
+            done.switched = true;
+        }
+    }
+    Ok(done)
+}
+
+fn is_current(source: &ChangeSource, segment: &Segment) -> bool {
+    segment.layout == source.layout && segment.number == source.current
+}
+
+fn size(segment: &Segment) -> i64 {
+    spi::first("SELECT pg_catalog.pg_relation_size($1::pg_catalog.oid::pg_catalog.regclass)", &[Value::Oid(segment.relid)])
+        .map_or(0, |row| row.int(0))
+}
+
+fn try_truncate(source: &ChangeSource, segment: &Segment) -> bool {
+    if !lock::try_relation_exclusive(segment.relid) {
+        return false;
+    }
+    let name = segment.name(source.source);
+    // After the lock: what is committed now is all that will ever be in it.
+    let passed = match source.kind {
+        SourceKind::Table => spi::first(
+            &format!(
+                "SELECT COALESCE((SELECT pg_catalog.max(xid) FROM {name}) < (SELECT pg_catalog.min(\
+                 pg_catalog.pg_snapshot_xmin(s.frontier_base)) FROM pgtrickle.pgt_dependencies d \
+                 JOIN pgtrickle.pgt_refresh_state s USING (pgt_id) WHERE d.source::pg_catalog.oid = $1 \
+                 AND s.is_populated AND NOT s.needs_reinit), true)"
+            ),
+            &[Value::Oid(source.source)],
+        ),
+        SourceKind::StreamTable => spi::first(
+            &format!(
+                "SELECT COALESCE((SELECT pg_catalog.max(version) FROM {name}) <= (SELECT pg_catalog.min(u.version) \
+                 FROM pgtrickle.pgt_dependencies d JOIN pgtrickle.pgt_refresh_state s USING (pgt_id), \
+                 LATERAL pg_catalog.unnest(s.upstream, s.consumed) u(upstream, version), \
+                 pgtrickle.pgt_stream_tables up WHERE d.source::pg_catalog.oid = $1 AND up.pgt_id = u.upstream \
+                 AND up.pgt_relid::pg_catalog.oid = $1 AND s.is_populated AND NOT s.needs_reinit), true)"
+            ),
+            &[Value::Oid(source.source)],
+        ),
+    };
+    if !passed.is_some_and(|row| row.bool(0)) {
+        return false;
+    }
+    spi::command(&format!("TRUNCATE {name}"));
+    true
+}
+
+/// Layouts before the current one whose segments are all empty.
+fn drop_drained_layouts(source: &ChangeSource) -> u32 {
+    let mut dropped = 0;
+    let mut layouts: Vec<i64> = source.segments.iter().map(|segment| segment.layout).collect();
+    layouts.dedup();
+    for layout in layouts.into_iter().filter(|layout| *layout < source.layout) {
+        let of_layout = || source.segments.iter().filter(|segment| segment.layout == layout);
+        // A writer that has not noticed the switch yet holds or will take a lock; under ours there is none.
+        if of_layout().all(|segment| lock::try_relation_exclusive(segment.relid) && size(segment) == 0) {
+            super::install::drop_segments(source.source, Some(layout));
+            relation::invalidate(source.source);
+            bump_readers(source.source);
+            dropped += 1;
+        }
+    }
+    dropped
+}
+
+/// The stream table's own plan names its output segment, and its readers' plans name all of them.
+fn bump(relation: pg_sys::Oid) {
+    spi::run(
+        "UPDATE pgtrickle.pgt_stream_tables SET generation = generation + 1 WHERE pgt_relid::pg_catalog.oid = $1",
+        &[Value::Oid(relation)],
+    );
+}
+
+fn bump_readers(source: pg_sys::Oid) {
+    spi::run(
+        "UPDATE pgtrickle.pgt_stream_tables SET generation = generation + 1 WHERE pgt_id IN \
+         (SELECT pgt_id FROM pgtrickle.pgt_dependencies WHERE source::pg_catalog.oid = $1)",
+        &[Value::Oid(source)],
+    );
+}

@@ -1,0 +1,28 @@
+//! The catalog: rows of `pgtrickle.pgt_*` as structs. Their only reader and writer.
+//!
+//! Readers run as the current user (the catalog is readable by everybody); writers expect the caller to have entered
+//! `Scope::internal`.
+
+mod history;
+mod sources;
+mod state;
+mod stream_tables;
+
+pub use history::{Action, HistoryRow, InitiatedBy, record};
+pub use sources::{ChangeSource, SEGMENTS, Segment, SourceKind, segment_name, change_source, delete_source, insert_segment, save_source};
+pub use state::{RefreshState, Success, ensure_state, load_state, save_failure, save_success};
+pub use stream_tables::{
+    Dependency, Mode, NewStreamTable, SourceType, Status, StreamTable, by_name, by_relation, dependencies, dependents,
+    downstream_of, insert, load, load_all, replace_dependencies, resolve_name, stages_of,
+};
+
+use pgrx::pg_sys;
+
+use crate::pg::spi;
+
+/// The oid of `pgtrickle.pgt_stream_tables`, under which stream tables are locked; none without the extension.
+pub fn catalog_oid() -> Option<pg_sys::Oid> {
+    spi::first("SELECT pg_catalog.to_regclass('pgtrickle.pgt_stream_tables')::pg_catalog.oid", &[])
+        .filter(|row| !row.is_null(0))
+        .map(|row| row.oid(0))
+}

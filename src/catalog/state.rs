@@ -1,0 +1,162 @@
+//! `pgt_refresh_state`: what every refresh reads and writes.
+
+use std::cell::OnceCell;
+
+use crate::pg::snapshot::{cluster_id, database_id};
+use crate::pg::spi::{self, Plan, Row, Under, Value};
+
+/// The state of a stream table as of some snapshot.
+#[derive(Clone, Debug, Default)]
+pub struct RefreshState {
+    pub populated: bool,
+    /// The frontier's xmax, and the transactions in progress at it; none without a frontier of this database.
+    pub frontier: Option<(u64, Vec<u64>)>,
+    pub data_version: i64,
+    pub upstream: Vec<i64>,
+    pub consumed: Vec<i64>,
+    pub needs_reinit: bool,
+    pub reinit_reason: Option<String>,
+    pub last_full_ms: Option<f64>,
+    pub last_differential_ms: Option<f64>,
+}
+
+struct Plans {
+    load: Plan,
+    success: Plan,
+}
+
+thread_local! {
+    static PLANS: OnceCell<Plans> = const { OnceCell::new() };
+}
+
+const LOAD: &str = "SELECT is_populated, \
+    CASE WHEN frontier_cluster = $2 AND frontier_db = $3 THEN frontier_base::pg_catalog.text END, data_version, \
+    upstream::pg_catalog.text, consumed::pg_catalog.text, needs_reinit, reinit_reason, last_full_ms, last_diff_ms, \
+    pg_catalog.pg_current_snapshot()::pg_catalog.text \
+    FROM pgtrickle.pgt_refresh_state WHERE pgt_id = $1";
+
+const SUCCESS: &str = "UPDATE pgtrickle.pgt_refresh_state SET is_populated = true, \
+    frontier_base = pg_catalog.pg_current_snapshot(), frontier_cluster = $2, frontier_db = $3, \
+    data_version = $4, upstream = $5, consumed = $6, data_timestamp = pg_catalog.to_timestamp($7), \
+    last_refresh_at = pg_catalog.clock_timestamp(), \
+    last_full_ms = CASE WHEN $8 THEN $9 ELSE last_full_ms END, \
+    last_diff_ms = CASE WHEN $8 THEN last_diff_ms ELSE $9 END, \
+    needs_reinit = false, reinit_reason = NULL, consecutive_errors = 0, retry_at = NULL WHERE pgt_id = $1";
+
+fn with_plans<R>(work: impl FnOnce(&Plans) -> R) -> R {
+    PLANS.with(|cell| {
+        let plans = cell.get_or_init(|| Plans {
+            load: Plan::prepare(
+                LOAD,
+                &[Value::Int(0), Value::Int(0), Value::Oid(pgrx::pg_sys::InvalidOid)],
+            ),
+            success: Plan::prepare(
+                SUCCESS,
+                &[
+                    Value::Int(0),
+                    Value::Int(0),
+                    Value::Oid(pgrx::pg_sys::InvalidOid),
+                    Value::Int(0),
+                    Value::IntArray(vec![]),
+                    Value::IntArray(vec![]),
+                    Value::Float(0.0),
+                    Value::Bool(false),
+                    Value::Float(0.0),
+                ],
+            ),
+        });
+        work(plans)
+    })
+}
+
+/// Reads the state of `id`. A frontier of another cluster or database, or one ahead of this cluster's transactions, is
+/// none: such a stream table has to be rebuilt.
+pub fn load_state(id: i64, under: Under<'_>) -> RefreshState {
+    let values = [Value::Int(id), Value::Int(cluster_id()), Value::Oid(database_id())];
+    let rows = with_plans(|plans| plans.load.run(&values, under));
+    rows.first().map(read).unwrap_or_default()
+}
+
+fn read(row: &Row) -> RefreshState {
+    let now = parse_snapshot(&row.text(9));
+    let frontier = row
+        .optional_text(1)
+        .and_then(|text| parse_snapshot(&text))
+        .filter(|(xmax, _)| now.as_ref().is_some_and(|(now, _)| xmax <= now));
+    RefreshState {
+        populated: row.bool(0),
+        frontier,
+        data_version: row.int(2),
+        upstream: parse_list(&row.text(3)),
+        consumed: parse_list(&row.text(4)),
+        needs_reinit: row.bool(5),
+        reinit_reason: row.optional_text(6),
+        last_full_ms: (!row.is_null(7)).then(|| row.float(7)),
+        last_differential_ms: (!row.is_null(8)).then(|| row.float(8)),
+    }
+}
+
+/// `xmin:xmax:xip,xip` -> (xmax, xips)
+fn parse_snapshot(text: &str) -> Option<(u64, Vec<u64>)> {
+    let mut parts = text.split(':');
+    let _xmin = parts.next()?;
+    let xmax = parts.next()?.parse().ok()?;
+    let in_progress: Result<Vec<u64>, _> =
+        parts.next()?.split(',').filter(|part| !part.is_empty()).map(str::parse).collect();
+    Some((xmax, in_progress.ok()?))
+}
+
+fn parse_list(text: &str) -> Vec<i64> {
+    text.trim_matches(['{', '}']).split(',').filter_map(|part| part.parse().ok()).collect()
+}
+
+/// Makes sure the state row exists.
+pub fn ensure_state(id: i64) {
+    spi::run(
+        "INSERT INTO pgtrickle.pgt_refresh_state (pgt_id) VALUES ($1) ON CONFLICT DO NOTHING",
+        &[Value::Int(id)],
+    );
+}
+
+/// What a successful refresh leaves behind. The frontier becomes the snapshot it is run under.
+pub struct Success {
+    pub data_version: i64,
+    pub upstream: Vec<i64>,
+    pub consumed: Vec<i64>,
+    /// Seconds since the epoch at which the snapshot was taken.
+    pub taken_at: f64,
+    pub full: bool,
+    pub duration_ms: f64,
+}
+
+pub fn save_success(id: i64, success: &Success, under: Under<'_>) {
+    let values = [
+        Value::Int(id),
+        Value::Int(cluster_id()),
+        Value::Oid(database_id()),
+        Value::Int(success.data_version),
+        Value::IntArray(success.upstream.clone()),
+        Value::IntArray(success.consumed.clone()),
+        Value::Float(success.taken_at),
+        Value::Bool(success.full),
+        Value::Float(success.duration_ms),
+    ];
+    with_plans(|plans| plans.success.run(&values, under));
+}
+
+/// Counts a failed refresh and says when to try again; returns the number of failures in a row.
+pub fn save_failure(id: i64, sqlstate: &str, message: &str, retry_in_ms: u64) -> u32 {
+    spi::first(
+        "UPDATE pgtrickle.pgt_refresh_state SET consecutive_errors = consecutive_errors + 1, \
+         last_error_at = pg_catalog.clock_timestamp(), last_error_sqlstate = $2, last_error_message = $3, \
+         retry_at = pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => $4) WHERE pgt_id = $1 \
+         RETURNING consecutive_errors",
+        &[
+            Value::Int(id),
+            Value::Text(sqlstate.to_owned()),
+            Value::Text(message.to_owned()),
+            Value::Float(retry_in_ms as f64 / 1000.0),
+        ],
+    )
+    .map_or(0, |row| row.int(0) as u32)
+}

@@ -1,0 +1,319 @@
+//! `pgt_stream_tables` and `pgt_dependencies`.
+
+use pgrx::pg_sys;
+use pgt_ivm::sql::ast::Name;
+
+use crate::error::{Error, Kind, Result};
+use crate::pg::spi::{self, Row, Value};
+
+/// What the user asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Auto,
+    Differential,
+    Full,
+    Immediate,
+}
+
+impl Mode {
+    pub fn parse(text: &str) -> Result<Mode> {
+        match text.to_ascii_uppercase().as_str() {
+            "AUTO" => Ok(Mode::Auto),
+            "DIFFERENTIAL" => Ok(Mode::Differential),
+            "FULL" => Ok(Mode::Full),
+            "IMMEDIATE" => Ok(Mode::Immediate),
+            _ => Err(Error::new(Kind::InvalidArgument, format!("invalid refresh mode \"{text}\""))
+                .hint("Use AUTO, DIFFERENTIAL, FULL or IMMEDIATE.")),
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Auto => "AUTO",
+            Mode::Differential => "DIFFERENTIAL",
+            Mode::Full => "FULL",
+            Mode::Immediate => "IMMEDIATE",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    Initializing,
+    Active,
+    Suspended,
+    Error,
+}
+
+impl Status {
+    pub fn name(self) -> &'static str {
+        match self {
+            Status::Initializing => "INITIALIZING",
+            Status::Active => "ACTIVE",
+            Status::Suspended => "SUSPENDED",
+            Status::Error => "ERROR",
+        }
+    }
+
+    fn parse(text: &str) -> Status {
+        match text {
+            "INITIALIZING" => Status::Initializing,
+            "SUSPENDED" => Status::Suspended,
+            "ERROR" => Status::Error,
+            _ => Status::Active,
+        }
+    }
+}
+
+/// A row of `pgt_stream_tables` with what the system catalogs know of its table.
+#[derive(Clone, Debug)]
+pub struct StreamTable {
+    pub id: i64,
+    pub relid: pg_sys::Oid,
+    pub name: Name,
+    pub owner: pg_sys::Oid,
+    pub view: pg_sys::Oid,
+    pub view_name: Name,
+    pub schedule: String,
+    pub mode: Mode,
+    pub effective: Mode,
+    pub downgrade_reason: Option<String>,
+    pub downgrade_hint: Option<String>,
+    pub status: Status,
+    pub timezone: String,
+    pub generation: i64,
+    pub layout: String,
+    pub stage_of: Option<i64>,
+    pub stage_number: Option<i64>,
+}
+
+impl StreamTable {
+    /// `schema.table` as the user would write it.
+    pub fn display_name(&self) -> String {
+        format!(
+            "{}.{}",
+            pgt_ivm::sql::plain_identifier(&self.name.schema),
+            pgt_ivm::sql::plain_identifier(&self.name.name)
+        )
+    }
+}
+
+const COLUMNS: &str = "st.pgt_id, st.pgt_relid::pg_catalog.oid, n.nspname, c.relname, c.relowner, \
+     st.def_view::pg_catalog.oid, vn.nspname, v.relname, st.schedule, st.refresh_mode, st.effective_refresh_mode, \
+     st.downgrade_reason, st.downgrade_hint, st.status, st.timezone, st.generation, st.layout, st.stage_of, st.stage_number";
+
+const TABLES: &str = "pgtrickle.pgt_stream_tables st \
+     JOIN pg_catalog.pg_class c ON c.oid = st.pgt_relid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+     JOIN pg_catalog.pg_class v ON v.oid = st.def_view JOIN pg_catalog.pg_namespace vn ON vn.oid = v.relnamespace";
+
+fn read(row: &Row) -> Result<StreamTable> {
+    Ok(StreamTable {
+        id: row.int(0),
+        relid: row.oid(1),
+        name: Name::new(row.text(2), row.text(3)),
+        owner: row.oid(4),
+        view: row.oid(5),
+        view_name: Name::new(row.text(6), row.text(7)),
+        schedule: row.text(8),
+        mode: Mode::parse(&row.text(9))?,
+        effective: Mode::parse(&row.text(10))?,
+        downgrade_reason: row.optional_text(11),
+        downgrade_hint: row.optional_text(12),
+        status: Status::parse(&row.text(13)),
+        timezone: row.text(14),
+        generation: row.int(15),
+        layout: row.text(16),
+        stage_of: row.optional_int(17),
+        stage_number: row.optional_int(18),
+    })
+}
+
+fn select(condition: &str, values: &[Value]) -> Result<Vec<StreamTable>> {
+    spi::run(&format!("SELECT {COLUMNS} FROM {TABLES} WHERE {condition} ORDER BY st.pgt_id"), values)
+        .iter()
+        .map(read)
+        .collect()
+}
+
+/// The stream table or stage with this id.
+pub fn load(id: i64) -> Result<StreamTable> {
+    select("st.pgt_id = $1", &[Value::Int(id)])?
+        .pop()
+        .ok_or_else(|| Error::new(Kind::NotFound, format!("stream table with id {id} does not exist")))
+}
+
+/// Every stream table, without stages.
+pub fn load_all() -> Result<Vec<StreamTable>> {
+    select("st.stage_of IS NULL", &[])
+}
+
+pub fn by_relation(relid: pg_sys::Oid) -> Result<Option<StreamTable>> {
+    Ok(select("st.pgt_relid::pg_catalog.oid = $1", &[Value::Oid(relid)])?.pop())
+}
+
+/// The stages of a stream table, innermost first.
+pub fn stages_of(id: i64) -> Result<Vec<StreamTable>> {
+    let mut stages = select("st.stage_of = $1", &[Value::Int(id)])?;
+    stages.sort_by_key(|stage| stage.stage_number);
+    Ok(stages)
+}
+
+/// The relation a name stands for under the caller's search_path.
+pub fn resolve_name(name: &str) -> Result<Option<pg_sys::Oid>> {
+    Ok(spi::first("SELECT pg_catalog.to_regclass($1)::pg_catalog.oid", &[Value::Text(name.to_owned())])
+        .filter(|row| !row.is_null(0))
+        .map(|row| row.oid(0)))
+}
+
+/// The stream table a user calls `name`.
+pub fn by_name(name: &str) -> Result<StreamTable> {
+    let missing = || {
+        Error::new(Kind::NotFound, format!("stream table \"{name}\" does not exist"))
+            .hint("pgtrickle.pgt_status() lists the stream tables of this database.")
+    };
+    let relid = resolve_name(name)?.ok_or_else(missing)?;
+    match by_relation(relid)? {
+        Some(found) if found.stage_of.is_none() => Ok(found),
+        _ => Err(Error::new(Kind::NotFound, format!("\"{name}\" is not a stream table"))
+            .hint("pgtrickle.pgt_status() lists the stream tables of this database.")),
+    }
+}
+
+/// A stream table or stage about to be registered.
+pub struct NewStreamTable<'a> {
+    pub relid: pg_sys::Oid,
+    pub view: pg_sys::Oid,
+    pub schedule: &'a str,
+    pub mode: Mode,
+    pub effective: Mode,
+    pub downgrade: Option<(&'a str, &'a str)>,
+    pub timezone: &'a str,
+    pub layout: &'a str,
+    pub stage: Option<(i64, i64)>,
+    pub diamond_consistency: Option<&'a str>,
+    pub diamond_schedule_policy: Option<&'a str>,
+}
+
+/// Registers a stream table under `id`.
+pub fn insert(id: i64, new: &NewStreamTable<'_>) -> Result<()> {
+    let optional = |text: Option<&str>| Value::OptionalText(text.map(str::to_owned));
+    let (stage_of, stage_number) = match new.stage {
+        Some((of, number)) => (Value::Int(of), Value::Int(number)),
+        None => (Value::NullInt, Value::NullInt),
+    };
+    let row = spi::first(
+        "INSERT INTO pgtrickle.pgt_stream_tables (pgt_id, pgt_relid, def_view, schedule, refresh_mode, effective_refresh_mode, \
+         downgrade_reason, downgrade_hint, status, timezone, layout, stage_of, stage_number, diamond_consistency, \
+         diamond_schedule_policy) \
+         VALUES ($1, $2::pg_catalog.regclass, $3::pg_catalog.regclass, $4, $5, $6, $7, $8, 'INITIALIZING', $9, $10, \
+         $11, $12, $13, $14) RETURNING pgt_id",
+        &[
+            Value::Int(id),
+            Value::Oid(new.relid),
+            Value::Oid(new.view),
+            Value::Text(new.schedule.to_owned()),
+            Value::Text(new.mode.name().to_owned()),
+            Value::Text(new.effective.name().to_owned()),
+            optional(new.downgrade.map(|(reason, _)| reason)),
+            optional(new.downgrade.map(|(_, hint)| hint)),
+            Value::Text(new.timezone.to_owned()),
+            Value::Text(new.layout.to_owned()),
+            stage_of,
+            stage_number,
+            optional(new.diamond_consistency),
+            optional(new.diamond_schedule_policy),
+        ],
+    );
+    row.map(|_| ()).ok_or_else(|| Error::new(Kind::Internal, "could not register a stream table"))
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceType {
+    Table,
+    StreamTable,
+    Stage,
+    /// Read, but its changes cannot be captured.
+    Uncaptured,
+}
+
+impl SourceType {
+    fn name(self) -> &'static str {
+        match self {
+            SourceType::Table => "table",
+            SourceType::StreamTable => "stream_table",
+            SourceType::Stage => "stage",
+            SourceType::Uncaptured => "uncaptured",
+        }
+    }
+
+    fn parse(text: &str) -> SourceType {
+        match text {
+            "stream_table" => SourceType::StreamTable,
+            "stage" => SourceType::Stage,
+            "uncaptured" => SourceType::Uncaptured,
+            _ => SourceType::Table,
+        }
+    }
+}
+
+/// A relation a stream table reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dependency {
+    pub source: pg_sys::Oid,
+    pub kind: SourceType,
+    pub columns: Vec<i16>,
+}
+
+pub fn dependencies(id: i64) -> Vec<Dependency> {
+    spi::run(
+        "SELECT source::pg_catalog.oid, source_type, columns_used::pg_catalog.text FROM pgtrickle.pgt_dependencies \
+         WHERE pgt_id = $1 ORDER BY source",
+        &[Value::Int(id)],
+    )
+    .iter()
+    .map(|row| Dependency {
+        source: row.oid(0),
+        kind: SourceType::parse(&row.text(1)),
+        columns: super::sources::parse_numbers(&row.text(2)),
+    })
+    .collect()
+}
+
+pub fn replace_dependencies(id: i64, dependencies: &[Dependency]) {
+    spi::run("DELETE FROM pgtrickle.pgt_dependencies WHERE pgt_id = $1", &[Value::Int(id)]);
+    for dependency in dependencies {
+        spi::run(
+            "INSERT INTO pgtrickle.pgt_dependencies (pgt_id, source, source_type, columns_used) \
+             VALUES ($1, $2::pg_catalog.regclass, $3, $4::pg_catalog.text::pg_catalog.int2[])",
+            &[
+                Value::Int(id),
+                Value::Oid(dependency.source),
+                Value::Text(dependency.kind.name().to_owned()),
+                Value::Text(super::sources::print_numbers(&dependency.columns)),
+            ],
+        );
+    }
+}
+
+/// The stream tables and stages that read `source`.
+pub fn dependents(source: pg_sys::Oid) -> Vec<i64> {
+    spi::run(
+        "SELECT pgt_id FROM pgtrickle.pgt_dependencies WHERE source::pg_catalog.oid = $1 ORDER BY 1",
+        &[Value::Oid(source)],
+    )
+    .iter()
+    .map(|row| row.int(0))
+    .collect()
+}
+
+/// The stream tables (not stages) that read stream table `relid`, directly or through a stage.
+pub fn downstream_of(relid: pg_sys::Oid) -> Vec<i64> {
+    spi::run(
+        "SELECT DISTINCT COALESCE(st.stage_of, st.pgt_id) FROM pgtrickle.pgt_dependencies d \
+         JOIN pgtrickle.pgt_stream_tables st USING (pgt_id) WHERE d.source::pg_catalog.oid = $1 ORDER BY 1",
+        &[Value::Oid(relid)],
+    )
+    .iter()
+    .map(|row| row.int(0))
+    .collect()
+}

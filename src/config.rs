@@ -1,0 +1,257 @@
+//! The settings: one table, from which they are registered and docs/CONFIGURATION.md is made.
+
+use std::ffi::{CStr, CString};
+
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+
+static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
+static SCHEDULER_INTERVAL_MS: GucSetting<i32> = GucSetting::<i32>::new(1000);
+static MIN_SCHEDULE_MS: GucSetting<i32> = GucSetting::<i32>::new(100);
+static DEFAULT_SCHEDULE_SECONDS: GucSetting<i32> = GucSetting::<i32>::new(1);
+static MAX_CONSECUTIVE_ERRORS: GucSetting<i32> = GucSetting::<i32>::new(3);
+static MAX_CONCURRENT_REFRESHES: GucSetting<i32> = GucSetting::<i32>::new(4);
+static REFRESH_STRATEGY: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"auto"));
+static DIFFERENTIAL_MAX_CHANGE_RATIO: GucSetting<f64> = GucSetting::<f64>::new(0.15);
+static HISTORY_RETENTION_DAYS: GucSetting<i32> = GucSetting::<i32>::new(90);
+static MAX_CHANGES_PER_TX: GucSetting<i32> = GucSetting::<i32>::new(-1);
+static VERIFY_REFRESH: GucSetting<bool> = GucSetting::<bool>::new(false);
+static LOG_DELTA_SQL: GucSetting<bool> = GucSetting::<bool>::new(false);
+static TEST_BREAK: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+
+/// The type, default and range of a setting, with the variable behind it.
+pub enum Kind {
+    Bool(&'static GucSetting<bool>),
+    Int { variable: &'static GucSetting<i32>, min: i32, max: i32, flags: GucFlags },
+    Real { variable: &'static GucSetting<f64>, min: f64, max: f64 },
+    Text(&'static GucSetting<Option<CString>>),
+}
+
+/// One setting.
+pub struct Setting {
+    pub name: &'static CStr,
+    pub short: &'static CStr,
+    pub long: &'static CStr,
+    pub kind: Kind,
+    pub context: GucContext,
+    /// Listed in the documentation.
+    pub public: bool,
+}
+
+/// Every setting, in the order of the documentation.
+pub fn settings() -> Vec<Setting> {
+    let int = |variable, min, max, flags| Kind::Int { variable, min, max, flags };
+    vec![
+        Setting {
+            name: c"pg_trickle.enabled",
+            short: c"Refreshes stream tables in the background.",
+            long: c"When off, no refresh is scheduled; manual refreshes still work and changes are still captured.",
+            kind: Kind::Bool(&ENABLED),
+            context: GucContext::Sighup,
+            public: true,
+        },
+        Setting {
+            name: c"pg_trickle.scheduler_interval_ms",
+            short: c"Time between two wake-ups of an idle scheduler.",
+            long: c"Commits that touch a source wake the scheduler at once; this clock is for what commits cannot announce.",
+            kind: int(&SCHEDULER_INTERVAL_MS, 10, 60_000, GucFlags::UNIT_MS),
+            context: GucContext::Sighup,
+            public: true,
+        },
+        Setting {
+            name: c"pg_trickle.min_schedule_ms",
+            short: c"Shortest schedule a stream table may have.",
+            long: c"Applies to durations; continuous schedules are not limited by it.",
+            kind: int(&MIN_SCHEDULE_MS, 10, 86_400_000, GucFlags::UNIT_MS),
+            context: GucContext::Suset,
+            public: true,
+        },
+        Setting {
+            name: c"pg_trickle.default_schedule_seconds",
+            short: c"Interval of a stream table scheduled as 'calculated' that no other stream table reads.",
+            long: c"",
+            kind: int(&DEFAULT_SCHEDULE_SECONDS, 1, 86_400, GucFlags::UNIT_S),
+            context: GucContext::Sighup,
+            public: true,
+        },
+        Setting {
+            name: c"pg_trickle.max_consecutive_errors",
+            short: c"Failed refreshes in a row after which a stream table is suspended.",
+            long: c"Only failures worth a retry are counted; a permanent one puts the stream table into ERROR at once.",
+            kind: int(&MAX_CONSECUTIVE_ERRORS, 1, 100, GucFlags::default()),
+            context: GucContext::Sighup,
+            public: true,
+        },
+        Setting {
+            name: c"pg_trickle.max_concurrent_refreshes",
+            short: c"Refresh workers of one database that may run at the same time.",
+            long: c"Each needs a slot of max_worker_processes.",
+            kind: int(&MAX_CONCURRENT_REFRESHES, 1, 64, GucFlags::default()),
+            context: GucContext::Sighup,
+            public: true,
+        },
+        Setting {
+            name: c"pg_trickle.refresh_strategy",
+            short: c"How stream tables are refreshed: auto, differential or full.",
+            long: c"auto lets each stream table's mode and the cost decide; the others override both for the whole server.",
+            kind: Kind::Text(&REFRESH_STRATEGY),
+            context: GucContext::Suset,
+            public: true,
+        },
+        Setting {
+            name: c"pg_trickle.differential_max_change_ratio",
+            short: c"Share of changed rows above which an AUTO stream table is refreshed fully.",
+            long: c"Logged changes divided by the estimated rows of the largest source. 0 never prefers a full refresh.",
+            kind: Kind::Real { variable: &DIFFERENTIAL_MAX_CHANGE_RATIO, min: 0.0, max: 1000.0 },
+            context: GucContext::Suset,
+            public: true,
+        },
+        Setting {
+            name: c"pg_trickle.history_retention_days",
+            short: c"Days the refresh history is kept.",
+            long: c"",
+            kind: int(&HISTORY_RETENTION_DAYS, 1, 3650, GucFlags::default()),
+            context: GucContext::Sighup,
+            public: true,
+        },
+        Setting {
+            name: c"pg_trickle.max_changes_per_tx",
+            short: c"Most changes one transaction may make to one source of stream tables.",
+            long: c"A transaction that would make more fails with SQLSTATE 54000. -1 sets no limit.",
+            kind: int(&MAX_CHANGES_PER_TX, -1, i32::MAX, GucFlags::default()),
+            context: GucContext::Suset,
+            public: true,
+        },
+        Setting {
+            name: c"pg_trickle.verify_refresh",
+            short: c"Compares a stream table with its query after every refresh.",
+            long: c"A refresh that finds a difference fails. Costs an evaluation of the query each time; meant for tests.",
+            kind: Kind::Bool(&VERIFY_REFRESH),
+            context: GucContext::Suset,
+            public: true,
+        },
+        Setting {
+            name: c"pg_trickle.log_delta_sql",
+            short: c"Logs every delta statement when it is prepared.",
+            long: c"At level LOG.",
+            kind: Kind::Bool(&LOG_DELTA_SQL),
+            context: GucContext::Suset,
+            public: true,
+        },
+        Setting {
+            name: c"pg_trickle.test_break",
+            short: c"Breaks one rule on purpose, to show that tests notice.",
+            long: c"Never set this outside the test suite: stream tables will be wrong.",
+            kind: Kind::Text(&TEST_BREAK),
+            context: GucContext::Suset,
+            public: false,
+        },
+    ]
+}
+
+/// Registers every setting.
+pub fn register() {
+    for setting in settings() {
+        let Setting { name, short, long, kind, context, public } = setting;
+        let flags = if public { GucFlags::default() } else { GucFlags::NO_SHOW_ALL };
+        match kind {
+            Kind::Bool(variable) => {
+                GucRegistry::define_bool_guc(name, short, long, variable, context, flags);
+            }
+            Kind::Int { variable, min, max, flags: unit } => {
+                GucRegistry::define_int_guc(name, short, long, variable, min, max, context, flags | unit);
+            }
+            Kind::Real { variable, min, max } => {
+                GucRegistry::define_float_guc(name, short, long, variable, min, max, context, flags);
+            }
+            Kind::Text(variable) => {
+                GucRegistry::define_string_guc(name, short, long, variable, context, flags);
+            }
+        }
+    }
+}
+
+/// How stream tables are refreshed on this server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strategy {
+    Auto,
+    Differential,
+    Full,
+}
+
+/// A rule broken on purpose by the test suite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broken {
+    Nothing,
+    /// Each statement of a refresh sees its own snapshot.
+    ReadCommitted,
+    /// The frontier forgets which transactions were in progress.
+    FrontierXmax,
+}
+
+/// What a refresh needs of the settings, read once at the door.
+#[derive(Clone, Copy, Debug)]
+pub struct RefreshSettings {
+    pub strategy: Strategy,
+    pub max_change_ratio: f64,
+    pub verify: bool,
+    pub log_delta_sql: bool,
+    pub broken: Broken,
+}
+
+fn text(variable: &'static GucSetting<Option<CString>>) -> String {
+    variable.get().map(|value| value.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+impl RefreshSettings {
+    pub fn read() -> RefreshSettings {
+        RefreshSettings {
+            strategy: match text(&REFRESH_STRATEGY).as_str() {
+                "differential" => Strategy::Differential,
+                "full" => Strategy::Full,
+                _ => Strategy::Auto,
+            },
+            max_change_ratio: DIFFERENTIAL_MAX_CHANGE_RATIO.get(),
+            verify: VERIFY_REFRESH.get(),
+            log_delta_sql: LOG_DELTA_SQL.get(),
+            broken: match text(&TEST_BREAK).as_str() {
+                "read_committed" => Broken::ReadCommitted,
+                "frontier_xmax" => Broken::FrontierXmax,
+                _ => Broken::Nothing,
+            },
+        }
+    }
+}
+
+/// What the scheduler needs of the settings, read once per wake-up.
+#[derive(Clone, Copy, Debug)]
+pub struct SchedulerSettings {
+    pub enabled: bool,
+    pub interval_ms: u64,
+    pub default_schedule_ms: u64,
+    pub max_consecutive_errors: u32,
+    pub max_concurrent_refreshes: usize,
+    pub history_retention_days: u32,
+}
+
+impl SchedulerSettings {
+    pub fn read() -> SchedulerSettings {
+        SchedulerSettings {
+            enabled: ENABLED.get(),
+            interval_ms: SCHEDULER_INTERVAL_MS.get() as u64,
+            default_schedule_ms: DEFAULT_SCHEDULE_SECONDS.get() as u64 * 1000,
+            max_consecutive_errors: MAX_CONSECUTIVE_ERRORS.get() as u32,
+            max_concurrent_refreshes: MAX_CONCURRENT_REFRESHES.get() as usize,
+            history_retention_days: HISTORY_RETENTION_DAYS.get() as u32,
+        }
+    }
+}
+
+/// The shortest duration a schedule may have, in milliseconds.
+pub fn min_schedule_ms() -> u64 {
+    MIN_SCHEDULE_MS.get() as u64
+}
+
+/// Most changes one transaction may make to a source; none if there is no limit.
+pub fn max_changes_per_tx() -> Option<u64> {
+    u64::try_from(MAX_CHANGES_PER_TX.get()).ok()
+}

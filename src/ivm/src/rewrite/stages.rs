@@ -1,0 +1,107 @@
+//! A plan has at most one stateful operator, at its root: every other one becomes a stage, a stored intermediate result
+//! with its own plan, read like any source.
+
+use serde::{Deserialize, Serialize};
+
+use crate::rel::{At, OutputColumn, Query, Rel, Scan, ScanColumn, SourceId};
+
+/// Source ids of stages start here, above every oid.
+pub const STAGE_SOURCE: u64 = 1 << 32;
+
+/// A stored intermediate result.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stage {
+    pub source: SourceId,
+    pub query: Query,
+}
+
+/// A query cut into plans: stages in the order they have to be maintained, then the result.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Planned {
+    pub stages: Vec<Stage>,
+    pub query: Query,
+}
+
+/// Cuts `query` at its inner stateful operators.
+pub fn cut(query: &Query) -> Planned {
+    let mut stages = Vec::new();
+    let mut instance = query.root.scans().iter().map(|scan| scan.instance).max().unwrap_or(0);
+    let root = match &query.root {
+        Rel::Project { input, columns } => match &**input {
+            Rel::Aggregate { .. } => Rel::Project {
+                input: Box::new(keep_root(input, &mut stages, &mut instance)),
+                columns: columns.clone(),
+            },
+            _ => below(&query.root, &mut stages, &mut instance),
+        },
+        other => keep_root(other, &mut stages, &mut instance),
+    };
+    Planned { stages, query: Query { root, output: query.output.clone() } }
+}
+
+/// A stateful operator that stays where it is; only what is below it is cut.
+fn keep_root(rel: &Rel, stages: &mut Vec<Stage>, instance: &mut u32) -> Rel {
+    match rel {
+        Rel::Aggregate { input, keys, calls } => Rel::Aggregate {
+            input: Box::new(below(input, stages, instance)),
+            keys: keys.clone(),
+            calls: calls.clone(),
+        },
+        other => below(other, stages, instance),
+    }
+}
+
+fn below(rel: &Rel, stages: &mut Vec<Stage>, instance: &mut u32) -> Rel {
+    match rel {
+        Rel::Scan(scan) => Rel::Scan(scan.clone()),
+        Rel::Filter { input, conditions } => {
+            Rel::Filter { input: Box::new(below(input, stages, instance)), conditions: conditions.clone() }
+        }
+        Rel::Project { input, columns } => {
+            Rel::Project { input: Box::new(below(input, stages, instance)), columns: columns.clone() }
+        }
+        Rel::Join { inputs, conditions } => Rel::Join {
+            inputs: inputs.iter().map(|input| below(input, stages, instance)).collect(),
+            conditions: conditions.clone(),
+        },
+        Rel::UnionAll { inputs, columns } => Rel::UnionAll {
+            inputs: inputs.iter().map(|(input, from)| (below(input, stages, instance), from.clone())).collect(),
+            columns: columns.clone(),
+        },
+        Rel::Aggregate { keys, .. } => {
+            let root = keep_root(rel, stages, instance);
+            let types = root.column_types();
+            let output: Vec<OutputColumn> = types
+                .iter()
+                .enumerate()
+                .map(|(position, (id, (ty, _)))| OutputColumn {
+                    id: *id,
+                    name: format!("c{position}"),
+                    ty: ty.clone(),
+                })
+                .collect();
+            let columns = output
+                .iter()
+                .enumerate()
+                .map(|(position, column)| ScanColumn {
+                    id: column.id,
+                    attnum: position as i16 + 1,
+                    name: column.name.clone(),
+                    ty: column.ty.clone(),
+                    nullable: types[&column.id].1,
+                })
+                .collect();
+            let unique = !keys.iter().any(|(_, key)| key.nullable);
+            let source = SourceId(STAGE_SOURCE + stages.len() as u64);
+            stages.push(Stage { source, query: Query { root, output } });
+            *instance += 1;
+            Rel::Scan(Scan {
+                source,
+                instance: *instance,
+                at: At::New,
+                columns,
+                keys: if unique { vec![keys.iter().map(|(id, _)| *id).collect()] } else { vec![] },
+            })
+        }
+    }
+}

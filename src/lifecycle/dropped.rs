@@ -1,0 +1,76 @@
+//! Dropping stream tables, by our function or by PostgreSQL's own commands.
+
+use crate::capture;
+use crate::catalog::{self, StreamTable};
+use crate::error::{Error, Kind, Result};
+use crate::pg::session::Scope;
+use crate::pg::spi::{self, Value};
+use crate::pg::{depend, lock, xact};
+
+/// Drops a stream table. Without `cascade` it must not be read by another one.
+pub fn drop_stream_table(table: &StreamTable, cascade: bool) -> Result<()> {
+    super::require_owner(table)?;
+    let catalog_oid =
+        catalog::catalog_oid().ok_or_else(|| Error::new(Kind::State, "extension pg_trickle is not installed"))?;
+    lock::stream_table(catalog_oid, table.id);
+    let readers = catalog::downstream_of(table.relid);
+    if !cascade && !readers.is_empty() {
+        let names: Vec<String> = readers
+            .iter()
+            .map(|id| catalog::load(*id).map(|reader| reader.display_name()))
+            .collect::<Result<_>>()?;
+        return Err(Error::new(
+            Kind::HasDependents,
+            format!("cannot drop stream table {} because others read it", table.display_name()),
+        )
+        .detail(format!("Read by {}.", names.join(", ")))
+        .hint("Drop them first, or pass cascade => true."));
+    }
+    let cascade = if cascade { " CASCADE" } else { "" };
+    spi::command(&format!("DROP TABLE {}{cascade}", table.name));
+    Ok(())
+}
+
+/// Clears away what belonged to stream tables and sources that are gone. Called after any DROP.
+pub fn forget_dropped() {
+    let _scope = Scope::internal();
+    let gone = spi::run(
+        "SELECT st.pgt_id FROM pgtrickle.pgt_stream_tables st WHERE st.stage_of IS NULL AND NOT EXISTS \
+         (SELECT FROM pg_catalog.pg_class c WHERE c.oid = st.pgt_relid::pg_catalog.oid)",
+        &[],
+    );
+    for row in &gone {
+        forget(row.int(0));
+    }
+    let lost = spi::first(
+        "SELECT 1 FROM pgtrickle.pgt_change_sources s WHERE NOT EXISTS \
+         (SELECT FROM pg_catalog.pg_class c WHERE c.oid = s.source)",
+        &[],
+    );
+    if !gone.is_empty() || lost.is_some() {
+        capture::release_unread();
+        xact::definitions_will_change();
+    }
+}
+
+/// Removes a stream table's stages and catalog rows.
+fn forget(id: i64) {
+    let stages = spi::run(
+        "SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pgtrickle.pgt_stream_tables st \
+         JOIN pg_catalog.pg_class c ON c.oid = st.pgt_relid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         WHERE st.stage_of = $1",
+        &[Value::Int(id)],
+    );
+    spi::run("DELETE FROM pgtrickle.pgt_stream_tables WHERE pgt_id = $1", &[Value::Int(id)]);
+    spi::run("DELETE FROM pgtrickle.pgt_refresh_history WHERE pgt_id = $1", &[Value::Int(id)]);
+    drop_stages(&stages);
+}
+
+/// Drops stage tables, given as (oid, qualified name).
+pub(super) fn drop_stages(stages: &[spi::Row]) {
+    for stage in stages {
+        depend::release_member(stage.oid(0));
+        depend::command_done();
+        spi::command(&format!("DROP TABLE IF EXISTS {}", stage.text(1)));
+    }
+}

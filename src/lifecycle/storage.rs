@@ -1,0 +1,138 @@
+//! Tables that hold results, and their indexes, guards and grants.
+
+use pgrx::pg_sys;
+use pgt_ivm::apply::{Identity, Layout};
+use pgt_ivm::sql;
+use pgt_ivm::sql::ast::{Expr, Name};
+
+use crate::catalog::{self, SourceKind, StreamTable};
+use crate::error::{Error, Kind, Result};
+use crate::pg::spi::{self, Under, Value};
+use crate::refresh;
+
+/// Creates the table of a result and its index. Run as the one who is to own it.
+pub(super) fn create_table(name: &Name, layout: &Layout) -> Result<pg_sys::Oid> {
+    spi::command(&format!(
+        "CREATE TABLE {name} ({}) WITH (fillfactor = 90)",
+        refresh::storage_columns(layout).join(", ")
+    ));
+    create_index(name, layout);
+    let relid = relation_oid(name)?;
+    guard(name);
+    Ok(relid)
+}
+
+pub(super) fn relation_oid(name: &Name) -> Result<pg_sys::Oid> {
+    catalog::resolve_name(&name.to_string())?
+        .ok_or_else(|| Error::new(Kind::Internal, format!("relation {name} is missing")))
+}
+
+/// The name of a table's identity index. PostgreSQL cuts names at 63 bytes; the suffix must survive.
+fn index_name(table: &str) -> String {
+    let mut base = table.to_owned();
+    while base.len() > 50 {
+        base.pop();
+    }
+    format!("{base}_pgt_identity")
+}
+
+/// The index by which stored rows are found again.
+pub(super) fn create_index(table: &Name, layout: &Layout) {
+    let column = |name: &String| Expr::Column(String::new(), name.clone());
+    let definition = match &layout.identity {
+        Identity::Key(names) => {
+            let names: Vec<String> = names.iter().map(|name| sql::quote_identifier(name)).collect();
+            Some(("UNIQUE ", names.join(", ")))
+        }
+        Identity::Group(names) => {
+            let hashed: Vec<Expr> = names
+                .iter()
+                .filter_map(|name| layout.column_named(name))
+                .filter(|stored| stored.ty.hashable)
+                .map(|stored| column(&stored.name))
+                .collect();
+            Some(("", sql::row_hash(hashed).to_string()))
+        }
+        Identity::Bag => {
+            let all = layout.columns.iter().map(|stored| column(&stored.name)).collect();
+            Some(("", sql::image_hash(all).to_string()))
+        }
+        Identity::Single => None,
+    };
+    if let Some((unique, keys)) = definition {
+        let index = sql::quote_identifier(&index_name(&table.name));
+        spi::command(&format!("CREATE {unique}INDEX {index} ON {table} ({keys})"));
+    }
+}
+
+/// Drops the identity index, whatever kind it is.
+pub(super) fn drop_index(table: &Name) {
+    let index = Name::new(&*table.schema, index_name(&table.name));
+    spi::command(&format!("DROP INDEX IF EXISTS {index}"));
+}
+
+const GUARD: &str = "pgt_refuse_write";
+
+/// Keeps users from writing to the table directly.
+pub(super) fn guard(table: &Name) {
+    spi::command(&format!(
+        "CREATE OR REPLACE TRIGGER {GUARD} BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {table} FOR EACH STATEMENT \
+         EXECUTE FUNCTION pgtrickle.refuse_write()"
+    ));
+    spi::command(&format!("ALTER TABLE {table} ENABLE ALWAYS TRIGGER {GUARD}"));
+}
+
+/// Lets the owners of all readers of `source` read its log, and the owner of a stream table write its own.
+pub(super) fn grant_log(source: pg_sys::Oid) -> Result<()> {
+    let Some(log) = catalog::change_source(source, Under::Current) else { return Ok(()) };
+    let readers = spi::run(
+        "SELECT DISTINCT pg_catalog.pg_get_userbyid(c.relowner) FROM pgtrickle.pgt_dependencies d \
+         JOIN pgtrickle.pgt_stream_tables st USING (pgt_id) JOIN pg_catalog.pg_class c ON c.oid = st.pgt_relid \
+         WHERE d.source::pg_catalog.oid = $1",
+        &[Value::Oid(source)],
+    );
+    let writer = match log.kind {
+        SourceKind::StreamTable => spi::first(
+            "SELECT pg_catalog.pg_get_userbyid(relowner) FROM pg_catalog.pg_class WHERE oid = $1",
+            &[Value::Oid(source)],
+        ),
+        SourceKind::Table => None,
+    };
+    for segment in &log.segments {
+        let name = segment.name(source);
+        for reader in &readers {
+            let role = sql::quote_identifier(&reader.text(0));
+            spi::command(&format!("GRANT SELECT ON {name} TO {role}"));
+        }
+        if let Some(writer) = &writer {
+            let role = sql::quote_identifier(&writer.text(0));
+            spi::command(&format!("GRANT INSERT ON {name} TO {role}"));
+        }
+    }
+    Ok(())
+}
+
+/// Every plan over `relid` has to be made again.
+pub(super) fn bump_generation(id: i64) {
+    spi::run(
+        "UPDATE pgtrickle.pgt_stream_tables SET generation = generation + 1 WHERE pgt_id = $1",
+        &[Value::Int(id)],
+    );
+}
+
+/// The form in which a layout is kept in the catalog.
+pub(super) fn layout_text(layout: &Layout) -> Result<String> {
+    serde_json::to_string(layout)
+        .map_err(|problem| Error::new(Kind::Internal, format!("could not write a layout: {problem}")))
+}
+
+/// The role a table belongs to.
+pub(super) fn owner_name(owner: pg_sys::Oid) -> String {
+    spi::first("SELECT pg_catalog.pg_get_userbyid($1)", &[Value::Oid(owner)]).map_or_else(String::new, |row| row.text(0))
+}
+
+/// The stream table or stage behind `relid`, which must be one.
+pub(super) fn must_be_stream_table(relid: pg_sys::Oid) -> Result<StreamTable> {
+    catalog::by_relation(relid)?
+        .ok_or_else(|| Error::new(Kind::Internal, "a stream table has lost its catalog entry"))
+}

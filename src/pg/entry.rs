@@ -1,0 +1,105 @@
+//! Functions PostgreSQL calls that are no plain SQL functions: trigger and event trigger entry points.
+//!
+//! What they do is decided elsewhere; the doors register their callbacks here.
+
+use std::cell::Cell;
+use std::sync::OnceLock;
+
+use pgrx::pg_sys;
+use pgrx::{PgSqlErrorCode, pg_guard};
+
+use super::image::sql_function;
+
+/// What the event triggers call.
+pub struct Callbacks {
+    pub ddl_end: fn(),
+    pub dropped: fn(),
+}
+
+static CALLBACKS: OnceLock<Callbacks> = OnceLock::new();
+
+pub fn install(callbacks: Callbacks) {
+    // A second registration in the same process would be the same one.
+    let _ = CALLBACKS.set(callbacks);
+}
+
+thread_local! {
+    /// Our own changes of stored rows are under way.
+    static WRITING: Cell<bool> = const { Cell::new(false) };
+    /// Our own DDL is under way: event triggers have nothing to find out.
+    static DEFINING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A flag that is set while the value lives, also when an error unwinds.
+pub struct Flag(&'static std::thread::LocalKey<Cell<bool>>, bool);
+
+impl Drop for Flag {
+    fn drop(&mut self) {
+        self.0.set(self.1);
+    }
+}
+
+fn raise(flag: &'static std::thread::LocalKey<Cell<bool>>) -> Flag {
+    Flag(flag, flag.replace(true))
+}
+
+/// Allows writing to stream tables while the value lives.
+pub fn writing() -> Flag {
+    raise(&WRITING)
+}
+
+/// Keeps our event triggers quiet while the value lives.
+pub fn defining() -> Flag {
+    raise(&DEFINING)
+}
+
+sql_function!(pg_finfo_pgt_refuse_write, pgt_refuse_write, refuse_write_body, "`refuse_write() trigger`");
+
+unsafe fn refuse_write_body(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: arguments as PostgreSQL's function manager passes them.
+    unsafe {
+        let trigger = (*fcinfo).context.cast::<pg_sys::TriggerData>();
+        if !WRITING.get() && !trigger.is_null() {
+            let name = std::ffi::CStr::from_ptr((*(*(*trigger).tg_relation).rd_rel).relname.data.as_ptr())
+                .to_string_lossy()
+                .into_owned();
+            pgrx::pg_sys::panic::ErrorReport::new(
+                PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+                format!("cannot change stream table \"{name}\""),
+                "pgt_refuse_write",
+            )
+            .set_detail("Its contents are determined by its defining query.")
+            .set_hint("Change the tables it reads, or alter its query with pgtrickle.alter_stream_table().")
+            .report(pgrx::PgLogLevel::ERROR);
+        }
+        pg_sys::Datum::from(0usize)
+    }
+}
+
+sql_function!(pg_finfo_pgt_on_ddl_end, pgt_on_ddl_end, on_ddl_end_body, "`on_ddl_end() event_trigger`");
+
+unsafe fn on_ddl_end_body(_fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: arguments as PostgreSQL's function manager passes them.
+    unsafe {
+        if !DEFINING.get()
+            && let Some(callbacks) = CALLBACKS.get()
+        {
+            (callbacks.ddl_end)();
+        }
+        pg_sys::Datum::from(0usize)
+    }
+}
+
+sql_function!(pg_finfo_pgt_on_drop, pgt_on_drop, on_drop_body, "`on_drop() event_trigger`");
+
+unsafe fn on_drop_body(_fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: arguments as PostgreSQL's function manager passes them.
+    unsafe {
+        if !DEFINING.get()
+            && let Some(callbacks) = CALLBACKS.get()
+        {
+            (callbacks.dropped)();
+        }
+        pg_sys::Datum::from(0usize)
+    }
+}

@@ -1,0 +1,68 @@
+//! Locks: on catalog entries of stream tables, and on relations.
+
+use pgrx::pg_sys;
+
+/// Takes the lock of stream table `pgt_id`, an object lock on its entry in catalog `catalog`, until the transaction ends.
+pub fn stream_table(catalog: pg_sys::Oid, pgt_id: i64) {
+    // SAFETY: heavyweight locks are released at transaction end.
+    unsafe {
+        pg_sys::LockDatabaseObject(
+            catalog,
+            pg_sys::Oid::from(pgt_id as u32),
+            0,
+            pg_sys::ExclusiveLock as i32,
+        );
+    }
+}
+
+/// As [`stream_table`], but gives up if it is taken.
+pub fn try_stream_table(catalog: pg_sys::Oid, pgt_id: i64) -> bool {
+    // SAFETY: as above.
+    unsafe {
+        pg_sys::ConditionalLockDatabaseObject(
+            catalog,
+            pg_sys::Oid::from(pgt_id as u32),
+            0,
+            pg_sys::ExclusiveLock as i32,
+        )
+    }
+}
+
+/// ACCESS SHARE on a relation, until the transaction ends.
+pub fn relation_read(relation: pg_sys::Oid) {
+    // SAFETY: as above.
+    unsafe { pg_sys::LockRelationOid(relation, pg_sys::AccessShareLock as i32) }
+}
+
+/// ACCESS EXCLUSIVE on a relation if nobody is in the way.
+pub fn try_relation_exclusive(relation: pg_sys::Oid) -> bool {
+    // SAFETY: as above.
+    unsafe { pg_sys::ConditionalLockRelationOid(relation, pg_sys::AccessExclusiveLock as i32) }
+}
+
+/// SHARE ROW EXCLUSIVE on a relation (waits out its writers) if nobody is in the way.
+pub fn try_relation_share_row_exclusive(relation: pg_sys::Oid) -> bool {
+    // SAFETY: as above.
+    unsafe { pg_sys::ConditionalLockRelationOid(relation, pg_sys::ShareRowExclusiveLock as i32) }
+}
+
+/// SHARE ROW EXCLUSIVE on a relation, waiting as long as `lock_timeout` allows.
+pub fn relation_share_row_exclusive(relation: pg_sys::Oid) {
+    // SAFETY: as above.
+    unsafe { pg_sys::LockRelationOid(relation, pg_sys::ShareRowExclusiveLock as i32) }
+}
+
+/// Sleeps, answering interrupts.
+pub fn sleep(duration: std::time::Duration) {
+    // SAFETY: waits on this process's latch; an interrupt raises its error here.
+    unsafe {
+        pg_sys::WaitLatch(
+            pg_sys::MyLatch,
+            (pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as i32,
+            duration.as_millis() as _,
+            pg_sys::PG_WAIT_EXTENSION,
+        );
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+        pgrx::check_for_interrupts!();
+    }
+}

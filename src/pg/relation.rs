@@ -1,0 +1,18 @@
+//! Relations: their attributes, and invalidating what other backends remember of them.
+
+use pgrx::pg_sys;
+
+/// Attribute `position` (from 0) of a descriptor.
+///
+/// # Safety
+/// The descriptor is valid and has more than `position` attributes.
+pub(super) unsafe fn attribute(desc: pg_sys::TupleDesc, position: usize) -> &'static pg_sys::FormData_pg_attribute {
+    // SAFETY: on PostgreSQL 18 the full attributes follow the compact ones.
+    unsafe { &*pg_sys::TupleDescAttr(desc, position as i32) }
+}
+
+/// Tells every backend, at commit, that what it remembers of `relation` is outdated.
+pub fn invalidate(relation: pg_sys::Oid) {
+    // SAFETY: queues an invalidation message.
+    unsafe { pg_sys::CacheInvalidateRelcacheByRelid(relation) }
+}

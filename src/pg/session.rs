@@ -1,0 +1,128 @@
+//! Whose rights and which settings code runs with.
+
+use std::ffi::CString;
+
+use pgrx::pg_sys;
+
+/// Rights and settings as they were, restored when dropped.
+///
+/// After an error PostgreSQL itself restores both at the end of the (sub)transaction.
+pub struct Scope {
+    user: pg_sys::Oid,
+    context: i32,
+    nest_level: i32,
+}
+
+impl Scope {
+    fn enter(user: pg_sys::Oid, flags: u32) -> Scope {
+        let mut saved_user = pg_sys::InvalidOid;
+        let mut saved_context = 0;
+        // SAFETY: plain getters and setters of session state; restored in drop.
+        unsafe {
+            pg_sys::GetUserIdAndSecContext(&raw mut saved_user, &raw mut saved_context);
+            pg_sys::SetUserIdAndSecContext(user, saved_context | flags as i32);
+            Scope { user: saved_user, context: saved_context, nest_level: pg_sys::NewGUCNestLevel() }
+        }
+    }
+
+    /// Internal work on our own objects, with the rights of the bootstrap superuser.
+    pub fn internal() -> Scope {
+        let scope = Scope::enter(
+            pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID),
+            pg_sys::SECURITY_LOCAL_USERID_CHANGE,
+        );
+        set("search_path", "pg_catalog, pg_temp");
+        scope
+    }
+
+    /// As [`Scope::internal`], but names are resolved as the caller would.
+    pub fn internal_with_callers_path() -> Scope {
+        Scope::enter(
+            pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID),
+            pg_sys::SECURITY_LOCAL_USERID_CHANGE,
+        )
+    }
+
+    /// The work of a refresh: the rights of `owner`, no way to change session state, pinned settings.
+    pub fn restricted(owner: pg_sys::Oid, timezone: &str) -> Scope {
+        let scope = Scope::enter(owner, pg_sys::SECURITY_RESTRICTED_OPERATION);
+        pin(timezone);
+        scope
+    }
+
+    /// The current user, with the settings of a refresh pinned.
+    pub fn pinned(timezone: &str) -> Scope {
+        let scope = Scope::enter(current_user(), 0);
+        pin(timezone);
+        scope
+    }
+
+    /// The current user's rights and settings; whatever is set inside is undone.
+    pub fn settings() -> Scope {
+        Scope::enter(current_user(), 0)
+    }
+}
+
+impl Drop for Scope {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        // SAFETY: undoes what `enter` did.
+        unsafe {
+            pg_sys::AtEOXact_GUC(false, self.nest_level);
+            pg_sys::SetUserIdAndSecContext(self.user, self.context);
+        }
+    }
+}
+
+/// Everything the text of expressions and values depends on, as pg_dump pins it, and what makes plans predictable.
+fn pin(timezone: &str) {
+    for (name, value) in [
+        ("search_path", "pg_catalog, pg_temp"),
+        ("datestyle", "ISO, MDY"),
+        ("intervalstyle", "postgres"),
+        ("extra_float_digits", "1"),
+        ("bytea_output", "hex"),
+        ("xmloption", "content"),
+        ("timezone", timezone),
+        ("jit", "off"),
+        ("row_security", "on"),
+    ] {
+        set(name, value);
+    }
+}
+
+/// Sets a setting until the enclosing [`Scope`] ends.
+pub fn set(name: &str, value: &str) {
+    let (Ok(name), Ok(value)) = (CString::new(name), CString::new(value)) else { return };
+    // SAFETY: GUC_ACTION_SAVE ties the value to the nest level opened by the scope.
+    unsafe {
+        pg_sys::set_config_option(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+    }
+}
+
+pub fn current_user() -> pg_sys::Oid {
+    // SAFETY: session state.
+    unsafe { pg_sys::GetUserId() }
+}
+
+pub fn is_superuser() -> bool {
+    // SAFETY: session state.
+    unsafe { pg_sys::superuser() }
+}
+
+/// The current user has the rights of `role`.
+pub fn has_privileges_of(role: pg_sys::Oid) -> bool {
+    // SAFETY: catalog lookup.
+    unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), role) }
+}

@@ -1,0 +1,312 @@
+//! Shared memory: which sources are dirty, and whom to wake.
+//!
+//! Everything here is a hint that saves polling. The truth about changes is in the logs; a lost mark costs a delay until
+//! the scheduler's slow clock, never a row.
+
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering};
+
+use pgrx::pg_sys;
+use pgrx::{PGRXSharedMemory, PgLwLock, pg_guard, pg_shmem_init};
+
+const DATABASES: usize = 128;
+const SOURCES: usize = 16 * 1024;
+
+/// A database with a scheduler.
+pub struct DatabaseSlot {
+    oid: AtomicU32,
+    /// The scheduler's process number plus one, 0 without scheduler.
+    scheduler: AtomicI32,
+    scheduler_pid: AtomicI32,
+    /// Workers must leave: the database is about to be dropped or copied. Microseconds since the epoch until which.
+    closed_until: AtomicI64,
+    /// Grows when stream tables of the database are defined, altered or dropped.
+    generation: AtomicU64,
+    /// A prepared transaction has touched sources.
+    prepared: AtomicBool,
+}
+
+/// A source with changes to be noticed.
+pub struct SourceSlot {
+    /// Database oid in the high half, source oid in the low half; 0 is free.
+    key: AtomicU64,
+    /// Commits that touched it.
+    commits: AtomicU64,
+}
+
+pub struct Shared {
+    databases: [DatabaseSlot; DATABASES],
+    sources: [SourceSlot; SOURCES],
+    /// Grows when the table of sources overflows and every source must be taken as dirty.
+    overflow: AtomicU64,
+    launcher: AtomicI32,
+}
+
+// SAFETY: only atomics, valid for any process that maps the segment.
+unsafe impl PGRXSharedMemory for Shared {}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Shared {
+            databases: [const {
+                DatabaseSlot {
+                    oid: AtomicU32::new(0),
+                    scheduler: AtomicI32::new(0),
+                    scheduler_pid: AtomicI32::new(0),
+                    closed_until: AtomicI64::new(0),
+                    generation: AtomicU64::new(0),
+                    prepared: AtomicBool::new(false),
+                }
+            }; DATABASES],
+            sources: [const { SourceSlot { key: AtomicU64::new(0), commits: AtomicU64::new(0) } }; SOURCES],
+            overflow: AtomicU64::new(0),
+            launcher: AtomicI32::new(0),
+        }
+    }
+}
+
+// SAFETY: the name is unique to this extension.
+static SHARED: PgLwLock<Shared> = unsafe { PgLwLock::new(c"pg_trickle") };
+
+/// Asks for the shared memory. Only in the postmaster, while libraries are preloaded.
+pub fn register() {
+    pg_shmem_init!(SHARED);
+}
+
+/// The library was preloaded, so that shared memory and workers exist.
+pub fn available() -> bool {
+    // SAFETY: plain reads of process globals.
+    unsafe { PRELOADED }
+}
+
+static mut PRELOADED: bool = false;
+
+/// Remembers that the library is being preloaded. Forked processes inherit it.
+pub fn mark_preloaded() {
+    // SAFETY: called once, in the postmaster, before any other thread of execution exists.
+    unsafe { PRELOADED = true }
+}
+
+fn key(database: pg_sys::Oid, source: pg_sys::Oid) -> u64 {
+    (u64::from(database.to_u32()) << 32) | u64::from(source.to_u32())
+}
+
+impl Shared {
+    fn source(&self, key: u64, create: bool) -> Option<&SourceSlot> {
+        let start = (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize % SOURCES;
+        for step in 0..SOURCES.min(1024) {
+            let slot = &self.sources[(start + step) % SOURCES];
+            let found = slot.key.load(Ordering::Acquire);
+            if found == key {
+                return Some(slot);
+            }
+            if found == 0 {
+                if !create {
+                    return None;
+                }
+                match slot.key.compare_exchange(0, key, Ordering::AcqRel, Ordering::Acquire) {
+                    Ok(_) => return Some(slot),
+                    Err(other) if other == key => return Some(slot),
+                    Err(_) => {}
+                }
+            }
+        }
+        None
+    }
+
+    fn database(&self, oid: pg_sys::Oid, create: bool) -> Option<&DatabaseSlot> {
+        let oid = oid.to_u32();
+        for slot in &self.databases {
+            let found = slot.oid.load(Ordering::Acquire);
+            if found == oid {
+                return Some(slot);
+            }
+            if found == 0 {
+                if !create {
+                    return None;
+                }
+                match slot.oid.compare_exchange(0, oid, Ordering::AcqRel, Ordering::Acquire) {
+                    Ok(_) => return Some(slot),
+                    Err(other) if other == oid => return Some(slot),
+                    Err(_) => {}
+                }
+            }
+        }
+        None
+    }
+}
+
+fn set_latch(process: i32) {
+    if process > 0 {
+        // SAFETY: process numbers index the array of all processes; setting the latch of a process that has gone is
+        // harmless.
+        unsafe {
+            let process = (*pg_sys::ProcGlobal).allProcs.add(process as usize - 1);
+            pg_sys::SetLatch(&raw mut (*process).procLatch);
+        }
+    }
+}
+
+fn my_process() -> i32 {
+    // SAFETY: a backend's constant.
+    unsafe { pg_sys::MyProcNumber + 1 }
+}
+
+/// Marks sources of this database dirty and wakes its scheduler.
+pub fn mark_dirty(sources: &[pg_sys::Oid]) {
+    if !available() || sources.is_empty() {
+        return;
+    }
+    let shared = SHARED.share();
+    // SAFETY: a backend's constant.
+    let database = unsafe { pg_sys::MyDatabaseId };
+    for source in sources {
+        match shared.source(key(database, *source), true) {
+            Some(slot) => {
+                slot.commits.fetch_add(1, Ordering::AcqRel);
+            }
+            None => {
+                shared.overflow.fetch_add(1, Ordering::AcqRel);
+            }
+        }
+    }
+    if let Some(slot) = shared.database(database, false) {
+        set_latch(slot.scheduler.load(Ordering::Acquire));
+    }
+}
+
+/// A transaction of this database that touched sources was prepared; its commit cannot be seen.
+pub fn mark_prepared() {
+    if available()
+        && let Some(slot) = SHARED.share().database(super::snapshot::database_id(), true)
+    {
+        slot.prepared.store(true, Ordering::Release);
+    }
+}
+
+/// Whether prepared transactions may hold unseen changes; the answer is forgotten if `clear`.
+pub fn prepared_pending(clear: bool) -> bool {
+    let shared = SHARED.share();
+    let Some(slot) = shared.database(super::snapshot::database_id(), true) else { return false };
+    if clear { slot.prepared.swap(false, Ordering::AcqRel) } else { slot.prepared.load(Ordering::Acquire) }
+}
+
+/// How many commits have touched each source so far; overflow counts for all.
+pub fn commits(sources: &[pg_sys::Oid]) -> Vec<u64> {
+    let shared = SHARED.share();
+    let database = super::snapshot::database_id();
+    let overflow = shared.overflow.load(Ordering::Acquire);
+    sources
+        .iter()
+        .map(|source| {
+            overflow
+                + shared.source(key(database, *source), false).map_or(0, |slot| slot.commits.load(Ordering::Acquire))
+        })
+        .collect()
+}
+
+/// Says that stream tables of this database were defined, altered or dropped, and wakes scheduler and launcher.
+pub fn definitions_changed() {
+    if !available() {
+        return;
+    }
+    let shared = SHARED.share();
+    if let Some(slot) = shared.database(super::snapshot::database_id(), true) {
+        slot.generation.fetch_add(1, Ordering::AcqRel);
+        set_latch(slot.scheduler.load(Ordering::Acquire));
+        if slot.scheduler_pid.load(Ordering::Acquire) == 0 {
+            set_latch(shared.launcher.load(Ordering::Acquire));
+        }
+    }
+}
+
+/// The counter behind [`definitions_changed`].
+pub fn definitions_generation() -> u64 {
+    let shared = SHARED.share();
+    shared
+        .database(super::snapshot::database_id(), true)
+        .map_or(0, |slot| slot.generation.load(Ordering::Acquire))
+}
+
+/// Generation of every database that ever announced a definition: (database, generation, scheduler pid).
+pub fn databases() -> Vec<(pg_sys::Oid, u64, i32)> {
+    let shared = SHARED.share();
+    shared
+        .databases
+        .iter()
+        .map(|slot| {
+            (
+                pg_sys::Oid::from(slot.oid.load(Ordering::Acquire)),
+                slot.generation.load(Ordering::Acquire),
+                slot.scheduler_pid.load(Ordering::Acquire),
+            )
+        })
+        .filter(|(oid, _, _)| *oid != pg_sys::InvalidOid)
+        .collect()
+}
+
+/// The scheduler's pid of this database, if it runs.
+pub fn scheduler_pid() -> Option<i32> {
+    if !available() {
+        return None;
+    }
+    let shared = SHARED.share();
+    let slot = shared.database(super::snapshot::database_id(), false)?;
+    Some(slot.scheduler_pid.load(Ordering::Acquire)).filter(|pid| *pid != 0)
+}
+
+/// Registers the calling process as its database's scheduler; false if there is one.
+pub fn enter_scheduler() -> bool {
+    let shared = SHARED.share();
+    let Some(slot) = shared.database(super::snapshot::database_id(), true) else { return false };
+    // SAFETY: a process constant.
+    let pid = unsafe { pg_sys::MyProcPid };
+    let known = slot.scheduler_pid.load(Ordering::Acquire);
+    // SAFETY: signal 0 only asks whether the process exists.
+    if known != 0 && known != pid && unsafe { libc::kill(known, 0) } == 0 {
+        return false;
+    }
+    slot.scheduler_pid.store(pid, Ordering::Release);
+    slot.scheduler.store(my_process(), Ordering::Release);
+    true
+}
+
+/// Undoes [`enter_scheduler`].
+pub fn leave_scheduler() {
+    let shared = SHARED.share();
+    // SAFETY: a process constant.
+    let pid = unsafe { pg_sys::MyProcPid };
+    if let Some(slot) = shared.database(super::snapshot::database_id(), false)
+        && slot.scheduler_pid.load(Ordering::Acquire) == pid
+    {
+        slot.scheduler.store(0, Ordering::Release);
+        slot.scheduler_pid.store(0, Ordering::Release);
+        set_latch(shared.launcher.load(Ordering::Acquire));
+    }
+}
+
+/// Registers the calling process as the launcher.
+pub fn enter_launcher() {
+    SHARED.share().launcher.store(my_process(), Ordering::Release);
+}
+
+/// Keeps workers out of `database` for a while. Returns the scheduler's pid if one is running.
+pub fn close_database(database: pg_sys::Oid, microseconds: i64) -> Option<i32> {
+    if !available() {
+        return None;
+    }
+    let shared = SHARED.share();
+    let slot = shared.database(database, true)?;
+    // SAFETY: reads the clock.
+    let until = unsafe { pg_sys::GetCurrentTimestamp() } + microseconds;
+    slot.closed_until.store(until, Ordering::Release);
+    Some(slot.scheduler_pid.load(Ordering::Acquire)).filter(|pid| *pid != 0)
+}
+
+/// Workers must stay out of `database` for now.
+pub fn is_closed(database: pg_sys::Oid) -> bool {
+    let shared = SHARED.share();
+    shared.database(database, false).is_some_and(|slot| {
+        // SAFETY: reads the clock.
+        slot.closed_until.load(Ordering::Acquire) > unsafe { pg_sys::GetCurrentTimestamp() }
+    })
+}

@@ -1,0 +1,68 @@
+//! Registered snapshots, and the identity of cluster, database and transaction.
+
+use pgrx::pg_sys;
+
+/// One state of the database, held until dropped.
+pub struct Snapshot(pg_sys::Snapshot);
+
+impl Snapshot {
+    /// The state as of now in READ COMMITTED, the transaction's own in REPEATABLE READ and above.
+    pub fn take() -> Snapshot {
+        // SAFETY: registered with the current resource owner, unregistered in drop.
+        unsafe { Snapshot(pg_sys::RegisterSnapshot(pg_sys::GetTransactionSnapshot())) }
+    }
+
+    /// The state as of now, whatever the isolation level.
+    pub fn latest() -> Snapshot {
+        // SAFETY: as above.
+        unsafe { Snapshot(pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot())) }
+    }
+
+    pub(super) fn pointer(&self) -> pg_sys::Snapshot {
+        self.0
+    }
+
+    /// Runs `work` with this snapshot active.
+    pub fn with_active<R>(&self, work: impl FnOnce() -> R) -> R {
+        // SAFETY: pushed and popped in pairs; an error pops the whole stack.
+        unsafe {
+            pg_sys::PushActiveSnapshot(self.0);
+            let result = work();
+            pg_sys::PopActiveSnapshot();
+            result
+        }
+    }
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        // While an error unwinds, PostgreSQL's resource owner releases the snapshot.
+        if !std::thread::panicking() {
+            // SAFETY: registered once in the constructor.
+            unsafe { pg_sys::UnregisterSnapshot(self.0) }
+        }
+    }
+}
+
+/// Runs `work` with an active snapshot, as catalog access through SPI in a background worker needs.
+pub fn with_fresh_snapshot<R>(work: impl FnOnce() -> R) -> R {
+    Snapshot::take().with_active(work)
+}
+
+/// The cluster's system identifier.
+pub fn cluster_id() -> i64 {
+    // SAFETY: reads a constant of the running cluster.
+    unsafe { pg_sys::GetSystemIdentifier() as i64 }
+}
+
+pub fn database_id() -> pg_sys::Oid {
+    // SAFETY: a backend's constant.
+    unsafe { pg_sys::MyDatabaseId }
+}
+
+/// The current transaction's top-level id, if it has one.
+pub fn current_xid() -> Option<u64> {
+    // SAFETY: reads transaction state.
+    let id = unsafe { pg_sys::GetTopFullTransactionIdIfAny() };
+    (id.value != 0).then_some(id.value)
+}

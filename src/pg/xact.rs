@@ -1,0 +1,69 @@
+//! End of transactions: what a commit touched is marked dirty after it has become visible.
+
+use std::cell::Cell;
+use std::ffi::c_void;
+
+use pgrx::pg_guard;
+use pgrx::pg_sys;
+
+use super::{capture_trigger, shared};
+
+thread_local! {
+    static DEFINITIONS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Announces at commit that stream tables of this database were defined, altered or dropped.
+pub fn definitions_will_change() {
+    DEFINITIONS.set(true);
+}
+
+/// Registers the callbacks. Called once per process.
+pub fn install() {
+    // SAFETY: callbacks stay registered for the life of the process.
+    unsafe {
+        pg_sys::RegisterXactCallback(Some(transaction_event), std::ptr::null_mut());
+        pg_sys::RegisterSubXactCallback(Some(subtransaction_event), std::ptr::null_mut());
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn transaction_event(event: pg_sys::XactEvent::Type, _argument: *mut c_void) {
+    match event {
+        pg_sys::XactEvent::XACT_EVENT_COMMIT | pg_sys::XactEvent::XACT_EVENT_PARALLEL_COMMIT => {
+            let touched = capture_trigger::take_touched();
+            if !touched.is_empty() {
+                shared::mark_dirty(&touched);
+            }
+            if DEFINITIONS.replace(false) {
+                shared::definitions_changed();
+            }
+        }
+        pg_sys::XactEvent::XACT_EVENT_PREPARE => {
+            if !capture_trigger::take_touched().is_empty() {
+                shared::mark_prepared();
+            }
+            DEFINITIONS.set(false);
+        }
+        pg_sys::XactEvent::XACT_EVENT_ABORT | pg_sys::XactEvent::XACT_EVENT_PARALLEL_ABORT => {
+            capture_trigger::take_touched();
+            DEFINITIONS.set(false);
+        }
+        _ => {}
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn subtransaction_event(
+    event: pg_sys::SubXactEvent::Type,
+    _id: pg_sys::SubTransactionId,
+    _parent: pg_sys::SubTransactionId,
+    _argument: *mut c_void,
+) {
+    // SAFETY: reads transaction state.
+    let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() };
+    match event {
+        pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => capture_trigger::subtransaction_aborted(level),
+        pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => capture_trigger::subtransaction_committed(level),
+        _ => {}
+    }
+}

@@ -1,0 +1,294 @@
+//! From a catalog entry to something that can be run: units (stages, then the result) with their layouts and sources.
+//!
+//! Compiled stream tables are kept per session by generation; any change of the definition, of a source's shape or of a
+//! log's layout raises the generation.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
+
+use pgrx::pg_sys;
+use pgt_ivm::apply::{Layout, Target};
+use pgt_ivm::rel::{OutputColumn, Query, SourceId};
+use pgt_ivm::rewrite::{self, STAGE_SOURCE, Stage};
+use pgt_ivm::scalar::Type;
+use pgt_ivm::sql::ast::Name;
+use pgt_ivm::sql::{SourceTable, Sources};
+
+use super::unit::Plans;
+use crate::analyze::{self, Analysis};
+use crate::catalog::{self, Dependency, Mode, SourceType, StreamTable};
+use crate::error::{Error, Kind, Result};
+use crate::pg::node;
+use crate::pg::spi::{self, Under, Value};
+
+/// Where a unit's source comes from.
+#[derive(Clone, Debug)]
+pub struct SourceRef {
+    pub relid: pg_sys::Oid,
+    pub segments: Vec<pg_sys::Oid>,
+    pub unlogged: bool,
+    /// The stream table or stage, if it is one.
+    pub stream: Option<i64>,
+}
+
+/// One stored result: a stage or a stream table itself.
+pub struct Unit {
+    pub id: i64,
+    pub relid: pg_sys::Oid,
+    /// The tree; none if the result is only known as a view.
+    pub query: Option<Query>,
+    pub layout: Layout,
+    pub sources: Sources,
+    /// In the order of `sources`.
+    pub source_refs: BTreeMap<SourceId, SourceRef>,
+    pub target: Target,
+    pub view: Name,
+    pub(super) plans: RefCell<Plans>,
+}
+
+impl Unit {
+    /// The ids of the upstream stream tables and stages, in the order of their position in the consumed versions.
+    pub fn upstream(&self) -> Vec<i64> {
+        self.sources
+            .iter()
+            .filter(|(_, source)| source.version.is_some())
+            .filter_map(|(id, _)| self.source_refs[id].stream)
+            .collect()
+    }
+}
+
+/// A stream table ready to be refreshed.
+pub struct Compiled {
+    pub table: StreamTable,
+    pub units: Vec<Unit>,
+    /// It reads something whose changes cannot be captured.
+    pub uncaptured: bool,
+}
+
+thread_local! {
+    static KEPT: RefCell<HashMap<i64, Rc<Compiled>>> = RefCell::new(HashMap::new());
+}
+
+/// Forgets everything compiled in this session.
+pub fn forget_all() {
+    KEPT.with(|kept| kept.borrow_mut().clear());
+}
+
+/// The stream table compiled, from this session's cache if its generation is still the same.
+pub fn compile(table: &StreamTable) -> Result<Rc<Compiled>> {
+    let known = KEPT.with(|kept| kept.borrow().get(&table.id).cloned());
+    if let Some(known) = known
+        && known.table.generation == table.generation
+        && known.table.relid == table.relid
+    {
+        return Ok(known);
+    }
+    let compiled = Rc::new(build(table)?);
+    KEPT.with(|kept| kept.borrow_mut().insert(table.id, compiled.clone()));
+    Ok(compiled)
+}
+
+fn build(table: &StreamTable) -> Result<Compiled> {
+    let dependencies = catalog::dependencies(table.id);
+    let uncaptured = dependencies.iter().any(|dependency| dependency.kind == SourceType::Uncaptured);
+    let units = if table.effective == Mode::Full {
+        vec![opaque_unit(table, &dependencies)?]
+    } else {
+        let analysis = analyze::analyze(table.view, &table.timezone)?;
+        let query = analysis.query.map_err(|refusal| {
+            Error::new(
+                Kind::SourceChanged,
+                format!("stream table {} can no longer be maintained incrementally", table.display_name()),
+            )
+            .detail(format!("{}.", refusal.reason))
+            .hint("Alter its refresh mode to FULL or AUTO.")
+        })?;
+        incremental_units(table, &query)?
+    };
+    Ok(Compiled { table: table.clone(), units, uncaptured })
+}
+
+/// The columns of each table and stream table the query reads.
+pub fn columns_read(query: &Query) -> BTreeMap<SourceId, BTreeSet<i16>> {
+    let mut columns: BTreeMap<SourceId, BTreeSet<i16>> = BTreeMap::new();
+    for scan in query.root.scans() {
+        columns.entry(scan.source).or_default().extend(scan.columns.iter().map(|column| column.attnum));
+    }
+    columns
+}
+
+fn incremental_units(table: &StreamTable, query: &Query) -> Result<Vec<Unit>> {
+    let planned = rewrite::cut(query);
+    let stage_rows = catalog::stages_of(table.id)?;
+    if stage_rows.len() != planned.stages.len() {
+        return Err(Error::new(
+            Kind::State,
+            format!("the intermediate results of stream table {} are outdated", table.display_name()),
+        )
+        .hint("Call pgtrickle.repair_stream_table() for it."));
+    }
+    let mut units = Vec::new();
+    for (stage, row) in planned.stages.iter().zip(&stage_rows) {
+        units.push(unit(row, &stage.query, &stage_rows)?);
+    }
+    units.push(unit(table, &planned.query, &stage_rows)?);
+    Ok(units)
+}
+
+fn unit(table: &StreamTable, query: &Query, stages: &[StreamTable]) -> Result<Unit> {
+    let mut sources = Sources::new();
+    let mut source_refs = BTreeMap::new();
+    let mut version = 0;
+    let mut types: BTreeMap<SourceId, BTreeMap<i16, Type>> = BTreeMap::new();
+    for scan in query.root.scans() {
+        let entry = types.entry(scan.source).or_default();
+        entry.extend(scan.columns.iter().map(|column| (column.attnum, column.ty.clone())));
+    }
+    for (id, columns) in types {
+        let (relid, stream) = if id.0 >= STAGE_SOURCE {
+            let stage = &stages[(id.0 - STAGE_SOURCE) as usize];
+            (stage.relid, Some(stage.id))
+        } else {
+            let relid = pg_sys::Oid::from(id.0 as u32);
+            (relid, catalog::by_relation(relid)?.map(|upstream| upstream.id))
+        };
+        if stream.is_some() {
+            version += 1;
+        }
+        let reference = source_ref(relid, stream, &columns.keys().copied().collect())?;
+        sources.insert(
+            id,
+            SourceTable {
+                name: relation_name(relid)?,
+                only: is_plain_table(relid),
+                log: reference.1,
+                version: stream.is_some().then_some(version),
+                columns,
+            },
+        );
+        source_refs.insert(id, reference.0);
+    }
+    Ok(Unit {
+        id: table.id,
+        relid: table.relid,
+        layout: Layout::of(query),
+        query: Some(query.clone()),
+        sources,
+        source_refs,
+        target: Target { table: table.name.clone(), output: output_segment(table.relid) },
+        view: table.view_name.clone(),
+        plans: RefCell::default(),
+    })
+}
+
+/// A stream table of which only its view is known: refreshed fully when a captured source changed.
+fn opaque_unit(table: &StreamTable, dependencies: &[Dependency]) -> Result<Unit> {
+    let mut sources = Sources::new();
+    let mut source_refs = BTreeMap::new();
+    let mut version = 0;
+    for dependency in dependencies.iter().filter(|dependency| dependency.kind != SourceType::Uncaptured) {
+        let stream = catalog::by_relation(dependency.source)?.map(|upstream| upstream.id);
+        if stream.is_some() {
+            version += 1;
+        }
+        let (reference, log) = source_ref(dependency.source, stream, &BTreeSet::new())?;
+        let id = SourceId(u64::from(dependency.source.to_u32()));
+        sources.insert(
+            id,
+            SourceTable {
+                name: relation_name(dependency.source)?,
+                only: false,
+                log,
+                version: stream.is_some().then_some(version),
+                columns: BTreeMap::new(),
+            },
+        );
+        source_refs.insert(id, reference);
+    }
+    Ok(Unit {
+        id: table.id,
+        relid: table.relid,
+        query: None,
+        layout: Layout::opaque(&view_columns(table.view)),
+        sources,
+        source_refs,
+        target: Target { table: table.name.clone(), output: output_segment(table.relid) },
+        view: table.view_name.clone(),
+        plans: RefCell::default(),
+    })
+}
+
+fn source_ref(
+    relid: pg_sys::Oid,
+    stream: Option<i64>,
+    columns: &BTreeSet<i16>,
+) -> Result<(SourceRef, Vec<Name>)> {
+    let log = catalog::change_source(relid, Under::Current).ok_or_else(|| {
+        Error::new(Kind::State, format!("changes of {} are not captured", describe(relid)))
+            .hint("Refresh the stream table with pgtrickle.refresh_stream_table() to set it up again.")
+    })?;
+    // A layout without the columns is older than this reader: every row in it was seen when it was built.
+    let usable: Vec<_> = log
+        .segments
+        .iter()
+        .filter(|segment| columns.iter().all(|column| segment.columns.contains(column)))
+        .collect();
+    let names = usable.iter().map(|segment| segment.name(relid)).collect();
+    let reference = SourceRef {
+        relid,
+        segments: usable.iter().map(|segment| segment.relid).collect(),
+        unlogged: log.unlogged,
+        stream,
+    };
+    Ok((reference, names))
+}
+
+fn output_segment(relid: pg_sys::Oid) -> Option<Name> {
+    let log = catalog::change_source(relid, Under::Current)?;
+    log.current_segment().map(|segment| segment.name(relid))
+}
+
+fn relation_name(relid: pg_sys::Oid) -> Result<Name> {
+    spi::first(
+        "SELECT n.nspname, c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n \
+         ON n.oid = c.relnamespace WHERE c.oid = $1",
+        &[Value::Oid(relid)],
+    )
+    .map(|row| Name::new(row.text(0), row.text(1)))
+    .ok_or_else(|| Error::new(Kind::NotFound, "a source table does not exist any more"))
+}
+
+fn describe(relid: pg_sys::Oid) -> String {
+    relation_name(relid).map_or_else(|_| format!("relation {}", relid.to_u32()), |name| name.to_string())
+}
+
+/// Not partitioned: scanned with ONLY, which says what analysis has checked.
+fn is_plain_table(relid: pg_sys::Oid) -> bool {
+    spi::first("SELECT relkind = 'r' FROM pg_catalog.pg_class WHERE oid = $1", &[Value::Oid(relid)])
+        .is_some_and(|row| row.bool(0))
+}
+
+/// The columns of a defining view.
+pub fn view_columns(view: pg_sys::Oid) -> Vec<OutputColumn> {
+    spi::run(
+        "SELECT attnum, attname, atttypid, atttypmod, attcollation FROM pg_catalog.pg_attribute \
+         WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+        &[Value::Oid(view)],
+    )
+    .iter()
+    .map(|row| OutputColumn {
+        id: pgt_ivm::rel::ColId(row.int(0) as u32),
+        name: row.text(1),
+        ty: node::describe_type(row.oid(2), row.int(3) as i32, row.oid(4)),
+    })
+    .collect()
+}
+
+/// The stages a query needs.
+pub fn stages(analysis: &Analysis) -> Vec<Stage> {
+    match &analysis.query {
+        Ok(query) => rewrite::cut(query).stages,
+        Err(_) => vec![],
+    }
+}

@@ -1,0 +1,15 @@
+//! Carrying out refreshes: one executor for create, manual, scheduled, full and differential.
+//!
+//! The order of a refresh is fixed (and each step guards against a failure that was observed without it): lock the
+//! stream tables, lock their sources and logs, take one snapshot, check under it that plans still hold, work under it,
+//! store it as the frontier in the same transaction.
+
+mod compile;
+mod set;
+mod unit;
+mod verify;
+
+pub use compile::{Compiled, SourceRef, Unit, columns_read, compile, forget_all, view_columns};
+pub use set::{Outcome, Request, now, refresh, upstream_of};
+pub use unit::storage_columns;
+pub use verify::{Comparison, compare};

@@ -1,0 +1,268 @@
+//! A set of stream tables refreshed at one snapshot.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::time::Instant;
+
+use pgt_ivm::graph::Graph;
+
+use super::compile::{Compiled, compile};
+use super::unit::UnitOutcome;
+use crate::capture;
+use crate::catalog::{self, Action, HistoryRow, InitiatedBy, Mode, SourceType, Success};
+use crate::config::{Broken, RefreshSettings};
+use crate::error::{Error, Kind, Result};
+use crate::pg::session::Scope;
+use crate::pg::snapshot::Snapshot;
+use crate::pg::spi::{self, Under};
+use crate::pg::{capture_trigger, lock};
+
+/// What to refresh.
+pub struct Request {
+    /// Stream tables to refresh.
+    pub ids: Vec<i64>,
+    /// Also whatever they read, so that all are at one snapshot.
+    pub with_upstream: bool,
+    pub initiated_by: InitiatedBy,
+    /// Refresh fully, for this reason.
+    pub force_full: Option<String>,
+    pub settings: RefreshSettings,
+}
+
+/// What happened to a stream table.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub id: i64,
+    pub action: Action,
+    pub inserted: i64,
+    pub updated: i64,
+    pub deleted: i64,
+}
+
+/// Refreshes a set of stream tables in topological order at one snapshot, in the current transaction.
+///
+/// Fails with 0A000 if this transaction has written to a source: what it wrote would be seen now and again later.
+pub fn refresh(request: &Request) -> Result<Vec<Outcome>> {
+    let catalog_oid = catalog::catalog_oid().ok_or_else(|| {
+        Error::new(Kind::State, "extension pg_trickle is not installed in this database")
+    })?;
+    let mut order = order(&request.ids, request.with_upstream)?;
+    let mut locked = order.clone();
+    locked.sort_unstable();
+    for id in &locked {
+        lock::stream_table(catalog_oid, *id);
+    }
+    // The definitions may have changed while the locks were waited for.
+    for _ in 0..10 {
+        let compiled = compile_all(&order)?;
+        refuse_own_writes(&compiled)?;
+        lock_sources(&compiled);
+        let snapshot = match request.initiated_by {
+            // Capture has just been installed: whatever it waited for must be visible.
+            InitiatedBy::Create => Snapshot::latest(),
+            _ => Snapshot::take(),
+        };
+        if !still_current(&compiled) {
+            order.retain(|id| catalog::load(*id).is_ok());
+            continue;
+        }
+        return compiled
+            .iter()
+            .map(|compiled| refresh_one(compiled, request, &snapshot))
+            .collect();
+    }
+    Err(Error::new(Kind::State, "definitions keep changing while a refresh is prepared").hint("Try again."))
+}
+
+/// The stream tables in topological order, with everything upstream if asked.
+fn order(ids: &[i64], with_upstream: bool) -> Result<Vec<i64>> {
+    let mut wanted: BTreeSet<i64> = ids.iter().copied().collect();
+    let mut graph = Graph::new();
+    let mut open: Vec<i64> = ids.to_vec();
+    let mut seen = BTreeSet::new();
+    while let Some(id) = open.pop() {
+        if !seen.insert(id) {
+            continue;
+        }
+        graph.add_node(id);
+        for upstream in upstream_of(id)? {
+            graph.add_edge(upstream, id);
+            if with_upstream {
+                wanted.insert(upstream);
+            }
+            open.push(upstream);
+        }
+    }
+    let sorted = graph.sorted().map_err(|cycle| {
+        Error::new(Kind::Cycle, "stream tables read each other in a circle").detail(format!("{cycle:?}"))
+    })?;
+    Ok(sorted.into_iter().filter(|id| wanted.contains(id)).collect())
+}
+
+/// The stream tables that `id` reads directly or through its stages.
+pub fn upstream_of(id: i64) -> Result<Vec<i64>> {
+    let mut found = BTreeSet::new();
+    let stages = catalog::stages_of(id)?;
+    for unit in stages.iter().map(|stage| stage.id).chain([id]) {
+        for dependency in catalog::dependencies(unit) {
+            if dependency.kind == SourceType::StreamTable
+                && let Some(upstream) = catalog::by_relation(dependency.source)?
+            {
+                found.insert(upstream.id);
+            }
+        }
+    }
+    Ok(found.into_iter().collect())
+}
+
+fn compile_all(order: &[i64]) -> Result<Vec<Rc<Compiled>>> {
+    order.iter().map(|id| compile(&catalog::load(*id)?)).collect()
+}
+
+fn refuse_own_writes(compiled: &[Rc<Compiled>]) -> Result<()> {
+    let touched = capture_trigger::touched_sources();
+    if touched.is_empty() {
+        return Ok(());
+    }
+    for stream_table in compiled {
+        let wrote = stream_table
+            .units
+            .iter()
+            .flat_map(|unit| unit.source_refs.values())
+            .any(|reference| touched.contains(&reference.relid));
+        if wrote {
+            return Err(Error::new(
+                Kind::NotIncremental,
+                format!(
+                    "cannot refresh {} in a transaction that has written to one of its sources",
+                    stream_table.table.display_name()
+                ),
+            )
+            .hint("Commit first."));
+        }
+    }
+    Ok(())
+}
+
+/// ACCESS SHARE on every source and log segment, before the snapshot: TRUNCATE is not MVCC.
+fn lock_sources(compiled: &[Rc<Compiled>]) {
+    let relations: BTreeSet<u32> = compiled
+        .iter()
+        .flat_map(|stream_table| &stream_table.units)
+        .flat_map(|unit| {
+            unit.source_refs
+                .values()
+                .flat_map(|reference| std::iter::once(reference.relid).chain(reference.segments.iter().copied()))
+                .chain([unit.relid])
+        })
+        .map(|relation| relation.to_u32())
+        .collect();
+    for relation in relations {
+        lock::relation_read(pgrx::pg_sys::Oid::from(relation));
+    }
+}
+
+fn still_current(compiled: &[Rc<Compiled>]) -> bool {
+    compiled.iter().all(|known| {
+        catalog::load(known.table.id).is_ok_and(|now| now.generation == known.table.generation)
+    })
+}
+
+fn refresh_one(compiled: &Compiled, request: &Request, snapshot: &Snapshot) -> Result<Outcome> {
+    let under = match request.settings.broken {
+        Broken::ReadCommitted => Under::Current,
+        _ => Under::Snapshot(snapshot),
+    };
+    let table = &compiled.table;
+    let mut total = Outcome { id: table.id, action: Action::NoData, inserted: 0, updated: 0, deleted: 0 };
+    for unit in &compiled.units {
+        let started = Instant::now();
+        let started_at = now();
+        let state = catalog::load_state(unit.id, under);
+        let force = request.force_full.as_deref().or_else(|| {
+            // Nothing tells whether an uncaptured source changed.
+            (compiled.uncaptured && state.populated).then_some("sources cannot be captured")
+        });
+        let outcome = {
+            let _scope = Scope::restricted(table.owner, &table.timezone);
+            unit.refresh(&state, force, table.mode == Mode::Auto, &request.settings, under)?
+        };
+        let duration_ms = started.elapsed().as_secs_f64() * 1000.0;
+        if outcome.action != Action::NoData {
+            let _scope = Scope::internal();
+            save(unit, &state, &outcome, started_at, duration_ms, under);
+            record(unit.id, &outcome, request.initiated_by, started_at, duration_ms);
+        }
+        if unit.id == table.id {
+            total = Outcome {
+                id: table.id,
+                action: outcome.action,
+                inserted: outcome.inserted,
+                updated: outcome.updated,
+                deleted: outcome.deleted,
+            };
+        }
+    }
+    if request.settings.verify && total.action != Action::NoData {
+        super::verify::insist_on_equality(compiled, under)?;
+    }
+    Ok(total)
+}
+
+fn save(
+    unit: &super::Unit,
+    state: &catalog::RefreshState,
+    outcome: &UnitOutcome,
+    started_at: f64,
+    duration_ms: f64,
+    under: Under<'_>,
+) {
+    if !state.populated {
+        catalog::ensure_state(unit.id);
+        spi::run(
+            "UPDATE pgtrickle.pgt_stream_tables SET status = 'ACTIVE' WHERE pgt_id = $1 AND status = 'INITIALIZING'",
+            &[spi::Value::Int(unit.id)],
+        );
+        for reference in unit.source_refs.values().filter(|reference| reference.unlogged) {
+            capture::mark_unlogged_alive(reference.relid);
+        }
+    }
+    let upstream = unit.upstream();
+    let consumed = upstream.iter().map(|id| catalog::load_state(*id, under).data_version).collect();
+    catalog::save_success(
+        unit.id,
+        &Success {
+            data_version: state.data_version + i64::from(outcome.changed()),
+            upstream,
+            consumed,
+            taken_at: started_at,
+            full: outcome.action != Action::Differential,
+            duration_ms,
+        },
+        under,
+    );
+}
+
+fn record(id: i64, outcome: &UnitOutcome, initiated_by: InitiatedBy, started_at: f64, duration_ms: f64) {
+    catalog::record(&HistoryRow {
+        id,
+        taken_at: Some(started_at),
+        started_at,
+        action: outcome.action,
+        initiated_by,
+        reason: outcome.reason.clone(),
+        inserted: outcome.inserted,
+        updated: outcome.updated,
+        deleted: outcome.deleted,
+        delta_rows: outcome.delta_rows,
+        duration_ms,
+        error: None,
+    });
+}
+
+/// Seconds since the epoch.
+pub fn now() -> f64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0.0, |elapsed| elapsed.as_secs_f64())
+}

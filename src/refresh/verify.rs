@@ -1,0 +1,94 @@
+//! The oracle: stored contents compared with the defining query, both directions, as multisets.
+
+use pgt_ivm::apply::{Identity, Layout, Role};
+use pgt_ivm::sql;
+
+use super::compile::{Compiled, Unit};
+use crate::error::{Error, Kind, Result};
+use crate::pg::session::Scope;
+use crate::pg::spi::{self, Under};
+
+/// The result of a comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Comparison {
+    /// Rows of the query that are not stored.
+    pub missing: i64,
+    /// Stored rows that are not in the query.
+    pub surplus: i64,
+    pub checked: i64,
+}
+
+impl Comparison {
+    pub fn ok(&self) -> bool {
+        self.missing == 0 && self.surplus == 0
+    }
+}
+
+/// Compares a stream table's visible columns with its defining view.
+///
+/// Values are compared as bytes. A group column whose equality is looser than its bytes (1.0 and 1.00 are one group) is
+/// compared by that equality: PostgreSQL itself may print either.
+pub fn compare(compiled: &Compiled, under: Under<'_>) -> Result<Comparison> {
+    let unit = compiled
+        .units
+        .last()
+        .ok_or_else(|| Error::new(Kind::Internal, "a stream table without a result"))?;
+    let _scope = Scope::restricted(compiled.table.owner, &compiled.table.timezone);
+    let stored = digest(unit, "s");
+    let wanted = digest(unit, "v");
+    let statement = format!(
+        "WITH a AS (SELECT {stored} AS k, pg_catalog.count(*) AS n FROM ONLY {} AS s GROUP BY 1), \
+         b AS (SELECT {wanted} AS k, pg_catalog.count(*) AS n FROM {} AS v GROUP BY 1) \
+         SELECT COALESCE(pg_catalog.sum(GREATEST(COALESCE(b.n, 0) - COALESCE(a.n, 0), 0)), 0)::pg_catalog.int8, \
+         COALESCE(pg_catalog.sum(GREATEST(COALESCE(a.n, 0) - COALESCE(b.n, 0), 0)), 0)::pg_catalog.int8, \
+         COALESCE(pg_catalog.sum(COALESCE(b.n, 0)), 0)::pg_catalog.int8 FROM a FULL JOIN b ON a.k = b.k",
+        unit.target.table, unit.view
+    );
+    let row = spi::run_under(&statement, &[], under)
+        .into_iter()
+        .next()
+        .ok_or_else(|| Error::new(Kind::Internal, "a comparison returned no row"))?;
+    Ok(Comparison { missing: row.int(0), surplus: row.int(1), checked: row.int(2) })
+}
+
+/// `image(columns)` of a row under `alias`.
+fn digest(unit: &Unit, alias: &str) -> String {
+    let columns = unit
+        .layout
+        .visible()
+        .map(|column| {
+            let value = sql::ast::Expr::column(alias, column.name.clone());
+            if loose(&unit.layout, &column.role) && column.ty.hashable {
+                sql::row_hash(vec![value])
+            } else {
+                value
+            }
+        })
+        .collect();
+    sql::image(columns).to_string()
+}
+
+/// A group column whose spelling is not determined by the query.
+fn loose(layout: &Layout, role: &Role) -> bool {
+    match (role, &layout.grouped) {
+        (Role::Key(position), Some(grouped)) => !grouped.keys[*position].1.ty.bitwise,
+        _ => false,
+    }
+}
+
+/// Fails if a stream table differs from its query.
+pub(super) fn insist_on_equality(compiled: &Compiled, under: Under<'_>) -> Result<()> {
+    let found = compare(compiled, under)?;
+    if found.ok() {
+        return Ok(());
+    }
+    let identity = match compiled.units.last().map(|unit| &unit.layout.identity) {
+        Some(Identity::Bag) => "no key",
+        _ => "a key",
+    };
+    Err(Error::new(
+        Kind::Internal,
+        format!("stream table {} differs from its query after a refresh", compiled.table.display_name()),
+    )
+    .detail(format!("{} rows are missing, {} are surplus; it has {identity}.", found.missing, found.surplus)))
+}
