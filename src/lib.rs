@@ -26,6 +26,7 @@ pgrx::pg_module_magic!();
 #[unsafe(no_mangle)]
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
+    pg::worker::no_backtraces();
     config::register();
     pg::capture_trigger::install(pg::capture_trigger::Callbacks {
         resolve: capture::resolve,

@@ -15,7 +15,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::session::Scope;
 use crate::pg::snapshot::Snapshot;
 use crate::pg::spi::{self, Under};
-use crate::pg::{capture_trigger, lock};
+use crate::pg::{capture_trigger, entry, lock};
 
 /// What to refresh.
 pub struct Request {
@@ -185,7 +185,9 @@ fn refresh_one(compiled: &Compiled, request: &Request, snapshot: &Snapshot) -> R
         });
         let outcome = {
             let _scope = Scope::restricted(table.owner, &table.timezone);
-            unit.refresh(&state, force, table.mode == Mode::Auto, &request.settings, under)?
+            let _writing = entry::writing();
+            let empty = request.initiated_by == InitiatedBy::Create;
+            unit.refresh(&state, force, empty, table.mode == Mode::Auto, &request.settings, under)?
         };
         let duration_ms = started.elapsed().as_secs_f64() * 1000.0;
         if outcome.action != Action::NoData {

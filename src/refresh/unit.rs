@@ -83,12 +83,14 @@ impl Unit {
         &self,
         state: &RefreshState,
         force: Option<&str>,
+        empty: bool,
         prefer_full: bool,
         settings: &RefreshSettings,
         under: Under<'_>,
     ) -> Result<UnitOutcome> {
         if !state.populated {
-            return self.full(state, "initial", Action::Full, true, under);
+            // After a restore the table has rows but no state.
+            return self.full(state, "initial", Action::Full, empty && self.target.output.is_none(), under);
         }
         if let Some(reason) = force {
             return self.full(state, reason, Action::Full, false, under);
