@@ -15,6 +15,7 @@
 mod builder;
 mod database;
 mod install;
+pub mod random;
 mod server;
 mod session;
 mod shared;

@@ -86,34 +86,53 @@ impl StreamTable {
         self.assert_none(&self.difference_as_text(session));
     }
 
+    /// The same as [`Self::difference`] with an error where it would panic, values as texts if they have to be identical.
+    pub fn try_difference(
+        &self,
+        session: &mut Session,
+        identical: bool,
+    ) -> Result<Vec<String>, SqlError> {
+        let columns = self.columns(session)?;
+        let mut list = Vec::new();
+        for (name, oid) in columns {
+            let column = quote_ident(&name);
+            let typed = !identical && comparable(session, oid);
+            list.push(if typed {
+                column
+            } else {
+                format!("{column}::text")
+            });
+        }
+        let list = list.join(", ");
+        let side = |sign: &str, a: &str, b: &str| {
+            format!("(select '{sign}' as side, d::text from ({a} except all {b}) d limit 10)")
+        };
+        let stored = format!("select {list} from {}", self.name);
+        let wanted = format!("select {list} from ({}) q", self.query);
+        let (surplus, missing) = (
+            side("surplus", &stored, &wanted),
+            side("missing", &wanted, &stored),
+        );
+        let rows = session.try_rows(&format!("{surplus} union all {missing}"))?;
+        let text = |v: &Option<String>| v.clone().unwrap_or_else(|| "-".into());
+        Ok(rows
+            .iter()
+            .map(|r| r.iter().map(text).collect::<Vec<_>>().join(" "))
+            .collect())
+    }
+
     /// Some of the rows by which the contents differ from the query, each with its side.
     #[track_caller]
     pub fn difference(&self, session: &mut Session) -> Vec<String> {
-        let columns = self.columns(session);
-        let comparable: Vec<bool> = columns
-            .iter()
-            .map(|(_, oid)| comparable(session, *oid))
-            .collect();
-        let typed = |((name, _), comparable): (&(String, u32), bool)| {
-            if comparable {
-                quote_ident(name)
-            } else {
-                format!("{}::text", quote_ident(name))
-            }
-        };
-        let list: Vec<String> = columns.iter().zip(comparable).map(typed).collect();
-        self.compare(session, &list.join(", "))
+        self.try_difference(session, false)
+            .unwrap_or_else(|e| panic!("{e}\nin: {}", self.query))
     }
 
     /// The same, values compared as texts.
     #[track_caller]
     pub fn difference_as_text(&self, session: &mut Session) -> Vec<String> {
-        let columns = self.columns(session);
-        let list: Vec<String> = columns
-            .iter()
-            .map(|(name, _)| format!("{}::text", quote_ident(name)))
-            .collect();
-        self.compare(session, &list.join(", "))
+        self.try_difference(session, true)
+            .unwrap_or_else(|e| panic!("{e}\nin: {}", self.query))
     }
 
     /// Waits until the contents equal the query without anybody asking for a refresh.
@@ -160,20 +179,6 @@ impl StreamTable {
     }
 
     #[track_caller]
-    fn compare(&self, session: &mut Session, columns: &str) -> Vec<String> {
-        let side = |sign: &str, a: &str, b: &str| {
-            format!("(select '{sign}' as side, d::text from ({a} except all {b}) d limit 10)")
-        };
-        let stored = format!("select {columns} from {}", self.name);
-        let wanted = format!("select {columns} from ({}) q", self.query);
-        let (surplus, missing) = (
-            side("surplus", &stored, &wanted),
-            side("missing", &wanted, &stored),
-        );
-        session.lines(&format!("{surplus} union all {missing}"))
-    }
-
-    #[track_caller]
     fn assert_none(&self, difference: &[String]) {
         let Self { name, query } = self;
         assert!(
@@ -184,19 +189,15 @@ impl StreamTable {
     }
 
     /// Names and types of the query's columns.
-    #[track_caller]
-    fn columns(&self, session: &mut Session) -> Vec<(String, u32)> {
-        match session
+    fn columns(&self, session: &mut Session) -> Result<Vec<(String, u32)>, SqlError> {
+        let statement = session
             .client()
-            .prepare(&format!("select * from ({}) q", self.query))
-        {
-            Ok(statement) => statement
-                .columns()
-                .iter()
-                .map(|c| (c.name().into(), c.type_().oid()))
-                .collect(),
-            Err(e) => panic!("{}\nin: {}", SqlError::from(e), self.query),
-        }
+            .prepare(&format!("select * from ({}) q", self.query))?;
+        Ok(statement
+            .columns()
+            .iter()
+            .map(|c| (c.name().into(), c.type_().oid()))
+            .collect())
     }
 }
 

@@ -1,0 +1,164 @@
+//! A whole case, made from a seed.
+
+use super::changes::{Changes, mixed};
+use super::queries::Queries;
+use super::query::Query;
+use super::schema::{Table, Type};
+use fastrand::Rng;
+
+/// Which operators queries may have. What is not incremental yet is switched off, so that every refresh has to be.
+#[derive(Clone, Debug)]
+pub struct Grammar {
+    pub aggregates: bool,
+    pub distinct: bool,
+}
+
+impl Grammar {
+    /// Everything that is maintained incrementally.
+    pub fn incremental() -> Self {
+        Self {
+            aggregates: true,
+            distinct: true,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A statement in one of the writers' sessions. `$db` stands for the database's name.
+    Statement { session: usize, sql: String },
+    /// A refresh in the reader's session, writers in flight or not, and a comparison.
+    Refresh { stream: usize },
+    /// A refresh and comparison of every stream table.
+    Check,
+}
+
+/// What [`super::replay`] carries out.
+#[derive(Clone, Debug)]
+pub struct Case {
+    pub tables: Vec<Table>,
+    pub views: Vec<(String, Query)>,
+    /// Rows that are there before the stream tables are.
+    pub fill: Vec<String>,
+    pub streams: Vec<(String, Query)>,
+    pub events: Vec<Event>,
+    pub sessions: usize,
+}
+
+impl Case {
+    pub fn random(seed: u64, grammar: &Grammar) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let tables: Vec<Table> = (0..rng.usize(1..4))
+            .map(|i| Table::random(&format!("s{i}"), &mut rng))
+            .collect();
+        let mut relations: Vec<(String, Vec<(String, Type)>)> = tables
+            .iter()
+            .map(|t| {
+                (
+                    t.name.clone(),
+                    t.columns.iter().map(|c| (c.name.clone(), c.ty)).collect(),
+                )
+            })
+            .collect();
+        let plain = Grammar {
+            aggregates: false,
+            distinct: false,
+        };
+        let mut views = Vec::new();
+        if rng.u8(..3) == 0 {
+            let query = Queries {
+                grammar: &plain,
+                relations: &relations,
+                rng: &mut rng,
+                aliases: 0,
+            }
+            .top();
+            relations.push(("w0".into(), query.columns()));
+            views.push(("w0".to_string(), query));
+        }
+        let mut streams = Vec::new();
+        for i in 0..rng.usize(1..5) {
+            let query = Queries {
+                grammar,
+                relations: &relations,
+                rng: &mut rng,
+                aliases: 0,
+            }
+            .top();
+            let name = format!("v{i}");
+            // Some of the later ones read it.
+            if rng.u8(..2) == 0 {
+                relations.push((name.clone(), query.columns()));
+            }
+            streams.push((name, query));
+        }
+        let mut changes = Changes {
+            tables: &tables,
+            rng: &mut rng,
+            fresh: 1000,
+            prepared: 0,
+        };
+        let fill = tables.iter().map(|t| changes.fill(t)).collect();
+        let sessions = 1 + usize::from(changes.rng.u8(..3) > 0) * 2;
+        let mut events = Vec::new();
+        for _ in 0..changes.rng.usize(3..8) {
+            let transactions = (0..sessions)
+                .map(|_| {
+                    (0..changes.rng.usize(1..4))
+                        .flat_map(|_| changes.transaction())
+                        .collect()
+                })
+                .collect();
+            events.extend(mixed(transactions, streams.len(), changes.rng));
+            events.push(Event::Check);
+        }
+        Self {
+            tables,
+            views,
+            fill,
+            streams,
+            events,
+            sessions,
+        }
+    }
+
+    /// The statements of each session, for writers that run freely.
+    pub fn scripts(&self) -> Vec<Vec<String>> {
+        let mut scripts = vec![Vec::new(); self.sessions];
+        for event in &self.events {
+            if let Event::Statement { session, sql } = event {
+                scripts[*session].push(sql.clone());
+            }
+        }
+        scripts
+    }
+
+    /// The case as a script for a person to read and run.
+    pub fn script(&self) -> String {
+        let mut lines: Vec<String> = self
+            .tables
+            .iter()
+            .map(|t| format!("{};", t.definition()))
+            .collect();
+        lines.extend(
+            self.views
+                .iter()
+                .map(|(name, q)| format!("create view {name} as {};", q.sql())),
+        );
+        lines.extend(self.fill.iter().map(|sql| format!("{sql};")));
+        lines.extend(self.streams.iter().map(|(name, q)| {
+            format!("select pgtrickle.create_stream_table('{name}', $q${}$q$, schedule => '1d', refresh_mode => 'DIFFERENTIAL');", q.sql())
+        }));
+        for event in &self.events {
+            lines.push(match event {
+                Event::Statement { session, sql } => format!("/* session {session} */ {sql};"),
+                Event::Refresh { stream } => match self.streams.get(*stream) {
+                    Some((name, _)) => format!("select pgtrickle.refresh_stream_table('{name}');"),
+                    None => continue,
+                },
+                Event::Check => "-- refresh and compare all".into(),
+            });
+        }
+        lines.join("\n")
+    }
+}

@@ -1,0 +1,384 @@
+//! Carries a case out and compares.
+
+use super::case::{Case, Event};
+use crate::database::Database;
+use crate::server::Server;
+use crate::session::{Session, SqlError};
+use crate::stream_table::StreamTable;
+use std::fmt;
+use std::time::Duration;
+
+/// What went wrong.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    pub kind: Kind,
+    pub text: String,
+}
+
+/// Failures of one kind are taken for the same when a case is made smaller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Creating or refreshing failed with this SQLSTATE.
+    Refused(String),
+    /// A change failed with an SQLSTATE that is not its own fault.
+    ChangeFailed(String),
+    Different,
+    WrongMode,
+    /// The case itself is invalid: a fault of the generator.
+    Invalid,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.kind, self.text)
+    }
+}
+
+fn failure(kind: Kind, text: impl fmt::Display) -> Failure {
+    Failure {
+        kind,
+        text: text.to_string(),
+    }
+}
+
+/// Largest query that is worth the time.
+const MAX_ROWS: i64 = 4000;
+
+struct Stream {
+    table: StreamTable,
+    bag: bool,
+    /// Entries of the history up to this one have been looked at.
+    seen: i64,
+    /// A TRUNCATE since then: the refresh may be a full one.
+    truncated: bool,
+}
+
+struct Replay<'d> {
+    db: &'d Database<'d>,
+    reader: Session,
+    streams: Vec<Stream>,
+    settings: &'d str,
+}
+
+/// Carries the case out in a fresh database, with `settings` in force where stream tables are refreshed.
+pub fn replay(server: &Server, case: &Case, settings: &str) -> Result<(), Failure> {
+    let db = server.database();
+    let mut replay = Replay::prepare(
+        &db,
+        case,
+        "schedule => '1d', refresh_mode => 'DIFFERENTIAL'",
+        settings,
+    )?;
+    let mut writers: Vec<Session> = (0..case.sessions).map(|_| writer(&db)).collect();
+    for event in &case.events {
+        match event {
+            Event::Statement { session, sql } => {
+                replay.change(&mut writers[*session], sql)?;
+            }
+            Event::Refresh { stream } if *stream < replay.streams.len() => {
+                replay.follow(*stream)?
+            }
+            Event::Refresh { .. } => {}
+            Event::Check => {
+                for stream in 0..replay.streams.len() {
+                    replay.follow(stream)?;
+                }
+            }
+        }
+    }
+    replay.end(&mut writers)
+}
+
+/// The same case with writers that run freely, and a scheduler that refreshes by itself.
+pub fn replay_concurrently(server: &Server, case: &Case) -> Result<(), Failure> {
+    let db = server.database();
+    let mut replay = Replay::prepare(
+        &db,
+        case,
+        "schedule => 'continuous', refresh_mode => 'DIFFERENTIAL'",
+        "",
+    )?;
+    let scripts = case.scripts();
+    let results: Vec<Result<(), Failure>> = std::thread::scope(|scope| {
+        let run = |script: Vec<String>| {
+            let db = &db;
+            scope.spawn(move || {
+                let mut session = writer(db);
+                session.exec("set lock_timeout = '2s'; set deadlock_timeout = '20ms'");
+                for _ in 0..4 {
+                    for sql in &script {
+                        change(db, &mut session, sql)?;
+                    }
+                    let _ = session.try_exec("rollback");
+                }
+                Ok(())
+            })
+        };
+        let running: Vec<_> = scripts.into_iter().map(run).collect();
+        running
+            .into_iter()
+            .map(|r| r.join().expect("writer's thread"))
+            .collect()
+    });
+    results.into_iter().collect::<Result<Vec<()>, _>>()?;
+    for stream in &mut replay.streams {
+        stream.truncated = true;
+    }
+    replay.end(&mut [])?;
+    let broken = replay.reader.lines("select pgt_relid, status, last_error_message from pgtrickle.pgt_stream_tables natural join pgtrickle.pgt_refresh_state where status <> 'ACTIVE'");
+    if broken.is_empty() {
+        Ok(())
+    } else {
+        Err(failure(Kind::WrongMode, broken.join("; ")))
+    }
+}
+
+/// A session whose statements wait for each other only briefly: all are driven by one thread.
+fn writer(db: &Database<'_>) -> Session {
+    let mut session = db.connect();
+    session.exec("set lock_timeout = '15ms'");
+    session
+}
+
+impl<'d> Replay<'d> {
+    fn prepare(
+        db: &'d Database<'d>,
+        case: &Case,
+        arguments: &str,
+        settings: &'d str,
+    ) -> Result<Self, Failure> {
+        let mut reader = db.connect();
+        let setup = case
+            .tables
+            .iter()
+            .map(super::schema::Table::definition)
+            .chain(
+                case.views
+                    .iter()
+                    .map(|(name, q)| format!("create view {name} as {}", q.sql())),
+            )
+            .chain(case.fill.iter().cloned());
+        for sql in setup {
+            reader
+                .try_exec(&sql)
+                .map_err(|e| failure(Kind::Invalid, format!("{e}\nin: {sql}")))?;
+        }
+        reader.exec(&format!("set lock_timeout = '100ms'; {settings}"));
+        let mut replay = Self {
+            db,
+            reader,
+            streams: Vec::new(),
+            settings,
+        };
+        for (name, query) in &case.streams {
+            let table = StreamTable::new(name, &query.sql());
+            // One that reads a stream table that was left out is left out too.
+            let exists = |n: &String| {
+                !n.starts_with('v') || replay.streams.iter().any(|s| s.table.name() == n)
+            };
+            if query.reads().iter().all(exists) && replay.is_small(&table)? {
+                replay.create(table, arguments, query.is_bag())?;
+            }
+        }
+        Ok(replay)
+    }
+
+    fn is_small(&mut self, table: &StreamTable) -> Result<bool, Failure> {
+        let count = format!(
+            "set statement_timeout = '5s'; select count(*) from (select 1 from ({}) q limit {}) c",
+            table.query(),
+            MAX_ROWS + 1
+        );
+        let counted = self.reader.try_rows(&count);
+        self.reader.exec("reset statement_timeout");
+        match counted {
+            Ok(rows) => Ok(rows[0][0]
+                .as_deref()
+                .and_then(|n| n.parse::<i64>().ok())
+                .is_some_and(|n| n <= MAX_ROWS)),
+            Err(e) if e.code == "57014" => Ok(false),
+            Err(e) => Err(failure(
+                Kind::Invalid,
+                format!("{e}\nin: {}", table.query()),
+            )),
+        }
+    }
+
+    fn create(&mut self, table: StreamTable, arguments: &str, bag: bool) -> Result<(), Failure> {
+        let sql = format!(
+            "select pgtrickle.create_stream_table('{}', {}, {arguments})",
+            table.name(),
+            crate::session::quote(table.query())
+        );
+        self.reader.try_exec(&sql).map_err(|e| {
+            failure(
+                Kind::Refused(e.code.clone()),
+                format!("creating {}: {e}\n{}", table.name(), table.query()),
+            )
+        })?;
+        self.streams.push(Stream {
+            table,
+            bag,
+            seen: 0,
+            truncated: false,
+        });
+        let stream = self.streams.len() - 1;
+        self.compare(stream)?;
+        self.streams[stream].seen = self.last_entry(stream);
+        Ok(())
+    }
+
+    fn change(&mut self, session: &mut Session, sql: &str) -> Result<(), Failure> {
+        if sql.starts_with("truncate") {
+            for stream in &mut self.streams {
+                stream.truncated = true;
+            }
+        }
+        change(self.db, session, sql)
+    }
+
+    /// Refreshes one stream table, compares it, and looks at the mode.
+    fn follow(&mut self, stream: usize) -> Result<(), Failure> {
+        let name = self.streams[stream].table.name().to_string();
+        match self
+            .reader
+            .try_exec(&format!("select pgtrickle.refresh_stream_table('{name}')"))
+        {
+            Ok(()) => {}
+            // A TRUNCATE is in flight: the refresh waits for it, and so it should.
+            Err(e) if e.code == "55P03" && self.streams[stream].truncated => return Ok(()),
+            Err(e) => {
+                return Err(failure(
+                    Kind::Refused(e.code.clone()),
+                    format!("refreshing {name}: {e}"),
+                ));
+            }
+        }
+        self.compare(stream)?;
+        self.check_mode(stream)
+    }
+
+    fn compare(&mut self, stream: usize) -> Result<(), Failure> {
+        let Stream { table, bag, .. } = &self.streams[stream];
+        // Whoever truncates holds a lock that a comparison has to wait for; then there is nothing to compare now.
+        let exact = table.try_difference(&mut self.reader, *bag);
+        let difference = match exact {
+            Ok(difference) => difference,
+            Err(e) if e.code == "55P03" => return Ok(()),
+            Err(e) => return Err(failure(Kind::Invalid, e)),
+        };
+        if difference.is_empty() {
+            return Ok(());
+        }
+        Err(failure(
+            Kind::Different,
+            format!(
+                "{} differs from its query ({}):\n  {}\n{}",
+                table.name(),
+                self.settings,
+                difference.join("\n  "),
+                table.query()
+            ),
+        ))
+    }
+
+    fn check_mode(&mut self, stream: usize) -> Result<(), Failure> {
+        let Stream {
+            table,
+            seen,
+            truncated,
+            ..
+        } = &self.streams[stream];
+        let sql = format!(
+            "select refresh_id, action, reason from pgtrickle.get_refresh_history('{}', 50) where refresh_id > {seen} and action not in ('DIFFERENTIAL', 'NO_DATA')",
+            table.name()
+        );
+        let wrong = self.reader.lines(&sql);
+        if !wrong.is_empty() && !truncated {
+            return Err(failure(
+                Kind::WrongMode,
+                format!("{}: {}\n{}", table.name(), wrong.join("; "), table.query()),
+            ));
+        }
+        self.streams[stream].seen = self.last_entry(stream);
+        self.streams[stream].truncated = false;
+        Ok(())
+    }
+
+    fn last_entry(&mut self, stream: usize) -> i64 {
+        let name = self.streams[stream].table.name();
+        self.reader.number(&format!(
+            "select coalesce(max(refresh_id), 0) from pgtrickle.get_refresh_history('{name}', 1)"
+        ))
+    }
+
+    /// Ends what is in flight, and checks everything once more, with the product's own verifier too.
+    fn end(&mut self, writers: &mut [Session]) -> Result<(), Failure> {
+        for session in writers {
+            let _ = session.try_exec("rollback");
+        }
+        for gid in self
+            .reader
+            .lines("select gid from pg_prepared_xacts where database = current_database()")
+        {
+            self.reader.exec(&format!("commit prepared '{gid}'"));
+        }
+        self.reader.exec("set lock_timeout = '30s'");
+        for stream in 0..self.streams.len() {
+            self.follow(stream)?;
+            let name = self.streams[stream].table.name();
+            let line = self.reader.try_rows(&format!(
+                "select ok, missing, surplus from pgtrickle.verify_stream_table('{name}')"
+            ));
+            match line {
+                Ok(rows) if rows[0][0].as_deref() == Some("t") => {}
+                Ok(rows) => {
+                    return Err(failure(
+                        Kind::Different,
+                        format!(
+                            "verify_stream_table({name}) says {rows:?} but the comparison found nothing"
+                        ),
+                    ));
+                }
+                Err(e) => {
+                    return Err(failure(
+                        Kind::Refused(e.code.clone()),
+                        format!("verifying {name}: {e}"),
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One statement of a writer. Sessions get into each other's way, which is theirs to bear; nothing else may fail.
+fn change(db: &Database<'_>, session: &mut Session, sql: &str) -> Result<(), Failure> {
+    let sql = sql.replace("$db", db.name());
+    let Err(e) = session.try_exec(&sql) else {
+        return Ok(());
+    };
+    if is_conflict(&e) {
+        // A single statement has ended; a transaction stays aborted until its last statement comes.
+        std::thread::sleep(Duration::from_millis(1));
+        return Ok(());
+    }
+    Err(failure(
+        Kind::ChangeFailed(e.code.clone()),
+        format!("{e}\nin: {sql}"),
+    ))
+}
+
+fn is_conflict(e: &SqlError) -> bool {
+    const CONFLICTS: [&str; 8] = [
+        "55P03", // lock_not_available
+        "40001", // serialization_failure
+        "40P01", // deadlock_detected
+        "23505", // unique_violation: another session was faster
+        "25P02", // in_failed_sql_transaction
+        "3B001", // invalid savepoint, its transaction being gone
+        "42704", // prepared transaction does not exist, since it failed before
+        "25P01", // no_active_sql_transaction
+    ];
+    CONFLICTS.contains(&e.code.as_str())
+}
