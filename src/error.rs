@@ -55,6 +55,10 @@ impl Error {
         Error { kind, message: message.into(), detail: None, hint: None }
     }
 
+    pub fn code(&self) -> Code {
+        self.kind.code()
+    }
+
     pub fn detail(mut self, detail: impl Into<String>) -> Error {
         self.detail = Some(detail.into());
         self

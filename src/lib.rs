@@ -16,6 +16,7 @@ mod lifecycle;
 #[allow(unsafe_code)]
 mod pg;
 mod refresh;
+mod scheduler;
 
 use pgrx::prelude::*;
 
@@ -34,8 +35,11 @@ pub extern "C-unwind" fn _PG_init() {
     });
     pg::entry::install(pg::entry::Callbacks { ddl_end: ddl::ddl_end, dropped: ddl::dropped });
     pg::xact::install();
+    pg::worker::install(scheduler::MAINS);
     if pg::worker::preloading() {
         pg::shared::mark_preloaded();
         pg::shared::register();
+        pg::utility_hook::install();
+        pg::worker::register_launcher();
     }
 }

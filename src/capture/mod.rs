@@ -10,4 +10,4 @@ mod rotate;
 
 pub use install::{ensure_stream, ensure_table, mark_unlogged_alive, release_unread, sync_members};
 pub use resolve::resolve;
-pub use rotate::{Rotation, rotate};
+pub use rotate::{Rotation, rotate, worth_rotating};

@@ -62,6 +62,17 @@ pub fn rotate(source: pg_sys::Oid, force: bool) -> Result<Rotation> {
     Ok(done)
 }
 
+/// Something may be gained by [`rotate`]: the current segment has grown, or another one is not empty yet.
+pub fn worth_rotating(source: pg_sys::Oid) -> bool {
+    let _scope = Scope::internal();
+    catalog::change_source(source, Under::Current).is_some_and(|known| {
+        known.segments.iter().any(|segment| {
+            let smallest = if is_current(&known, segment) { SMALLEST_WORTH_ROTATING } else { 1 };
+            size(segment) >= smallest
+        })
+    })
+}
+
 fn is_current(source: &ChangeSource, segment: &Segment) -> bool {
     segment.layout == source.layout && segment.number == source.current
 }

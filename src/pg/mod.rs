@@ -13,5 +13,6 @@ pub mod session;
 pub mod shared;
 pub mod snapshot;
 pub mod spi;
+pub mod utility_hook;
 pub mod worker;
 pub mod xact;

@@ -1043,7 +1043,7 @@ pub fn base_type(oid: pg_sys::Oid) -> pg_sys::Oid {
 
 
 /// The fixed part of a catalog tuple.
-unsafe fn tuple_struct<T>(tuple: pg_sys::HeapTuple) -> *const T {
+pub(super) unsafe fn tuple_struct<T>(tuple: pg_sys::HeapTuple) -> *const T {
     // SAFETY: catalog tuples carry their struct right behind the header.
     unsafe {
         let header = (*tuple).t_data;

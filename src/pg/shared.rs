@@ -9,6 +9,7 @@ use pgrx::pg_sys;
 use pgrx::{PGRXSharedMemory, PgLwLock, pg_guard, pg_shmem_init};
 
 const DATABASES: usize = 128;
+const WORKERS: usize = 128;
 const SOURCES: usize = 16 * 1024;
 
 /// A database with a scheduler.
@@ -33,7 +34,51 @@ pub struct SourceSlot {
     commits: AtomicU64,
 }
 
+/// A refresh worker: whose it is and what it works on. Its database's scheduler hands out jobs; the worker takes them.
+pub struct WorkerSlot {
+    /// Database oid; 0 is free.
+    database: AtomicU32,
+    pid: AtomicI32,
+    /// Process number plus one.
+    process: AtomicI32,
+    state: AtomicU32,
+    /// The stream table to refresh.
+    job: AtomicI64,
+}
+
+/// What a worker is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkerState {
+    Starting,
+    Idle,
+    Assigned,
+    Running,
+    /// The refresh went well.
+    Done,
+    /// The refresh failed and may be tried again.
+    Failed,
+    /// The refresh failed for good; the stream table is out of the schedule.
+    Stopped,
+}
+
+impl WorkerState {
+    const ALL: [WorkerState; 7] = [
+        WorkerState::Starting,
+        WorkerState::Idle,
+        WorkerState::Assigned,
+        WorkerState::Running,
+        WorkerState::Done,
+        WorkerState::Failed,
+        WorkerState::Stopped,
+    ];
+
+    fn from(number: u32) -> WorkerState {
+        WorkerState::ALL.get(number as usize).copied().unwrap_or(WorkerState::Starting)
+    }
+}
+
 pub struct Shared {
+    workers: [WorkerSlot; WORKERS],
     databases: [DatabaseSlot; DATABASES],
     sources: [SourceSlot; SOURCES],
     /// Grows when the table of sources overflows and every source must be taken as dirty.
@@ -47,6 +92,15 @@ unsafe impl PGRXSharedMemory for Shared {}
 impl Default for Shared {
     fn default() -> Self {
         Shared {
+            workers: [const {
+                WorkerSlot {
+                    database: AtomicU32::new(0),
+                    pid: AtomicI32::new(0),
+                    process: AtomicI32::new(0),
+                    state: AtomicU32::new(0),
+                    job: AtomicI64::new(0),
+                }
+            }; WORKERS],
             databases: [const {
                 DatabaseSlot {
                     oid: AtomicU32::new(0),
@@ -309,4 +363,136 @@ pub fn is_closed(database: pg_sys::Oid) -> bool {
         // SAFETY: reads the clock.
         slot.closed_until.load(Ordering::Acquire) > unsafe { pg_sys::GetCurrentTimestamp() }
     })
+}
+
+/// The pids of a database's refresh workers.
+pub fn workers_of(database: pg_sys::Oid) -> Vec<i32> {
+    if !available() {
+        return vec![];
+    }
+    let shared = SHARED.share();
+    shared
+        .workers
+        .iter()
+        .filter(|slot| slot.database.load(Ordering::Acquire) == database.to_u32())
+        .map(|slot| slot.pid.load(Ordering::Acquire))
+        .filter(|pid| *pid != 0)
+        .collect()
+}
+
+/// A worker as its scheduler sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct WorkerView {
+    pub slot: usize,
+    pub pid: i32,
+    pub state: WorkerState,
+    pub job: i64,
+}
+
+/// The workers of this database.
+pub fn my_workers() -> Vec<WorkerView> {
+    let shared = SHARED.share();
+    let database = super::snapshot::database_id().to_u32();
+    shared
+        .workers
+        .iter()
+        .enumerate()
+        .filter(|(_, slot)| slot.database.load(Ordering::Acquire) == database)
+        .map(|(number, slot)| WorkerView {
+            slot: number,
+            pid: slot.pid.load(Ordering::Acquire),
+            state: WorkerState::from(slot.state.load(Ordering::Acquire)),
+            job: slot.job.load(Ordering::Acquire),
+        })
+        .collect()
+}
+
+/// Reserves a slot for a worker about to be started.
+pub fn reserve_worker() -> Option<usize> {
+    let shared = SHARED.share();
+    let database = super::snapshot::database_id().to_u32();
+    shared.workers.iter().position(|slot| {
+        let free = slot.database.compare_exchange(0, database, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if free {
+            slot.pid.store(0, Ordering::Release);
+            slot.job.store(0, Ordering::Release);
+            slot.state.store(WorkerState::Starting as u32, Ordering::Release);
+        }
+        free
+    })
+}
+
+/// Gives a slot back.
+pub fn release_worker(slot: usize) {
+    let shared = SHARED.share();
+    let slot = &shared.workers[slot];
+    slot.process.store(0, Ordering::Release);
+    slot.pid.store(0, Ordering::Release);
+    slot.database.store(0, Ordering::Release);
+}
+
+/// The calling process takes its slot.
+pub fn enter_worker(slot: usize) {
+    let shared = SHARED.share();
+    let slot = &shared.workers[slot];
+    // SAFETY: a process constant.
+    slot.pid.store(unsafe { pg_sys::MyProcPid }, Ordering::Release);
+    slot.process.store(my_process(), Ordering::Release);
+    slot.state.store(WorkerState::Idle as u32, Ordering::Release);
+    wake_scheduler(&shared);
+}
+
+fn wake_scheduler(shared: &Shared) {
+    if let Some(slot) = shared.database(super::snapshot::database_id(), false) {
+        set_latch(slot.scheduler.load(Ordering::Acquire));
+    }
+}
+
+/// Gives an idle worker a stream table to refresh.
+pub fn assign(slot: usize, job: i64) {
+    let shared = SHARED.share();
+    let slot = &shared.workers[slot];
+    slot.job.store(job, Ordering::Release);
+    slot.state.store(WorkerState::Assigned as u32, Ordering::Release);
+    set_latch(slot.process.load(Ordering::Acquire));
+}
+
+/// The scheduler has noticed the result; the worker may have another job.
+pub fn acknowledge(slot: usize) {
+    SHARED.share().workers[slot].state.store(WorkerState::Idle as u32, Ordering::Release);
+}
+
+/// The worker's job, if it has been given one; it is running then.
+pub fn take_job(slot: usize) -> Option<i64> {
+    let shared = SHARED.share();
+    let slot = &shared.workers[slot];
+    slot.state
+        .compare_exchange(
+            WorkerState::Assigned as u32,
+            WorkerState::Running as u32,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        )
+        .is_ok()
+        .then(|| slot.job.load(Ordering::Acquire))
+}
+
+/// The worker's job ended.
+pub fn finish_job(slot: usize, state: WorkerState) {
+    let shared = SHARED.share();
+    shared.workers[slot].state.store(state as u32, Ordering::Release);
+    wake_scheduler(&shared);
+}
+
+/// The worker in `slot` ends. An unfinished job is left for its scheduler to notice.
+pub fn worker_left(slot: usize) {
+    let shared = SHARED.share();
+    let view = &shared.workers[slot];
+    let state = WorkerState::from(view.state.load(Ordering::Acquire));
+    view.process.store(0, Ordering::Release);
+    if matches!(state, WorkerState::Starting | WorkerState::Idle) {
+        view.pid.store(0, Ordering::Release);
+        view.database.store(0, Ordering::Release);
+    }
+    wake_scheduler(&shared);
 }

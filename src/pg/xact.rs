@@ -17,6 +17,15 @@ pub fn definitions_will_change() {
     DEFINITIONS.set(true);
 }
 
+thread_local! {
+    static CHANGED: std::cell::RefCell<Vec<pg_sys::Oid>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+/// Marks a stream table dirty, as a source of others, when this transaction commits.
+pub fn mark_dirty_at_commit(relation: pg_sys::Oid) {
+    CHANGED.with(|changed| changed.borrow_mut().push(relation));
+}
+
 /// Registers the callbacks. Called once per process.
 pub fn install() {
     // SAFETY: callbacks stay registered for the life of the process.
@@ -30,7 +39,8 @@ pub fn install() {
 unsafe extern "C-unwind" fn transaction_event(event: pg_sys::XactEvent::Type, _argument: *mut c_void) {
     match event {
         pg_sys::XactEvent::XACT_EVENT_COMMIT | pg_sys::XactEvent::XACT_EVENT_PARALLEL_COMMIT => {
-            let touched = capture_trigger::take_touched();
+            let mut touched = capture_trigger::take_touched();
+            touched.extend(CHANGED.take());
             if !touched.is_empty() {
                 shared::mark_dirty(&touched);
             }
@@ -46,6 +56,7 @@ unsafe extern "C-unwind" fn transaction_event(event: pg_sys::XactEvent::Type, _a
         }
         pg_sys::XactEvent::XACT_EVENT_ABORT | pg_sys::XactEvent::XACT_EVENT_PARALLEL_ABORT => {
             capture_trigger::take_touched();
+            CHANGED.take();
             DEFINITIONS.set(false);
         }
         _ => {}

@@ -15,7 +15,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::session::Scope;
 use crate::pg::snapshot::Snapshot;
 use crate::pg::spi::{self, Under};
-use crate::pg::{capture_trigger, entry, lock};
+use crate::pg::{capture_trigger, entry, lock, xact};
 
 /// What to refresh.
 pub struct Request {
@@ -193,6 +193,9 @@ fn refresh_one(compiled: &Compiled, request: &Request, snapshot: &Snapshot) -> R
         if outcome.action != Action::NoData {
             let _scope = Scope::internal();
             save(unit, &state, &outcome, started_at, duration_ms, under);
+            if outcome.changed() {
+                xact::mark_dirty_at_commit(unit.relid);
+            }
             record(unit.id, &outcome, request.initiated_by, started_at, duration_ms);
         }
         if unit.id == table.id {

@@ -1,11 +1,13 @@
 //! Decisions with the clock as an argument: when is a stream table due, when is a failed refresh tried again.
 
+mod board;
 mod duration;
 mod retry;
 
 use croner::Cron;
 use croner::parser::{CronParser, Seconds};
 
+pub use board::{Board, Decision, Entry};
 pub use retry::retry_delay_ms;
 
 /// When a stream table is refreshed, as its owner wrote it.

@@ -1,0 +1,47 @@
+//! What is done now and then: rotation of change logs, retention of the history, prepared transactions.
+
+use pgrx::pg_sys;
+
+use crate::capture;
+use crate::config::SchedulerSettings;
+use crate::pg::session::Scope;
+use crate::pg::spi::{self, Value};
+use crate::pg::worker;
+
+/// Rotates the logs that have grown and deletes old history. Each log is a transaction of its own, so that one that is
+/// locked delays no other.
+pub(super) fn pass(sources: &[pg_sys::Oid], settings: &SchedulerSettings) {
+    for source in sources {
+        let worth = worker::transaction(|| Ok(capture::worth_rotating(*source)));
+        if matches!(worth, Ok(true))
+            && let Err(failure) = worker::transaction(|| capture::rotate(*source, false))
+        {
+            pgrx::warning!("could not rotate a change log: {}", failure.message);
+        }
+    }
+    let retained = worker::transaction(|| {
+        let _scope = Scope::internal();
+        spi::run(
+            "DELETE FROM pgtrickle.pgt_refresh_history WHERE refresh_id IN (SELECT refresh_id \
+             FROM pgtrickle.pgt_refresh_history WHERE start_time < pg_catalog.now() - \
+             pg_catalog.make_interval(days => $1::pg_catalog.int4) ORDER BY refresh_id LIMIT 10000)",
+            &[Value::Int(i64::from(settings.history_retention_days))],
+        );
+        Ok(())
+    });
+    if let Err(failure) = retained {
+        pgrx::warning!("could not delete old refresh history: {}", failure.message);
+    }
+}
+
+/// Transactions of this database are prepared and not yet decided.
+pub(super) fn prepared_transactions() -> bool {
+    worker::transaction(|| {
+        Ok(spi::first(
+            "SELECT 1 FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database()",
+            &[],
+        )
+        .is_some())
+    })
+    .unwrap_or(true)
+}

@@ -1,0 +1,151 @@
+//! A refresh worker: stays connected, refreshes what its scheduler hands it.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use pgrx::pg_sys;
+
+use crate::catalog::{self, Action, HistoryRow, InitiatedBy};
+use crate::config::{RefreshSettings, SchedulerSettings};
+use crate::lifecycle;
+use crate::pg::session::{self, Scope};
+use crate::pg::shared::{self, WorkerState};
+use crate::pg::spi::{self, Value};
+use crate::pg::worker::{self, Failure};
+use crate::pg::xact;
+use crate::refresh::{self, Request};
+use pgt_ivm::schedule::retry_delay_ms;
+
+thread_local! {
+    static SLOT: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+fn leave() {
+    if let Some(slot) = SLOT.take() {
+        shared::worker_left(slot);
+    }
+}
+
+pub(super) fn main(database: pg_sys::Oid, slot: usize) {
+    worker::connect(Some(database));
+    if shared::is_closed(database) {
+        shared::release_worker(slot);
+        return;
+    }
+    SLOT.set(Some(slot));
+    worker::at_exit(leave);
+    // Rows and frontier travel in one transaction: a crash can only repeat work.
+    session::set_for_session("synchronous_commit", "off");
+    shared::enter_worker(slot);
+    loop {
+        match shared::take_job(slot) {
+            Some(id) => {
+                let state = run(id);
+                shared::finish_job(slot, state);
+            }
+            None => {
+                worker::report_idle();
+                worker::wait(Duration::from_secs(10));
+                if shared::is_closed(database) || shared::scheduler_pid().is_none() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Refreshes one stream table and keeps record of a failure.
+fn run(id: i64) -> WorkerState {
+    worker::report(&format!("refreshing stream table {id}"));
+    let started = Instant::now();
+    let started_at = refresh::now();
+    let failure = match refresh_once(id, None) {
+        Ok(()) => return WorkerState::Done,
+        Err(failure) => failure,
+    };
+    // A delta may meet a combination of values that was never in the query's result, and an expression may fail on it.
+    // The query itself knows.
+    let failure = if failure.sqlstate.starts_with("22") {
+        match refresh_once(id, Some(format!("differential refresh failed with {}", failure.sqlstate))) {
+            Ok(()) => return WorkerState::Done,
+            Err(second) => second,
+        }
+    } else {
+        failure
+    };
+    let elapsed = started.elapsed().as_secs_f64() * 1000.0;
+    match worker::transaction(|| record_failure(id, &failure, started_at, elapsed)) {
+        Ok(state) => state,
+        Err(problem) => {
+            pgrx::warning!("could not record a failed refresh: {}", problem.message);
+            WorkerState::Failed
+        }
+    }
+}
+
+fn refresh_once(id: i64, force_full: Option<String>) -> Result<(), Failure> {
+    worker::transaction(|| {
+        let table = match catalog::load(id) {
+            Ok(table) => table,
+            // Dropped while the job was waiting.
+            Err(_) => return Ok(()),
+        };
+        lifecycle::ensure_ready(&table)?;
+        refresh::refresh(&Request {
+            ids: vec![id],
+            with_upstream: false,
+            initiated_by: InitiatedBy::Scheduler,
+            force_full,
+            settings: RefreshSettings::read(),
+        })?;
+        Ok(())
+    })
+}
+
+/// Failures that will be the same the next time: bad data, violated constraints, missing rights, missing objects.
+fn permanent(sqlstate: &str) -> bool {
+    ["22", "23", "28", "42"].iter().any(|class| sqlstate.starts_with(class))
+}
+
+fn record_failure(
+    id: i64,
+    failure: &Failure,
+    started_at: f64,
+    duration_ms: f64,
+) -> crate::error::Result<WorkerState> {
+    let _scope = Scope::internal();
+    if catalog::load(id).is_err() {
+        return Ok(WorkerState::Done);
+    }
+    catalog::ensure_state(id);
+    let failures = catalog::save_failure(id, &failure.sqlstate, &failure.message, retry_delay_ms(1, 1.0));
+    catalog::record(&HistoryRow {
+        id,
+        taken_at: None,
+        started_at,
+        action: Action::Differential,
+        initiated_by: InitiatedBy::Scheduler,
+        reason: None,
+        inserted: 0,
+        updated: 0,
+        deleted: 0,
+        delta_rows: 0,
+        duration_ms,
+        error: Some((failure.sqlstate.clone(), failure.message.clone())),
+    });
+    let limit = SchedulerSettings::read().max_consecutive_errors;
+    let status = if permanent(&failure.sqlstate) {
+        "ERROR"
+    } else if failures >= limit {
+        "SUSPENDED"
+    } else {
+        return Ok(WorkerState::Failed);
+    };
+    spi::run(
+        "UPDATE pgtrickle.pgt_stream_tables SET status = $2 WHERE pgt_id = $1",
+        &[Value::Int(id), Value::Text(status.to_owned())],
+    );
+    pgrx::warning!("stream table {id} is now {status}: {}", failure.message);
+    xact::definitions_will_change();
+    Ok(WorkerState::Stopped)
+}
