@@ -1,6 +1,12 @@
 //! SQL functions: parse arguments, call, map errors. One file per verb.
 
+mod alter;
+mod change_log;
 mod create;
 mod drop;
+mod explain;
 mod refresh;
+mod repair;
+mod status;
+mod validate;
 mod verify;

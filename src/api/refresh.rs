@@ -1,24 +1,45 @@
-//! `refresh_stream_table`.
+//! `refresh_stream_table`, `refresh_if_stale`.
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use crate::catalog::{self, InitiatedBy};
+use crate::catalog::{self, InitiatedBy, StreamTable};
 use crate::config::RefreshSettings;
+use crate::error::{Error, Result as OwnResult};
 use crate::lifecycle;
+use crate::pg::spi::{self, Value};
 use crate::refresh::{self, Request};
+
+/// Refreshes a stream table and what it reads, for the current user.
+pub(super) fn manual(table: &StreamTable, force_full: Option<&str>) -> OwnResult<()> {
+    lifecycle::require_owner(table)?;
+    for id in refresh::order(&[table.id], true)? {
+        lifecycle::ensure_ready(&catalog::load(id)?)?;
+    }
+    refresh::refresh(&Request {
+        ids: vec![table.id],
+        with_upstream: true,
+        initiated_by: if force_full.is_some() { InitiatedBy::Repair } else { InitiatedBy::Manual },
+        force_full: force_full.map(str::to_owned),
+        settings: RefreshSettings::read(),
+    })?;
+    Ok(())
+}
 
 #[pg_extern(sql = false)]
 fn refresh_stream_table(name: &str) -> Result<(), ErrorReport> {
     let table = catalog::by_name(name)?;
-    lifecycle::require_owner(&table)?;
-    lifecycle::ensure_ready(&table)?;
-    refresh::refresh(&Request {
-        ids: vec![table.id],
-        with_upstream: true,
-        initiated_by: InitiatedBy::Manual,
-        force_full: None,
-        settings: RefreshSettings::read(),
-    })?;
-    Ok(())
+    Ok(manual(&table, None)?)
+}
+
+#[pg_extern(sql = false)]
+fn refresh_if_stale(name: &str, max_age: pgrx::datum::Interval) -> Result<bool, ErrorReport> {
+    let table = catalog::by_name(name)?;
+    let limit = max_age.as_micros() as f64 / 1e6;
+    let stale = spi::first("SELECT pgtrickle.get_staleness($1)", &[Value::Text(name.to_owned())])
+        .is_none_or(|row| row.is_null(0) || row.float(0) > limit);
+    if stale {
+        manual(&table, None).map_err(|error: Error| ErrorReport::from(error))?;
+    }
+    Ok(stale)
 }

@@ -10,7 +10,7 @@ use crate::catalog::{self, ChangeSource, SEGMENTS, Segment, SourceKind};
 use crate::error::{Error, Kind, Result};
 use crate::pg::session::Scope;
 use crate::pg::spi::{self, Under, Value};
-use crate::pg::{depend, lock, relation};
+use crate::pg::{depend, entry, lock, relation};
 
 /// How long to try for the source's lock without making its writers queue behind us.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -22,6 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// flight are waited for, so that every later snapshot sees either a change's rows or finds them logged.
 pub fn ensure_table(source: pg_sys::Oid, columns: &BTreeSet<i16>) -> Result<bool> {
     let _scope = Scope::internal();
+    let _quiet = entry::defining();
     let known = catalog::change_source(source, Under::Current);
     if let Some(known) = &known
         && columns.iter().all(|column| known.columns().contains(column))
@@ -51,6 +52,7 @@ pub fn mark_unlogged_alive(source: pg_sys::Oid) {
 /// Makes sure stream table `source` writes its own changes of `columns` into a log. The caller holds its lock.
 pub fn ensure_stream(source: pg_sys::Oid, columns: &BTreeSet<i16>) -> Result<bool> {
     let _scope = Scope::internal();
+    let _quiet = entry::defining();
     // Output rows always carry every visible column; the refresh that writes them does not know its readers.
     ensure_layout(source, SourceKind::StreamTable, columns, false)
 }
@@ -222,6 +224,7 @@ fn install_triggers(source: pg_sys::Oid) {
 /// came or went with a partition, which no row trigger has seen.
 pub fn sync_members(source: pg_sys::Oid) -> bool {
     let _scope = Scope::internal();
+    let _quiet = entry::defining();
     let Some(mut known) = catalog::change_source(source, Under::Current) else { return false };
     if known.kind != SourceKind::Table {
         return false;
@@ -240,6 +243,7 @@ pub fn sync_members(source: pg_sys::Oid) -> bool {
 /// Drops the logs and triggers of sources that no stream table reads any more.
 pub fn release_unread() {
     let _scope = Scope::internal();
+    let _quiet = entry::defining();
     let unread = spi::run(
         "SELECT s.source, s.kind FROM pgtrickle.pgt_change_sources s WHERE NOT EXISTS \
          (SELECT FROM pgtrickle.pgt_dependencies d WHERE d.source::pg_catalog.oid = s.source)",

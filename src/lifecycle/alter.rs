@@ -1,10 +1,117 @@
 //! Altering a stream table.
 
-use crate::catalog::StreamTable;
-use crate::error::Result;
+use pgt_ivm::sql::ast::Name;
+
+use super::{create, rebuild, storage};
+use crate::catalog::{self, Mode, StreamTable};
+use crate::error::{Error, Kind, Result};
+use crate::pg::session::Scope;
+use crate::pg::spi::{self, Value};
+use crate::pg::{depend, entry, lock, xact};
 
 /// What to change; none means leave.
 #[derive(Default)]
-pub struct Changes<'a> { pub query: Option<&'a str> }
-/// placeholder
-pub fn alter(_table: &StreamTable, _changes: &Changes<'_>) -> Result<()> { Ok(()) }
+pub struct Changes<'a> {
+    pub query: Option<&'a str>,
+    pub schedule: Option<&'a str>,
+    pub mode: Option<Mode>,
+    /// ACTIVE or SUSPENDED.
+    pub status: Option<&'a str>,
+    pub diamond_consistency: Option<&'a str>,
+    pub diamond_schedule_policy: Option<&'a str>,
+}
+
+/// Applies the changes. A new query must have the same columns; the table keeps its indexes, grants and readers.
+pub fn alter(table: &StreamTable, changes: &Changes<'_>) -> Result<()> {
+    super::require_owner(table)?;
+    let _quiet = entry::defining();
+    let catalog_oid =
+        catalog::catalog_oid().ok_or_else(|| Error::new(Kind::State, "extension pg_trickle is not installed"))?;
+    lock::stream_table(catalog_oid, table.id);
+    create::check_diamond(changes.diamond_consistency, changes.diamond_schedule_policy)?;
+    if let Some(schedule) = changes.schedule {
+        super::check_schedule(schedule)?;
+        set(table.id, "schedule", schedule);
+    }
+    if let Some(consistency) = changes.diamond_consistency {
+        set(table.id, "diamond_consistency", consistency);
+    }
+    if let Some(policy) = changes.diamond_schedule_policy {
+        set(table.id, "diamond_schedule_policy", policy);
+    }
+    if let Some(status) = changes.status {
+        change_status(table, status)?;
+    }
+    if let Some(mode) = changes.mode
+        && mode != table.mode
+    {
+        create::refuse_immediate(mode)?;
+        set(table.id, "refresh_mode", mode.name());
+        if changes.query.is_none() {
+            rebuild::rebuild(&catalog::load(table.id)?, None)?;
+        }
+    }
+    if let Some(query) = changes.query {
+        change_query(&catalog::load(table.id)?, query)?;
+    }
+    xact::definitions_will_change();
+    Ok(())
+}
+
+fn set(id: i64, column: &'static str, value: &str) {
+    let _scope = Scope::internal();
+    spi::run(
+        &format!("UPDATE pgtrickle.pgt_stream_tables SET {column} = $2 WHERE pgt_id = $1"),
+        &[Value::Int(id), Value::Text(value.to_owned())],
+    );
+}
+
+fn change_status(table: &StreamTable, status: &str) -> Result<()> {
+    match status.to_ascii_uppercase().as_str() {
+        "SUSPENDED" => set(table.id, "status", "SUSPENDED"),
+        "ACTIVE" => {
+            let _scope = Scope::internal();
+            spi::run(
+                "UPDATE pgtrickle.pgt_stream_tables SET status = CASE WHEN EXISTS (SELECT FROM \
+                 pgtrickle.pgt_refresh_state s WHERE s.pgt_id = $1 AND s.is_populated) THEN 'ACTIVE' \
+                 ELSE 'INITIALIZING' END WHERE pgt_id = $1",
+                &[Value::Int(table.id)],
+            );
+            spi::run(
+                "UPDATE pgtrickle.pgt_refresh_state SET consecutive_errors = 0, retry_at = NULL WHERE pgt_id = $1",
+                &[Value::Int(table.id)],
+            );
+        }
+        _ => {
+            return Err(Error::new(Kind::InvalidArgument, format!("invalid status \"{status}\""))
+                .hint("Use ACTIVE or SUSPENDED."));
+        }
+    }
+    Ok(())
+}
+
+/// Puts a new view in the place of the old one and rebuilds what depends on it.
+fn change_query(table: &StreamTable, query: &str) -> Result<()> {
+    create::check_query_text(query)?;
+    let old = table.view_name.clone();
+    let temporary = Name::new("pgtrickle_defs", format!("new_{}", table.id));
+    let view = create::create_view(&temporary, query, table.owner)?;
+    let analysis = crate::analyze::analyze(view, &table.timezone)?;
+    create::check_privileges(&analysis)?;
+    create::effective_mode(table.mode, &analysis)?;
+    {
+        let _scope = Scope::internal();
+        depend::release_part(table.view);
+        depend::make_part(view, table.relid);
+        spi::run(
+            "UPDATE pgtrickle.pgt_stream_tables SET def_view = $2::pg_catalog.regclass WHERE pgt_id = $1 OR stage_of = $1",
+            &[Value::Int(table.id), Value::Oid(view)],
+        );
+        depend::command_done();
+        spi::command(&format!("DROP VIEW {old}"));
+        spi::command(&format!("ALTER VIEW {temporary} RENAME TO {}", pgt_ivm::sql::quote_identifier(&old.name)));
+    }
+    rebuild::rebuild(&catalog::load(table.id)?, Some(view))?;
+    storage::bump_generation_internal(table.id);
+    Ok(())
+}

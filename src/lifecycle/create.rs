@@ -19,7 +19,7 @@ use crate::pg::{depend, entry, lock, parse, shared, xact};
 use crate::refresh::{self, Request};
 
 /// Relations read, by oid, with the columns used.
-type Reads = BTreeMap<u32, (SourceType, BTreeSet<i16>)>;
+pub(super) type Reads = BTreeMap<u32, (SourceType, BTreeSet<i16>)>;
 
 /// What the user wrote.
 pub struct Definition<'a> {
@@ -36,10 +36,7 @@ pub struct Definition<'a> {
 pub fn create(definition: &Definition<'_>) -> Result<StreamTable> {
     require_preloaded()?;
     super::check_schedule(definition.schedule)?;
-    if definition.mode == Mode::Immediate {
-        return Err(Error::new(Kind::NotIncremental, "refresh mode IMMEDIATE is not available yet")
-            .hint("Use AUTO with schedule 'continuous'."));
-    }
+    refuse_immediate(definition.mode)?;
     check_diamond(definition.diamond_consistency, definition.diamond_schedule_policy)?;
     let name = creation_name(definition.name)?;
     if catalog::resolve_name(&name.to_string())?.is_some() {
@@ -51,7 +48,7 @@ pub fn create(definition: &Definition<'_>) -> Result<StreamTable> {
     let timezone = current_timezone();
     let caller = session::current_user();
     let id = next_id();
-    let view = create_view(id, definition.query, caller)?;
+    let view = create_view(&Name::new("pgtrickle_defs", format!("def_{id}")), definition.query, caller)?;
     let analysis = analyze::analyze(view, &timezone)?;
     check_privileges(&analysis)?;
     let (effective, downgrade) = effective_mode(definition.mode, &analysis)?;
@@ -114,7 +111,16 @@ pub(super) fn require_preloaded() -> Result<()> {
         .hint("Add pg_trickle to shared_preload_libraries in postgresql.conf and restart the server."))
 }
 
-fn check_diamond(consistency: Option<&str>, policy: Option<&str>) -> Result<()> {
+/// Maintenance inside the writing transaction does not exist yet.
+pub(super) fn refuse_immediate(mode: Mode) -> Result<()> {
+    if mode == Mode::Immediate {
+        return Err(Error::new(Kind::NotIncremental, "refresh mode IMMEDIATE is not available yet")
+            .hint("Use AUTO with schedule 'continuous'."));
+    }
+    Ok(())
+}
+
+pub(super) fn check_diamond(consistency: Option<&str>, policy: Option<&str>) -> Result<()> {
     for (value, allowed, what) in [
         (consistency, ["none", "atomic"], "diamond_consistency"),
         (policy, ["fastest", "slowest"], "diamond_schedule_policy"),
@@ -177,8 +183,7 @@ fn next_id() -> i64 {
 /// The view that holds the defining query: created with the caller's search_path, then given to the caller.
 ///
 /// The text has been parsed and is one SELECT, so that it is only analyzed here, with no way to do anything else.
-pub(super) fn create_view(id: i64, query: &str, owner: pg_sys::Oid) -> Result<pg_sys::Oid> {
-    let name = Name::new("pgtrickle_defs", format!("def_{id}"));
+pub(super) fn create_view(name: &Name, query: &str, owner: pg_sys::Oid) -> Result<pg_sys::Oid> {
     {
         let _scope = Scope::internal_with_callers_path();
         let query = query.trim().trim_end_matches(';');
@@ -187,7 +192,7 @@ pub(super) fn create_view(id: i64, query: &str, owner: pg_sys::Oid) -> Result<pg
     let _scope = Scope::internal();
     let role = pgt_ivm::sql::quote_identifier(&storage::owner_name(owner));
     spi::command(&format!("ALTER VIEW {name} OWNER TO {role}"));
-    storage::relation_oid(&name)
+    storage::relation_oid(name)
 }
 
 /// SELECT and TRIGGER on every source, for the current user.
@@ -327,7 +332,7 @@ pub(super) fn attach_sources(
 }
 
 /// What a tree reads: relations with the columns used.
-fn read_columns(
+pub(super) fn read_columns(
     query: &pgt_ivm::rel::Query,
     stages: &[pg_sys::Oid],
 ) -> Result<Reads> {
@@ -361,8 +366,7 @@ fn all_columns(relid: pg_sys::Oid) -> BTreeSet<i16> {
 
 /// The visible columns of a stream table or stage; they come first in its table.
 fn all_visible_columns(table: &StreamTable) -> Result<BTreeSet<i16>> {
-    let layout: Layout = serde_json::from_str(&table.layout)
-        .map_err(|problem| Error::new(Kind::Internal, format!("could not read a layout: {problem}")))?;
+    let layout = storage::read_layout(&table.layout)?;
     Ok((1..=layout.visible().count() as i16).collect())
 }
 

@@ -5,7 +5,7 @@ use crate::catalog::{self, StreamTable};
 use crate::error::{Error, Kind, Result};
 use crate::pg::session::Scope;
 use crate::pg::spi::{self, Value};
-use crate::pg::{depend, lock, xact};
+use crate::pg::{depend, entry, lock, xact};
 
 /// Drops a stream table. Without `cascade` it must not be read by another one.
 pub fn drop_stream_table(table: &StreamTable, cascade: bool) -> Result<()> {
@@ -34,6 +34,7 @@ pub fn drop_stream_table(table: &StreamTable, cascade: bool) -> Result<()> {
 /// Clears away what belonged to stream tables and sources that are gone. Called after any DROP.
 pub fn forget_dropped() {
     let _scope = Scope::internal();
+    let _quiet = entry::defining();
     let gone = spi::run(
         "SELECT st.pgt_id FROM pgtrickle.pgt_stream_tables st WHERE st.stage_of IS NULL AND NOT EXISTS \
          (SELECT FROM pg_catalog.pg_class c WHERE c.oid = st.pgt_relid::pg_catalog.oid)",

@@ -1,16 +1,20 @@
 //! Defining, altering and dropping stream tables.
 
 mod alter;
+mod altered;
 mod create;
 mod dropped;
 mod names;
+mod probe;
 mod rebuild;
 mod schedule;
 mod storage;
 
 pub use alter::{Changes, alter};
+pub use altered::stream_table_altered;
 pub use create::{Definition, create, creation_name};
 pub use dropped::{drop_stream_table, forget_dropped};
 pub use names::require_owner;
-pub use rebuild::{ensure_ready, recompile};
+pub use probe::{QueryComparison, analyze_text, compare_query};
+pub use rebuild::ensure_ready;
 pub use schedule::check_schedule;

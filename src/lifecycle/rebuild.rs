@@ -1,9 +1,240 @@
-//! Making a stream table fit again for its definition: after a restore, after DDL on its sources.
+//! Making a stream table fit its definition again: after a restore, after DDL on its sources, after an altered query.
 
-use crate::error::Result;
-use crate::catalog::StreamTable;
+use pgrx::pg_sys;
+use pgt_ivm::apply::Layout;
+use pgt_ivm::rewrite::{self, Planned};
+use pgt_ivm::sql;
 
-/// placeholder
-pub fn recompile(_table: &StreamTable) -> Result<()> { Ok(()) }
-/// placeholder
-pub fn ensure_ready(_table: &StreamTable) -> Result<()> { Ok(()) }
+use super::{create, dropped, storage};
+use crate::analyze::{self, Analysis};
+use crate::capture;
+use crate::catalog::{self, Mode, SourceType, StreamTable};
+use crate::error::{Error, Kind, Result};
+use crate::pg::session::Scope;
+use crate::pg::spi::{self, Under, Value};
+use crate::pg::{depend, entry, lock, xact};
+use crate::refresh;
+
+/// Makes sure `table` can be refreshed: its sources are captured, its stages exist and its storage is what its query
+/// needs. Costs nothing while its generation is the one this session has compiled.
+pub fn ensure_ready(table: &StreamTable) -> Result<()> {
+    if refresh::is_compiled(table) {
+        return Ok(());
+    }
+    if fits(table)? {
+        return Ok(());
+    }
+    rebuild(table, None)
+}
+
+/// Whether everything the stream table stands on is in place.
+fn fits(table: &StreamTable) -> Result<bool> {
+    if !depend::is_part(table.view, table.relid) {
+        return Ok(false);
+    }
+    let stages = catalog::stages_of(table.id)?;
+    for unit in stages.iter().map(|stage| stage.id).chain([table.id]) {
+        for dependency in catalog::dependencies(unit) {
+            if dependency.kind != SourceType::Uncaptured
+                && catalog::change_source(dependency.source, Under::Current).is_none()
+            {
+                return Ok(false);
+            }
+        }
+    }
+    let analysis = analyze::analyze(table.view, &table.timezone)?;
+    let (effective, _) = create::effective_mode(table.mode, &analysis)?;
+    if effective != table.effective {
+        return Ok(false);
+    }
+    let planned = plan(effective, &analysis);
+    let layouts: Vec<Layout> = planned
+        .iter()
+        .flat_map(|planned| planned.stages.iter().map(|stage| Layout::of(&stage.query)))
+        .chain([layout(table.view, planned.as_ref())])
+        .collect();
+    if layouts.len() != stages.len() + 1 {
+        return Ok(false);
+    }
+    for (layout, stored) in layouts.iter().zip(stages.iter().chain([table])) {
+        if !same_storage(layout, stored)? {
+            return Ok(false);
+        }
+    }
+    Ok(reads_what_is_recorded(table, &stages, &analysis, planned.as_ref())?)
+}
+
+/// The stored layout holds the same columns with the same meaning and is found by the same identity.
+fn same_storage(layout: &Layout, stored: &StreamTable) -> Result<bool> {
+    Ok(storage::layout_text(layout)? == stored.layout)
+}
+
+/// The columns each unit reads are among those recorded as captured for it.
+fn reads_what_is_recorded(
+    table: &StreamTable,
+    stages: &[StreamTable],
+    analysis: &Analysis,
+    planned: Option<&Planned>,
+) -> Result<bool> {
+    let Some(planned) = planned else {
+        let recorded = catalog::dependencies(table.id);
+        return Ok(analysis
+            .relations
+            .iter()
+            .all(|relation| recorded.iter().any(|known| known.source == relation.relid)));
+    };
+    let relids: Vec<pg_sys::Oid> = stages.iter().map(|stage| stage.relid).collect();
+    let queries = planned.stages.iter().map(|stage| &stage.query).chain([&planned.query]);
+    for (query, unit) in queries.zip(stages.iter().chain([table])) {
+        let recorded = catalog::dependencies(unit.id);
+        for (source, (_, columns)) in create::read_columns(query, &relids)? {
+            let known = recorded.iter().any(|known| {
+                known.source.to_u32() == source && columns.iter().all(|column| known.columns.contains(column))
+            });
+            if !known {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}
+
+fn plan(effective: Mode, analysis: &Analysis) -> Option<Planned> {
+    match (effective, &analysis.query) {
+        (Mode::Differential, Ok(query)) => Some(rewrite::cut(query)),
+        _ => None,
+    }
+}
+
+fn layout(view: pg_sys::Oid, planned: Option<&Planned>) -> Layout {
+    match planned {
+        Some(planned) => Layout::of(&planned.query),
+        None => Layout::opaque(&refresh::view_columns(view)),
+    }
+}
+
+/// Builds stages, storage, capture and dependencies of `table` again, for its own view or a new one. The rows stay until
+/// the next refresh, which is a full one; where the storage itself changes they are gone within this transaction.
+pub(super) fn rebuild(table: &StreamTable, new_view: Option<pg_sys::Oid>) -> Result<()> {
+    let _quiet = entry::defining();
+    let catalog_oid =
+        catalog::catalog_oid().ok_or_else(|| Error::new(Kind::State, "extension pg_trickle is not installed"))?;
+    lock::stream_table(catalog_oid, table.id);
+    let view = new_view.unwrap_or(table.view);
+    let analysis = analyze::analyze(view, &table.timezone)?;
+    let (effective, downgrade) = create::effective_mode(table.mode, &analysis)?;
+    let planned = plan(effective, &analysis);
+    let layout = layout(view, planned.as_ref());
+    refuse_other_columns(table, &layout)?;
+    {
+        let _scope = Scope::internal();
+        if !depend::is_part(view, table.relid) {
+            depend::make_part(view, table.relid);
+            depend::needs_extension(table.relid);
+        }
+        drop_stages_of(table.id);
+        if !same_storage(&layout, table)? || !index_fits(table, &layout)? {
+            change_storage(table, &layout)?;
+        }
+        storage::guard(&table.name);
+        spi::run(
+            "UPDATE pgtrickle.pgt_stream_tables SET generation = generation + 1, def_view = $2::pg_catalog.regclass, \
+             effective_refresh_mode = $3, downgrade_reason = $4, downgrade_hint = $5, layout = $6, \
+             altered_at = pg_catalog.clock_timestamp() WHERE pgt_id = $1",
+            &[
+                Value::Int(table.id),
+                Value::Oid(view),
+                Value::Text(effective.name().to_owned()),
+                Value::OptionalText(downgrade.as_ref().map(|refusal| refusal.reason.clone())),
+                Value::OptionalText(downgrade.as_ref().map(|refusal| refusal.hint.clone())),
+                Value::Text(storage::layout_text(&layout)?),
+            ],
+        );
+        require_reinit(table.id, "definition changed");
+    }
+    let table = catalog::load(table.id)?;
+    create::attach_sources(&table, &analysis, planned.as_ref())?;
+    capture::release_unread();
+    xact::definitions_will_change();
+    Ok(())
+}
+
+/// The next refresh of `id` is a full one.
+pub(super) fn require_reinit(id: i64, reason: &str) {
+    catalog::ensure_state(id);
+    spi::run(
+        "UPDATE pgtrickle.pgt_refresh_state SET needs_reinit = true, reinit_reason = $2 WHERE pgt_id = $1",
+        &[Value::Int(id), Value::Text(reason.to_owned())],
+    );
+}
+
+fn refuse_other_columns(table: &StreamTable, layout: &Layout) -> Result<()> {
+    let stored: Layout = storage::read_layout(&table.layout)?;
+    let describe = |layout: &Layout| {
+        layout.visible().map(|column| format!("{} {}", column.name, column.ty.name)).collect::<Vec<_>>()
+    };
+    let (before, after) = (describe(&stored), describe(layout));
+    if before == after {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::SourceChanged,
+        format!("the query of stream table {} has other columns now", table.display_name()),
+    )
+    .detail(format!("It had ({}), it would have ({}).", before.join(", "), after.join(", ")))
+    .hint("Use pgtrickle.create_or_replace_stream_table(), which replaces the table too."))
+}
+
+/// Whether the identity index is there, as after pg_restore without indexes it is not.
+fn index_fits(table: &StreamTable, layout: &Layout) -> Result<bool> {
+    Ok(layout.identity == pgt_ivm::apply::Identity::Single || storage::has_index(&table.name))
+}
+
+/// Gives the table the hidden columns and the index of another layout. Its rows mean nothing in it: they are deleted, and
+/// whoever reads it starts again.
+fn change_storage(table: &StreamTable, layout: &Layout) -> Result<()> {
+    let _writing = entry::writing();
+    let stored = storage::read_layout(&table.layout)?;
+    storage::drop_index(&table.name);
+    spi::command(&format!("DELETE FROM {}", table.name));
+    let mut actions: Vec<String> = Vec::new();
+    for column in &stored.columns {
+        let name = sql::quote_identifier(&column.name);
+        if column.visible {
+            actions.push(format!("ALTER COLUMN {name} DROP NOT NULL"));
+        } else {
+            actions.push(format!("DROP COLUMN IF EXISTS {name}"));
+        }
+    }
+    if !actions.is_empty() {
+        spi::command(&format!("ALTER TABLE {} {}", table.name, actions.join(", ")));
+    }
+    let definitions = refresh::storage_columns(layout);
+    let mut actions: Vec<String> = Vec::new();
+    for (column, definition) in layout.columns.iter().zip(definitions) {
+        if !column.visible {
+            actions.push(format!("ADD COLUMN {definition}"));
+        } else if definition.ends_with(" NOT NULL") {
+            actions.push(format!("ALTER COLUMN {} SET NOT NULL", sql::quote_identifier(&column.name)));
+        }
+    }
+    if !actions.is_empty() {
+        spi::command(&format!("ALTER TABLE {} {}", table.name, actions.join(", ")));
+    }
+    storage::create_index(&table.name, layout);
+    for reader in catalog::dependents(table.relid) {
+        require_reinit(reader, "an upstream stream table was rebuilt");
+    }
+    Ok(())
+}
+
+fn drop_stages_of(id: i64) {
+    let stages = spi::run(
+        "SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pgtrickle.pgt_stream_tables st \
+         JOIN pg_catalog.pg_class c ON c.oid = st.pgt_relid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         WHERE st.stage_of = $1",
+        &[Value::Int(id)],
+    );
+    spi::run("DELETE FROM pgtrickle.pgt_stream_tables WHERE stage_of = $1", &[Value::Int(id)]);
+    dropped::drop_stages(&stages);
+}

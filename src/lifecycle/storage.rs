@@ -2,6 +2,7 @@
 
 use pgrx::pg_sys;
 use pgt_ivm::apply::{Identity, Layout};
+use pgt_ivm::rel::Rel;
 use pgt_ivm::sql;
 use pgt_ivm::sql::ast::{Expr, Name};
 
@@ -120,10 +121,33 @@ pub(super) fn bump_generation(id: i64) {
     );
 }
 
-/// The form in which a layout is kept in the catalog.
+/// The form in which a layout is kept in the catalog: what decides how rows are stored, without the tree they come from,
+/// so that a renamed source column changes nothing.
 pub(super) fn layout_text(layout: &Layout) -> Result<String> {
-    serde_json::to_string(layout)
+    let mut layout = layout.clone();
+    if let Some(grouped) = &mut layout.grouped {
+        grouped.input = Rel::UnionAll { inputs: vec![], columns: vec![] };
+    }
+    serde_json::to_string(&layout)
         .map_err(|problem| Error::new(Kind::Internal, format!("could not write a layout: {problem}")))
+}
+
+/// Reads what [`layout_text`] wrote.
+pub(super) fn read_layout(text: &str) -> Result<Layout> {
+    serde_json::from_str(text)
+        .map_err(|problem| Error::new(Kind::Internal, format!("could not read a layout: {problem}")))
+}
+
+/// The identity index of a table exists.
+pub(super) fn has_index(table: &Name) -> bool {
+    let index = Name::new(&*table.schema, index_name(&table.name));
+    matches!(catalog::resolve_name(&index.to_string()), Ok(Some(_)))
+}
+
+/// As [`bump_generation`], with the rights for it.
+pub(super) fn bump_generation_internal(id: i64) {
+    let _scope = crate::pg::session::Scope::internal();
+    bump_generation(id);
 }
 
 /// The role a table belongs to.

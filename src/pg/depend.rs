@@ -75,6 +75,19 @@ pub fn make_part(part: pg_sys::Oid, whole: pg_sys::Oid) {
     }
 }
 
+/// Undoes [`make_part`].
+pub fn release_part(part: pg_sys::Oid) {
+    // SAFETY: removes dependency records only.
+    unsafe {
+        pg_sys::deleteDependencyRecordsForClass(
+            pg_sys::Oid::from(pg_sys::RelationRelationId),
+            part,
+            pg_sys::Oid::from(pg_sys::RelationRelationId),
+            pg_sys::DependencyType::DEPENDENCY_INTERNAL as std::ffi::c_char,
+        );
+    }
+}
+
 /// `part` is an internal part of `whole` already.
 pub fn is_part(part: pg_sys::Oid, whole: pg_sys::Oid) -> bool {
     use super::spi::{Value, first};

@@ -330,3 +330,11 @@ unsafe fn cell(tuple: pg_sys::HeapTuple, desc: pg_sys::TupleDesc, column: usize,
         }
     }
 }
+
+/// EXPLAIN of a statement with parameters, without running it.
+pub fn explain(statement: &str, format: &str) -> Vec<String> {
+    run(&format!("EXPLAIN (GENERIC_PLAN, COSTS OFF, FORMAT {format}) {statement}"), &[])
+        .iter()
+        .map(|row| row.text(0))
+        .collect()
+}

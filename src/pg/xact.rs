@@ -78,3 +78,20 @@ unsafe extern "C-unwind" fn subtransaction_event(
         _ => {}
     }
 }
+
+/// Runs `work` in a subtransaction that is rolled back whatever happens.
+pub fn rolled_back<R>(work: impl FnOnce() -> R) -> R {
+    // SAFETY: as PL/pgSQL does it: the memory context and resource owner of the caller are put back afterwards. If `work`
+    // raises an error, the subtransaction is aborted with the enclosing transaction.
+    unsafe {
+        let context = pg_sys::CurrentMemoryContext;
+        let owner = pg_sys::CurrentResourceOwner;
+        pg_sys::BeginInternalSubTransaction(std::ptr::null());
+        pg_sys::MemoryContextSwitchTo(context);
+        let result = work();
+        pg_sys::RollbackAndReleaseCurrentSubTransaction();
+        pg_sys::MemoryContextSwitchTo(context);
+        pg_sys::CurrentResourceOwner = owner;
+        result
+    }
+}

@@ -75,6 +75,15 @@ pub fn forget_all() {
     KEPT.with(|kept| kept.borrow_mut().clear());
 }
 
+/// This session has compiled exactly this generation of the stream table.
+pub fn is_compiled(table: &StreamTable) -> bool {
+    KEPT.with(|kept| {
+        kept.borrow().get(&table.id).is_some_and(|known| {
+            known.table.generation == table.generation && known.table.relid == table.relid
+        })
+    })
+}
+
 /// The stream table compiled, from this session's cache if its generation is still the same.
 pub fn compile(table: &StreamTable) -> Result<Rc<Compiled>> {
     let known = KEPT.with(|kept| kept.borrow().get(&table.id).cloned());

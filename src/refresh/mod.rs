@@ -9,7 +9,7 @@ mod set;
 mod unit;
 mod verify;
 
-pub use compile::{Compiled, SourceRef, Unit, columns_read, compile, forget_all, view_columns};
-pub use set::{Outcome, Request, now, refresh, upstream_of};
+pub use compile::{Compiled, SourceRef, Unit, columns_read, compile, forget_all, is_compiled, view_columns};
+pub use set::{Outcome, Request, now, order, refresh, upstream_of};
 pub use unit::storage_columns;
-pub use verify::{Comparison, compare};
+pub use verify::{compare, differences};

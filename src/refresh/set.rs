@@ -75,7 +75,7 @@ pub fn refresh(request: &Request) -> Result<Vec<Outcome>> {
 }
 
 /// The stream tables in topological order, with everything upstream if asked.
-fn order(ids: &[i64], with_upstream: bool) -> Result<Vec<i64>> {
+pub fn order(ids: &[i64], with_upstream: bool) -> Result<Vec<i64>> {
     let mut wanted: BTreeSet<i64> = ids.iter().copied().collect();
     let mut graph = Graph::new();
     let mut open: Vec<i64> = ids.to_vec();

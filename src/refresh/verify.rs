@@ -92,3 +92,56 @@ pub(super) fn insist_on_equality(compiled: &Compiled, under: Under<'_>) -> Resul
     )
     .detail(format!("{} rows are missing, {} are surplus; it has {identity}.", found.missing, found.surplus)))
 }
+
+/// What would have to be done to the stored rows: (`insert`, `update` or `delete`, the row as JSON text).
+pub fn differences(compiled: &Compiled, under: Under<'_>) -> Result<Vec<(String, String)>> {
+    let unit = compiled
+        .units
+        .last()
+        .ok_or_else(|| Error::new(Kind::Internal, "a stream table without a result"))?;
+    let _scope = Scope::restricted(compiled.table.owner, &compiled.table.timezone);
+    let visible: Vec<String> =
+        unit.layout.visible().map(|column| sql::quote_identifier(&column.name)).collect();
+    let key: Option<Vec<String>> = match &unit.layout.identity {
+        Identity::Key(names) | Identity::Group(names) => names
+            .iter()
+            .map(|name| {
+                unit.layout
+                    .column_named(name)
+                    .filter(|column| column.visible)
+                    .map(|column| sql::quote_identifier(&column.name))
+            })
+            .collect(),
+        Identity::Single => Some(vec![]),
+        Identity::Bag => None,
+    };
+    let columns = visible.join(", ");
+    let side = |alias: &str, from: String| {
+        let digest = digest(unit, "r");
+        format!(
+            "{alias} AS (SELECT {columns}, {digest} AS pgt_image, pg_catalog.row_number() OVER (PARTITION BY {digest}) \
+             AS pgt_nth, pg_catalog.to_jsonb(r) AS pgt_row FROM (SELECT {columns} FROM {from}) AS r)"
+        )
+    };
+    let stored = side("a", format!("ONLY {}", unit.target.table));
+    let wanted = side("b", unit.view.to_string());
+    // Rows that stand on one side only; with a key, two of them with the same key are one update.
+    let statement = format!(
+        "WITH {stored}, {wanted}, only_a AS (SELECT a.* FROM a WHERE NOT EXISTS (SELECT FROM b \
+         WHERE b.pgt_image = a.pgt_image AND b.pgt_nth = a.pgt_nth)), only_b AS (SELECT b.* FROM b WHERE NOT EXISTS \
+         (SELECT FROM a WHERE b.pgt_image = a.pgt_image AND b.pgt_nth = a.pgt_nth)) \
+         SELECT CASE WHEN a.pgt_row IS NULL THEN 'insert' WHEN b.pgt_row IS NULL THEN 'delete' ELSE 'update' END, \
+         COALESCE(b.pgt_row, a.pgt_row)::pg_catalog.text FROM only_a a FULL JOIN only_b b ON {} ORDER BY 1, 2",
+        match &key {
+            None => "false".to_owned(),
+            Some(key) if key.is_empty() => "true".to_owned(),
+            Some(key) => {
+                let pair = |side: &str| {
+                    key.iter().map(|name| format!("{side}.{name}")).collect::<Vec<_>>().join(", ")
+                };
+                format!("pgtrickle.image({}) = pgtrickle.image({})", pair("a"), pair("b"))
+            }
+        }
+    );
+    Ok(spi::run_under(&statement, &[], under).iter().map(|row| (row.text(0), row.text(1))).collect())
+}

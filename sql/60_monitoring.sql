@@ -1,0 +1,872 @@
+-- What stream tables say about themselves. Bodies of the form BEGIN ATOMIC are bound to what they name when they are
+-- created; only the name of a stream table is looked up with the caller's search_path. Functions with a definer's rights
+-- look into change logs and at other sessions, and return counts and positions only, never rows.
+
+---------------------------------------------------------------------------------------------------- names
+
+CREATE FUNCTION pgtrickle.pgt_lookup(name text) RETURNS bigint LANGUAGE plpgsql STABLE STRICT AS $$
+DECLARE
+    relation pg_catalog.oid;
+    found_id bigint;
+BEGIN
+    relation := pg_catalog.to_regclass(name);
+    IF relation IS NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'undefined_table',
+            MESSAGE = pg_catalog.format('stream table "%s" does not exist', name),
+            HINT = 'pgtrickle.pgt_status() lists the stream tables of this database.';
+    END IF;
+    SELECT st.pgt_id INTO found_id FROM pgtrickle.pgt_stream_tables st
+    WHERE st.pgt_relid OPERATOR(pg_catalog.=) relation AND st.stage_of IS NULL;
+    IF found_id IS NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'undefined_table',
+            MESSAGE = pg_catalog.format('"%s" is not a stream table', name),
+            HINT = 'pgtrickle.pgt_status() lists the stream tables of this database.';
+    END IF;
+    RETURN found_id;
+END $$;
+COMMENT ON FUNCTION pgtrickle.pgt_lookup IS 'the id of the stream table a name stands for; 42P01 if there is none';
+
+CREATE FUNCTION pgtrickle.pgt_lookup_source(name text) RETURNS oid LANGUAGE plpgsql STABLE STRICT AS $$
+DECLARE
+    relation pg_catalog.oid;
+BEGIN
+    relation := pg_catalog.to_regclass(name);
+    IF relation IS NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'undefined_table',
+            MESSAGE = pg_catalog.format('relation "%s" does not exist', name),
+            HINT = 'pgtrickle.change_buffer_sizes() lists the sources whose changes are captured.';
+    END IF;
+    IF NOT EXISTS (SELECT FROM pgtrickle.pgt_change_sources s WHERE s.source OPERATOR(pg_catalog.=) relation) THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'undefined_table',
+            MESSAGE = pg_catalog.format('changes of "%s" are not captured', name),
+            HINT = 'pgtrickle.change_buffer_sizes() lists the sources whose changes are captured.';
+    END IF;
+    RETURN relation;
+END $$;
+COMMENT ON FUNCTION pgtrickle.pgt_lookup_source IS 'the captured relation a name stands for; 42P01 if there is none';
+
+CREATE FUNCTION pgtrickle.pgt_name(relation oid) RETURNS text LANGUAGE sql STABLE STRICT
+BEGIN ATOMIC
+    SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.oid = relation;
+END;
+COMMENT ON FUNCTION pgtrickle.pgt_name IS 'schema and name of a relation, quoted where necessary';
+
+CREATE FUNCTION pgtrickle.version() RETURNS text LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT extversion FROM pg_extension WHERE extname = 'pg_trickle';
+END;
+COMMENT ON FUNCTION pgtrickle.version IS 'the version of the extension in this database';
+
+---------------------------------------------------------------------------------------------------- states
+
+-- A stream table with its intermediate results: they are refreshed together and count as one.
+CREATE VIEW pgtrickle.pgt_units AS
+    SELECT COALESCE(stage_of, pgt_id) AS pgt_id, pgt_id AS unit FROM pgtrickle.pgt_stream_tables;
+COMMENT ON VIEW pgtrickle.pgt_units IS 'what is stored for each stream table: itself and its intermediate results';
+
+CREATE VIEW pgtrickle.pgt_consumed AS
+    SELECT s.pgt_id AS unit, u.upstream, u.version
+    FROM pgtrickle.pgt_refresh_state s, unnest(s.upstream, s.consumed) AS u (upstream, version);
+COMMENT ON VIEW pgtrickle.pgt_consumed IS 'which versions of what it reads each stream table or intermediate result has consumed';
+
+CREATE VIEW pgtrickle.pgt_upstream_versions AS
+    SELECT u.pgt_id, c.upstream, min(c.version) AS version
+    FROM pgtrickle.pgt_units u JOIN pgtrickle.pgt_consumed c ON c.unit = u.unit
+    JOIN pgtrickle.pgt_stream_tables st ON st.pgt_id = c.upstream AND st.stage_of IS NULL
+    GROUP BY u.pgt_id, c.upstream;
+COMMENT ON VIEW pgtrickle.pgt_upstream_versions IS 'which version of the stream tables it reads each stream table has consumed';
+
+CREATE FUNCTION pgtrickle.pgt_frontier_usable(base pg_snapshot, cluster bigint, database oid) RETURNS boolean
+    LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT COALESCE(
+        cluster = (SELECT system_identifier FROM pg_control_system())
+        AND database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+        AND pg_snapshot_xmax(base) <= pg_snapshot_xmax(pg_current_snapshot()), false);
+END;
+COMMENT ON FUNCTION pgtrickle.pgt_frontier_usable IS 'whether a frontier was taken in this database of this cluster';
+
+CREATE VIEW pgtrickle.pgt_states AS
+    SELECT st.pgt_id, st.pgt_relid::oid AS relid, n.nspname AS schema_name, c.relname AS table_name,
+        format('%I.%I', n.nspname, c.relname) AS name, c.relowner AS owner, st.def_view, st.schedule, st.refresh_mode,
+        st.effective_refresh_mode, st.downgrade_reason, st.downgrade_hint, st.status, st.created_at, st.altered_at,
+        COALESCE(s.is_populated, false) AS is_populated, u.data_timestamp, u.last_refresh_at,
+        COALESCE(u.needs_reinit, false) AS needs_reinit, u.reinit_reason,
+        COALESCE(s.consecutive_errors, 0) AS consecutive_errors, s.last_error_at, s.last_error_sqlstate,
+        s.last_error_message, s.retry_at, s.data_version
+    FROM pgtrickle.pgt_stream_tables st
+    JOIN pg_class c ON c.oid = st.pgt_relid
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN pgtrickle.pgt_refresh_state s ON s.pgt_id = st.pgt_id
+    CROSS JOIN LATERAL (
+        SELECT max(r.data_timestamp) AS data_timestamp, max(r.last_refresh_at) AS last_refresh_at,
+            bool_or(r.needs_reinit OR NOT pgtrickle.pgt_frontier_usable(r.frontier_base, r.frontier_cluster, r.frontier_db))
+                FILTER (WHERE r.is_populated) AS needs_reinit,
+            string_agg(DISTINCT CASE WHEN r.needs_reinit THEN COALESCE(r.reinit_reason, 'definition changed')
+                ELSE 'frontier of another cluster' END, ', ') FILTER (WHERE r.is_populated AND (r.needs_reinit
+                OR NOT pgtrickle.pgt_frontier_usable(r.frontier_base, r.frontier_cluster, r.frontier_db))) AS reinit_reason
+        FROM pgtrickle.pgt_units unit JOIN pgtrickle.pgt_refresh_state r ON r.pgt_id = unit.unit
+        WHERE unit.pgt_id = st.pgt_id
+    ) u
+    WHERE st.stage_of IS NULL;
+COMMENT ON VIEW pgtrickle.pgt_states IS 'definition and state of each stream table; its staleness is left to stream_tables_info';
+
+---------------------------------------------------------------------------------------------------- pending changes
+
+CREATE FUNCTION pgtrickle.pgt_pending(unit bigint, count_rows boolean)
+    RETURNS TABLE (source oid, pending bigint, oldest bigint, since timestamptz)
+    LANGUAGE plpgsql STABLE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    state record;
+    reads record;
+    bounds text;
+    counts text;
+BEGIN
+    SELECT s.is_populated, s.needs_reinit, s.data_timestamp, s.frontier_cluster, s.frontier_db,
+        pgtrickle.pgt_frontier_usable(s.frontier_base, s.frontier_cluster, s.frontier_db) AS usable,
+        pg_snapshot_xmax(s.frontier_base) AS xmax, ARRAY(SELECT pg_snapshot_xip(s.frontier_base)) AS xip
+    INTO state FROM pgtrickle.pgt_refresh_state s WHERE s.pgt_id = unit;
+    IF NOT FOUND OR NOT state.is_populated THEN
+        RETURN;
+    END IF;
+    IF state.needs_reinit OR NOT state.usable THEN
+        RETURN QUERY SELECT NULL::oid, NULL::bigint, NULL::bigint, state.data_timestamp;
+        RETURN;
+    END IF;
+    FOR reads IN
+        SELECT d.source::oid AS source, up.pgt_id AS upstream, us.data_version, v.version AS consumed,
+            d.source_type = 'uncaptured' OR (c.unlogged AND NOT EXISTS (
+                SELECT FROM pgtrickle.pgt_unlogged_alive a WHERE a.source = d.source)) AS unknown
+        FROM pgtrickle.pgt_dependencies d
+        LEFT JOIN pgtrickle.pgt_change_sources c ON c.source = d.source
+        LEFT JOIN pgtrickle.pgt_stream_tables up ON up.pgt_relid = d.source
+        LEFT JOIN pgtrickle.pgt_refresh_state us ON us.pgt_id = up.pgt_id
+        LEFT JOIN pgtrickle.pgt_consumed v ON v.unit = d.pgt_id AND v.upstream = up.pgt_id
+        WHERE d.pgt_id = unit ORDER BY d.source
+    LOOP
+        source := reads.source;
+        pending := NULL;
+        oldest := NULL;
+        since := state.data_timestamp;
+        IF reads.unknown THEN
+            -- Nothing tells whether it has changed: not captured, or emptied with its log by a crash.
+            RETURN NEXT;
+            CONTINUE;
+        END IF;
+        SELECT string_agg(format(CASE WHEN reads.upstream IS NULL
+                THEN 'SELECT min(xid) AS position FROM %1$s WHERE xid >= $1 UNION ALL SELECT min(xid) FROM %1$s WHERE xid = ANY ($2)'
+                ELSE 'SELECT min(version) AS position FROM %1$s WHERE version > $3' END, segments.name), ' UNION ALL '),
+            string_agg(format(CASE WHEN reads.upstream IS NULL
+                THEN 'SELECT count(*) AS n FROM %1$s WHERE xid >= $1 UNION ALL SELECT count(*) FROM %1$s WHERE xid = ANY ($2)'
+                ELSE 'SELECT count(*) AS n FROM %1$s WHERE version > $3' END, segments.name), ' UNION ALL ')
+        INTO bounds, counts
+        FROM (SELECT pgtrickle.pgt_name(g.relid) AS name FROM pgtrickle.pgt_change_segments g
+              WHERE g.source = reads.source) segments
+        WHERE segments.name IS NOT NULL;
+        CONTINUE WHEN bounds IS NULL;
+        BEGIN
+            EXECUTE format('SELECT min(position)::text::bigint FROM (%s) b', bounds)
+                INTO oldest USING state.xmax, state.xip, COALESCE(reads.consumed, 0);
+            CONTINUE WHEN oldest IS NULL;
+            IF count_rows THEN
+                EXECUTE format('SELECT sum(n)::bigint FROM (%s) c', counts)
+                    INTO pending USING state.xmax, state.xip, COALESCE(reads.consumed, 0);
+            END IF;
+        EXCEPTION WHEN undefined_table THEN
+            -- The log went away meanwhile: nobody reads it any more.
+            CONTINUE;
+        END;
+        IF reads.upstream IS NULL THEN
+            -- Whatever does not see the oldest change was refreshed before that change was committed.
+            since := GREATEST(since, (SELECT max(o.data_timestamp) FROM pgtrickle.pgt_refresh_state o
+                WHERE pg_snapshot_xmax(o.frontier_base)::text::bigint <= oldest
+                    AND o.frontier_cluster = state.frontier_cluster AND o.frontier_db = state.frontier_db));
+        ELSE
+            -- The refresh that made the first version not consumed.
+            since := GREATEST(since, (SELECT h.data_timestamp FROM pgtrickle.pgt_refresh_history h
+                WHERE h.pgt_id = reads.upstream AND h.status = 'COMPLETED'
+                    AND h.rows_inserted + h.rows_updated + h.rows_deleted > 0
+                ORDER BY h.refresh_id DESC LIMIT 1 OFFSET GREATEST(reads.data_version - COALESCE(reads.consumed, 0) - 1, 0)));
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION pgtrickle.pgt_pending IS
+    'sources with changes that a stream table or an intermediate result has not seen, and since when at the earliest; a row without source asks for a rebuild';
+
+CREATE FUNCTION pgtrickle.pgt_stale_since(stream_table bigint) RETURNS timestamptz LANGUAGE sql STABLE STRICT
+BEGIN ATOMIC
+    WITH RECURSIVE involved (pgt_id) AS (
+        SELECT stream_table
+        UNION
+        SELECT upstream.pgt_id FROM involved
+        JOIN pgtrickle.pgt_dependencies d ON d.pgt_id = involved.pgt_id
+        JOIN pgtrickle.pgt_stream_tables upstream ON upstream.pgt_relid = d.source
+    )
+    SELECT min(p.since) FROM involved, pgtrickle.pgt_pending(involved.pgt_id, false) p;
+END;
+COMMENT ON FUNCTION pgtrickle.pgt_stale_since IS
+    'since when, at the earliest, there are changes that a stream table does not show; NULL if it shows everything';
+
+CREATE FUNCTION pgtrickle.pgt_staleness(stream_table bigint) RETURNS interval LANGUAGE sql VOLATILE STRICT
+BEGIN ATOMIC
+    SELECT CASE WHEN s.is_populated THEN GREATEST(
+        COALESCE(clock_timestamp() - pgtrickle.pgt_stale_since(s.pgt_id), '0'::interval), '0'::interval) END
+    FROM pgtrickle.pgt_refresh_state s WHERE s.pgt_id = stream_table;
+END;
+COMMENT ON FUNCTION pgtrickle.pgt_staleness IS 'how long a stream table has not shown all changes; NULL before it is filled';
+
+CREATE FUNCTION pgtrickle.pgt_interval(stream_table bigint) RETURNS interval LANGUAGE sql STABLE STRICT
+BEGIN ATOMIC
+    WITH RECURSIVE wanted (pgt_id, relid, schedule) AS (
+        SELECT pgt_id, pgt_relid::oid, lower(btrim(schedule)) FROM pgtrickle.pgt_stream_tables
+        WHERE pgt_id = stream_table
+        UNION
+        SELECT reader.pgt_id, reader.pgt_relid::oid, lower(btrim(reader.schedule)) FROM wanted
+        JOIN pgtrickle.pgt_dependencies d ON d.source::oid = wanted.relid
+        JOIN pgtrickle.pgt_units unit ON unit.unit = d.pgt_id
+        JOIN pgtrickle.pgt_stream_tables reader ON reader.pgt_id = unit.pgt_id
+        WHERE wanted.schedule = 'calculated'
+    ), durations AS (
+        SELECT pgt_id, schedule, CASE
+            WHEN schedule = 'continuous' THEN '0'::interval
+            WHEN schedule = 'calculated' THEN NULL
+            WHEN schedule ~ '[@ ]' THEN CASE WHEN pgt_id <> stream_table
+                THEN current_setting('pg_trickle.default_schedule_seconds', true)::interval END
+            ELSE (SELECT sum(m[1]::double precision * CASE m[2] WHEN 'ms' THEN '1 ms'::interval WHEN 's' THEN '1 s'
+                WHEN 'm' THEN '1 min' WHEN 'h' THEN '1 h' WHEN 'd' THEN '1 day' WHEN 'w' THEN '7 days' END)
+                FROM regexp_matches(schedule, '([0-9]+)(ms|s|m|h|d|w)', 'g') m)
+            END AS duration
+        FROM wanted
+    )
+    SELECT COALESCE(min(duration), CASE WHEN bool_or(pgt_id = stream_table AND schedule = 'calculated')
+        THEN current_setting('pg_trickle.default_schedule_seconds', true)::interval END)
+    FROM durations;
+END;
+COMMENT ON FUNCTION pgtrickle.pgt_interval IS 'how often a stream table is to be refreshed; NULL for cron schedules';
+
+CREATE FUNCTION pgtrickle.pgt_is_overdue(stream_table bigint, staleness interval) RETURNS boolean
+    LANGUAGE sql STABLE STRICT
+BEGIN ATOMIC
+    SELECT staleness > GREATEST(10 * pgtrickle.pgt_interval(stream_table), '1 minute'::interval)
+        AND pgtrickle.pgt_interval(stream_table) IS NOT NULL;
+END;
+COMMENT ON FUNCTION pgtrickle.pgt_is_overdue IS
+    'whether a staleness is more than ten intervals of the schedule, and more than a minute; never for cron schedules';
+
+---------------------------------------------------------------------------------------------------- status
+
+CREATE FUNCTION pgtrickle.pgt_status()
+    RETURNS TABLE (name text, status text, refresh_mode text, is_populated boolean, consecutive_errors integer,
+        schedule text, data_timestamp timestamptz, staleness interval)
+    LANGUAGE sql VOLATILE
+BEGIN ATOMIC
+    SELECT s.name, s.status, s.refresh_mode, s.is_populated, s.consecutive_errors, s.schedule, s.data_timestamp,
+        pgtrickle.pgt_staleness(s.pgt_id)
+    FROM pgtrickle.pgt_states s ORDER BY s.name;
+END;
+COMMENT ON FUNCTION pgtrickle.pgt_status IS 'every stream table with its state';
+
+CREATE FUNCTION pgtrickle.get_staleness(name text) RETURNS double precision LANGUAGE sql VOLATILE STRICT
+BEGIN ATOMIC
+    SELECT extract(epoch FROM pgtrickle.pgt_staleness(pgtrickle.pgt_lookup(get_staleness.name)))::double precision;
+END;
+COMMENT ON FUNCTION pgtrickle.get_staleness IS
+    'seconds for which a stream table has not shown all changes, at most; 0 if it shows everything, NULL before it is filled';
+
+CREATE VIEW pgtrickle.stream_tables_info AS
+    SELECT s.pgt_id, s.schema_name, s.table_name, pg_get_userbyid(s.owner) AS owner, s.status, s.schedule, s.refresh_mode,
+        s.effective_refresh_mode, s.downgrade_reason, s.is_populated, s.data_timestamp, s.last_refresh_at,
+        stale.staleness, COALESCE(pgtrickle.pgt_is_overdue(s.pgt_id, stale.staleness), false) AS overdue, s.needs_reinit,
+        s.reinit_reason, s.consecutive_errors, s.last_error_at, s.last_error_sqlstate, s.last_error_message, s.retry_at,
+        pg_total_relation_size(s.relid) AS total_bytes,
+        ARRAY(SELECT DISTINCT pgtrickle.pgt_name(d.source) FROM pgtrickle.pgt_units unit
+              JOIN pgtrickle.pgt_dependencies d ON d.pgt_id = unit.unit
+              WHERE unit.pgt_id = s.pgt_id AND d.source_type <> 'stage' ORDER BY 1) AS sources,
+        pg_get_viewdef(s.def_view) AS defining_query, s.created_at, s.altered_at
+    FROM pgtrickle.pgt_states s, LATERAL (SELECT pgtrickle.pgt_staleness(s.pgt_id) AS staleness) stale;
+COMMENT ON VIEW pgtrickle.stream_tables_info IS 'every stream table with its definition and state';
+
+---------------------------------------------------------------------------------------------------- history
+
+CREATE FUNCTION pgtrickle.get_refresh_history(name text, max_rows integer DEFAULT 20)
+    RETURNS TABLE (refresh_id bigint, data_timestamp timestamptz, start_time timestamptz, end_time timestamptz,
+        action text, status text, rows_inserted bigint, rows_updated bigint, rows_deleted bigint, delta_rows bigint,
+        duration_ms double precision, reason text, error_message text)
+    LANGUAGE sql STABLE STRICT
+BEGIN ATOMIC
+    SELECT h.* FROM pgtrickle.pgt_lookup(get_refresh_history.name) AS wanted (pgt_id), LATERAL (
+        SELECT r.refresh_id, r.data_timestamp, r.start_time, r.end_time, r.action, r.status, r.rows_inserted,
+            r.rows_updated, r.rows_deleted, r.delta_rows, r.duration_ms, r.reason, r.error_message
+        FROM pgtrickle.pgt_refresh_history r WHERE r.pgt_id = wanted.pgt_id
+        ORDER BY r.refresh_id DESC LIMIT max_rows
+    ) h;
+END;
+COMMENT ON FUNCTION pgtrickle.get_refresh_history IS 'the last refreshes of a stream table, newest first';
+
+CREATE FUNCTION pgtrickle.refresh_timeline(max_rows integer DEFAULT 50)
+    RETURNS TABLE (start_time timestamptz, stream_table text, action text, status text, initiated_by text,
+        rows_inserted bigint, rows_updated bigint, rows_deleted bigint, delta_rows bigint, duration_ms double precision,
+        reason text, error_message text)
+    LANGUAGE sql STABLE STRICT
+BEGIN ATOMIC
+    SELECT h.start_time, s.name, h.action, h.status, h.initiated_by, h.rows_inserted, h.rows_updated, h.rows_deleted,
+        h.delta_rows, h.duration_ms, h.reason, h.error_message
+    FROM pgtrickle.pgt_refresh_history h JOIN pgtrickle.pgt_states s ON s.pgt_id = h.pgt_id
+    ORDER BY h.refresh_id DESC LIMIT max_rows;
+END;
+COMMENT ON FUNCTION pgtrickle.refresh_timeline IS 'the last refreshes of all stream tables, newest first';
+
+CREATE VIEW pgtrickle.pg_stat_stream_tables AS
+    SELECT s.relid, s.schema_name AS schemaname, s.table_name AS relname, h.*
+    FROM pgtrickle.pgt_states s, LATERAL (
+        SELECT count(*) AS refreshes,
+            count(*) FILTER (WHERE r.status = 'COMPLETED' AND r.action = 'DIFFERENTIAL') AS differential_refreshes,
+            count(*) FILTER (WHERE r.status = 'COMPLETED' AND r.action IN ('FULL', 'REINITIALIZE')) AS full_refreshes,
+            count(*) FILTER (WHERE r.status = 'FAILED') AS failed_refreshes,
+            COALESCE(sum(r.rows_inserted), 0)::bigint AS rows_inserted,
+            COALESCE(sum(r.rows_updated), 0)::bigint AS rows_updated,
+            COALESCE(sum(r.rows_deleted), 0)::bigint AS rows_deleted,
+            COALESCE(sum(r.delta_rows), 0)::bigint AS delta_rows,
+            COALESCE(sum(r.duration_ms), 0) AS total_ms,
+            avg(r.duration_ms) AS mean_ms,
+            max(r.duration_ms) AS max_ms,
+            max(r.end_time) FILTER (WHERE r.status = 'COMPLETED') AS last_refresh,
+            max(r.end_time) FILTER (WHERE r.status = 'FAILED') AS last_failure
+        FROM pgtrickle.pgt_refresh_history r WHERE r.pgt_id = s.pgt_id
+    ) h;
+COMMENT ON VIEW pgtrickle.pg_stat_stream_tables IS 'refreshes of each stream table, summed up over the history that is kept';
+
+CREATE FUNCTION pgtrickle.st_refresh_stats()
+    RETURNS TABLE (stream_table text, status text, refresh_mode text, is_populated boolean, total_refreshes bigint,
+        successful_refreshes bigint, failed_refreshes bigint, rows_inserted bigint, rows_updated bigint,
+        rows_deleted bigint, avg_duration_ms double precision, max_duration_ms double precision, last_action text,
+        last_status text, last_refresh_at timestamptz, staleness interval)
+    LANGUAGE sql VOLATILE
+BEGIN ATOMIC
+    SELECT s.name, s.status, s.refresh_mode, s.is_populated, t.refreshes, t.refreshes - t.failed_refreshes,
+        t.failed_refreshes, t.rows_inserted, t.rows_updated, t.rows_deleted, t.mean_ms, t.max_ms, last.action,
+        last.status, t.last_refresh, pgtrickle.pgt_staleness(s.pgt_id)
+    FROM pgtrickle.pgt_states s
+    JOIN pgtrickle.pg_stat_stream_tables t ON t.relid = s.relid
+    LEFT JOIN LATERAL (
+        SELECT h.action, h.status FROM pgtrickle.pgt_refresh_history h WHERE h.pgt_id = s.pgt_id
+        ORDER BY h.refresh_id DESC LIMIT 1
+    ) last ON true
+    ORDER BY s.name;
+END;
+COMMENT ON FUNCTION pgtrickle.st_refresh_stats IS 'how often, how long and how well each stream table was refreshed';
+
+CREATE FUNCTION pgtrickle.refresh_efficiency()
+    RETURNS TABLE (stream_table text, differential_refreshes bigint, full_refreshes bigint,
+        avg_differential_ms double precision, avg_full_ms double precision, speedup double precision,
+        delta_rows bigint, rows_changed bigint, ms_per_delta_row double precision, last_full_reason text)
+    LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT s.name, h.differential, h.fully, h.differential_ms, h.full_ms, h.full_ms / NULLIF(h.differential_ms, 0),
+        h.delta_rows, h.rows_changed, h.total_differential_ms / NULLIF(h.delta_rows, 0), last.reason
+    FROM pgtrickle.pgt_states s
+    CROSS JOIN LATERAL (
+        SELECT count(*) FILTER (WHERE d) AS differential, count(*) FILTER (WHERE NOT d) AS fully,
+            avg(r.duration_ms) FILTER (WHERE d) AS differential_ms, avg(r.duration_ms) FILTER (WHERE NOT d) AS full_ms,
+            sum(r.duration_ms) FILTER (WHERE d) AS total_differential_ms,
+            COALESCE(sum(r.delta_rows) FILTER (WHERE d), 0)::bigint AS delta_rows,
+            COALESCE(sum(r.rows_inserted + r.rows_updated + r.rows_deleted) FILTER (WHERE d), 0)::bigint AS rows_changed
+        FROM pgtrickle.pgt_refresh_history r, LATERAL (SELECT r.action = 'DIFFERENTIAL') AS kind (d)
+        WHERE r.pgt_id = s.pgt_id AND r.status = 'COMPLETED' AND r.action IN ('DIFFERENTIAL', 'FULL', 'REINITIALIZE')
+    ) h
+    LEFT JOIN LATERAL (
+        SELECT r.reason FROM pgtrickle.pgt_refresh_history r
+        WHERE r.pgt_id = s.pgt_id AND r.status = 'COMPLETED' AND r.action IN ('FULL', 'REINITIALIZE')
+        ORDER BY r.refresh_id DESC LIMIT 1
+    ) last ON true
+    ORDER BY s.name;
+END;
+COMMENT ON FUNCTION pgtrickle.refresh_efficiency IS 'what differential refreshes cost beside full ones, and why the last full one was full';
+
+CREATE FUNCTION pgtrickle.diagnose_errors(name text)
+    RETURNS TABLE (failed_at timestamptz, sqlstate text, error_message text, meaning text, advice text)
+    LANGUAGE sql STABLE STRICT
+BEGIN ATOMIC
+    SELECT e.failed_at, e.code, e.message,
+        CASE WHEN e.code = '42501' OR e.class = '28' THEN 'The owner of the stream table may not read something the query reads.'
+             WHEN e.class = '22' THEN 'The query fails on rows that its sources hold.'
+             WHEN e.class = '23' THEN 'A row of the result violates a constraint or a unique index of the stream table.'
+             WHEN e.class = '42' THEN 'Something the query uses was altered or dropped.'
+             WHEN e.class = '40' OR e.code IN ('55P03', '55006') THEN 'Another transaction was in the way.'
+             WHEN e.class = '57' THEN 'The refresh was cancelled or the server was shut down.'
+             WHEN e.class IN ('53', '58', '08') THEN 'The server ran out of a resource or could not read or write.'
+             WHEN e.class = '54' THEN 'A limit of the server was exceeded.'
+             WHEN e.class = 'XX' THEN 'The refresh found something that should never be.'
+             ELSE 'The query or its refresh failed.' END,
+        CASE WHEN e.code = '42501' OR e.class = '28' THEN 'Grant the privilege to the owner, then call pgtrickle.resume_stream_table().'
+             WHEN e.class = '22' THEN 'Correct the rows, or guard the expression in the query (NULLIF, CASE), then call pgtrickle.resume_stream_table().'
+             WHEN e.class = '23' THEN 'Drop the constraint or index from the stream table, then call pgtrickle.resume_stream_table().'
+             WHEN e.class = '42' THEN 'Restore what is missing, or give the stream table another query with pgtrickle.alter_stream_table().'
+             WHEN e.class IN ('40', '57', '53', '58', '08') OR e.code IN ('55P03', '55006')
+                 THEN 'It is tried again by itself; if it goes on, look for long transactions and at the server log.'
+             WHEN e.class = 'XX' THEN 'Call pgtrickle.verify_stream_table() and pgtrickle.repair_stream_table(), and report it.'
+             ELSE 'Run the defining query by hand to see the error, then call pgtrickle.resume_stream_table().' END
+    FROM pgtrickle.pgt_lookup(diagnose_errors.name) AS wanted (pgt_id), LATERAL (
+        SELECT f.failed_at, f.code, left(f.code, 2) AS class, f.message FROM (
+            SELECT h.end_time AS failed_at, h.error_sqlstate AS code, h.error_message AS message
+            FROM pgtrickle.pgt_refresh_history h WHERE h.pgt_id = wanted.pgt_id AND h.status = 'FAILED'
+            UNION ALL
+            SELECT s.last_error_at, s.last_error_sqlstate, s.last_error_message
+            FROM pgtrickle.pgt_refresh_state s
+            WHERE s.pgt_id = wanted.pgt_id AND s.last_error_at IS NOT NULL AND NOT EXISTS (
+                SELECT FROM pgtrickle.pgt_refresh_history h WHERE h.pgt_id = wanted.pgt_id AND h.status = 'FAILED'
+                    AND h.error_message = s.last_error_message)
+        ) f ORDER BY f.failed_at DESC LIMIT 5
+    ) e;
+END;
+COMMENT ON FUNCTION pgtrickle.diagnose_errors IS 'the last failures of a stream table, what they mean and what to do';
+
+---------------------------------------------------------------------------------------------------- definition
+
+CREATE FUNCTION pgtrickle.explain_refresh_mode(name text)
+    RETURNS TABLE (configured_mode text, effective_mode text, downgrade_reason text)
+    LANGUAGE sql STABLE STRICT
+BEGIN ATOMIC
+    SELECT st.refresh_mode, CASE WHEN forced.fully THEN 'FULL' ELSE st.effective_refresh_mode END,
+        CASE WHEN st.downgrade_reason IS NOT NULL THEN concat_ws('. ', st.downgrade_reason, st.downgrade_hint)
+             WHEN forced.fully THEN 'pg_trickle.refresh_strategy is full' END
+    FROM pgtrickle.pgt_lookup(explain_refresh_mode.name) AS wanted (pgt_id), LATERAL (
+        SELECT t.* FROM pgtrickle.pgt_stream_tables t WHERE t.pgt_id = wanted.pgt_id OFFSET 0
+    ) st, LATERAL (
+        SELECT st.effective_refresh_mode <> 'FULL'
+            AND COALESCE(lower(current_setting('pg_trickle.refresh_strategy', true)) = 'full', false)
+    ) AS forced (fully);
+END;
+COMMENT ON FUNCTION pgtrickle.explain_refresh_mode IS 'how a stream table is refreshed, and why not incrementally if it is not';
+
+CREATE FUNCTION pgtrickle.list_sources(name text)
+    RETURNS TABLE (source text, source_type text, columns_used text[], captured boolean)
+    LANGUAGE sql STABLE STRICT
+BEGIN ATOMIC
+    SELECT r.* FROM pgtrickle.pgt_lookup(list_sources.name) AS wanted (pgt_id), LATERAL (
+        SELECT pgtrickle.pgt_name(d.source), d.source_type,
+            ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = d.source AND a.attnum > 0
+                  AND NOT a.attisdropped AND a.attnum IN (
+                      SELECT unnest(e.columns_used) FROM pgtrickle.pgt_units u
+                      JOIN pgtrickle.pgt_dependencies e ON e.pgt_id = u.unit
+                      WHERE u.pgt_id = wanted.pgt_id AND e.source = d.source)
+                  ORDER BY a.attnum),
+            EXISTS (SELECT FROM pgtrickle.pgt_change_sources c WHERE c.source = d.source)
+        FROM (SELECT DISTINCT e.source::oid, e.source_type FROM pgtrickle.pgt_units unit
+              JOIN pgtrickle.pgt_dependencies e ON e.pgt_id = unit.unit
+              WHERE unit.pgt_id = wanted.pgt_id AND e.source_type <> 'stage') d
+        ORDER BY 1 OFFSET 0
+    ) r;
+END;
+COMMENT ON FUNCTION pgtrickle.list_sources IS 'the relations a stream table reads and which of their columns it uses';
+
+CREATE FUNCTION pgtrickle.list_auxiliary_columns(name text)
+    RETURNS TABLE (column_name text, data_type text, purpose text)
+    LANGUAGE sql STABLE STRICT
+BEGIN ATOMIC
+    SELECT stored.value ->> 'name', format_type(a.atttypid, a.atttypmod),
+        CASE WHEN stored.value -> 'role' ? 'Key' THEN 'group key that the query does not select'
+             WHEN state.kind = '"Rows"' THEN 'rows of the group'
+             WHEN state.kind ? 'NonNull' THEN 'inputs of the group that are not null'
+             WHEN state.kind ? 'Sum' THEN 'sum of the group''s inputs'
+             WHEN state.kind ? 'Scales' THEN 'scales of the group''s inputs, for the sum''s'
+             WHEN state.kind ? 'Minimum' THEN 'minimum of the group''s inputs'
+             WHEN state.kind ? 'Maximum' THEN 'maximum of the group''s inputs'
+             WHEN state.kind ? 'Recompute' THEN 'an aggregate''s value, evaluated again for every changed group'
+             ELSE 'state for the next refresh' END
+    FROM pgtrickle.pgt_lookup(list_auxiliary_columns.name) AS wanted (pgt_id), LATERAL (
+        SELECT t.pgt_relid, t.layout::jsonb AS layout FROM pgtrickle.pgt_stream_tables t
+        WHERE t.pgt_id = wanted.pgt_id OFFSET 0
+    ) st, jsonb_array_elements(st.layout -> 'columns') WITH ORDINALITY AS stored (value, position), LATERAL (
+        SELECT CASE WHEN stored.value -> 'role' ? 'State'
+            THEN st.layout -> 'grouped' -> 'states' -> (stored.value -> 'role' ->> 'State')::int -> 'kind' END
+    ) AS state (kind), pg_attribute a
+    WHERE a.attrelid = st.pgt_relid AND a.attname = stored.value ->> 'name' AND NOT (stored.value ->> 'visible')::boolean
+    ORDER BY stored.position;
+END;
+COMMENT ON FUNCTION pgtrickle.list_auxiliary_columns IS 'hidden columns of a stream table: state kept for the next refresh';
+
+CREATE FUNCTION pgtrickle.dependency_tree()
+    RETURNS TABLE (tree text, name text, kind text, depth integer, status text, schedule text, refresh_mode text)
+    LANGUAGE sql STABLE
+BEGIN ATOMIC
+    WITH RECURSIVE edges AS (
+        SELECT DISTINCT d.source::oid AS source, reader.pgt_relid::oid AS reader
+        FROM pgtrickle.pgt_dependencies d JOIN pgtrickle.pgt_units unit ON unit.unit = d.pgt_id
+        JOIN pgtrickle.pgt_stream_tables reader ON reader.pgt_id = unit.pgt_id
+        WHERE d.source_type <> 'stage'
+    ), nodes (relid, depth, path) AS (
+        SELECT root.relid, 0, ARRAY[pgtrickle.pgt_name(root.relid)] FROM (
+            SELECT source AS relid FROM edges UNION SELECT relid FROM pgtrickle.pgt_states
+        ) root WHERE NOT EXISTS (SELECT FROM edges e WHERE e.reader = root.relid)
+        UNION ALL
+        SELECT e.reader, nodes.depth + 1, nodes.path || pgtrickle.pgt_name(e.reader)
+        FROM nodes JOIN edges e ON e.source = nodes.relid
+        WHERE nodes.depth < 100
+    )
+    SELECT CASE WHEN nodes.depth = 0 THEN '' ELSE repeat('    ', nodes.depth - 1) || ' -> ' END
+            || pgtrickle.pgt_name(nodes.relid),
+        pgtrickle.pgt_name(nodes.relid), CASE WHEN s.pgt_id IS NULL THEN 'table' ELSE 'stream table' END, nodes.depth,
+        s.status, s.schedule, s.effective_refresh_mode
+    FROM nodes LEFT JOIN pgtrickle.pgt_states s ON s.relid = nodes.relid
+    ORDER BY nodes.path;
+END;
+COMMENT ON FUNCTION pgtrickle.dependency_tree IS 'sources with the stream tables that read them below, directly and through others';
+
+---------------------------------------------------------------------------------------------------- frontiers
+
+CREATE FUNCTION pgtrickle.pgt_transaction_holder(transaction xid8) RETURNS TABLE (pid integer, description text)
+    LANGUAGE sql STABLE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT a.pid, format('transaction of process %s', a.pid) FROM pg_stat_activity a
+    WHERE a.backend_xid = transaction::xid
+    UNION ALL
+    SELECT NULL, format('prepared transaction %L', p.gid) FROM pg_prepared_xacts p
+    WHERE p.transaction = pgt_transaction_holder.transaction::xid;
+END;
+COMMENT ON FUNCTION pgtrickle.pgt_transaction_holder IS 'who keeps a transaction open, if it still is';
+
+CREATE FUNCTION pgtrickle.get_frontier(name text)
+    RETURNS TABLE (base pg_snapshot, data_version bigint, upstream jsonb, data_timestamp timestamptz, usable boolean)
+    LANGUAGE sql STABLE STRICT
+BEGIN ATOMIC
+    SELECT f.* FROM pgtrickle.pgt_lookup(get_frontier.name) AS wanted (pgt_id), LATERAL (
+        SELECT s.frontier_base, own.data_version,
+            (SELECT COALESCE(jsonb_object_agg(pgtrickle.pgt_name(up.pgt_relid), v.version), '{}')
+             FROM pgtrickle.pgt_upstream_versions v JOIN pgtrickle.pgt_stream_tables up ON up.pgt_id = v.upstream
+             WHERE v.pgt_id = wanted.pgt_id),
+            s.data_timestamp, pgtrickle.pgt_frontier_usable(s.frontier_base, s.frontier_cluster, s.frontier_db)
+        FROM pgtrickle.pgt_units u JOIN pgtrickle.pgt_refresh_state s ON s.pgt_id = u.unit
+        JOIN pgtrickle.pgt_refresh_state own ON own.pgt_id = u.pgt_id
+        WHERE u.pgt_id = wanted.pgt_id
+        ORDER BY s.data_timestamp DESC NULLS LAST, s.pgt_id LIMIT 1
+    ) f;
+END;
+COMMENT ON FUNCTION pgtrickle.get_frontier IS 'the snapshot a stream table shows, and the versions of the stream tables it has consumed';
+
+CREATE FUNCTION pgtrickle.frontier_lag(name text)
+    RETURNS TABLE (pending_changes bigint, oldest_pending xid8, xmin_age bigint, blocker_pid integer)
+    LANGUAGE sql STABLE STRICT
+BEGIN ATOMIC
+    SELECT COALESCE(pending.changes, 0), pending.oldest::text::xid8,
+        pg_snapshot_xmax(pg_current_snapshot())::text::bigint - pg_snapshot_xmin(state.frontier_base)::text::bigint,
+        (SELECT holder.pid FROM pg_snapshot_xip(state.frontier_base) AS held (transaction),
+            LATERAL pgtrickle.pgt_transaction_holder(held.transaction) holder
+         WHERE holder.pid IS NOT NULL ORDER BY held.transaction LIMIT 1)
+    FROM pgtrickle.pgt_lookup(frontier_lag.name) AS wanted (pgt_id), LATERAL (
+        SELECT sum(p.pending)::bigint AS changes, min(p.oldest) FILTER (WHERE c.kind = 'table') AS oldest
+        FROM pgtrickle.pgt_units unit, pgtrickle.pgt_pending(unit.unit, true) p
+        LEFT JOIN pgtrickle.pgt_change_sources c ON c.source = p.source
+        WHERE unit.pgt_id = wanted.pgt_id
+    ) pending LEFT JOIN LATERAL (
+        SELECT s.frontier_base FROM pgtrickle.pgt_units u JOIN pgtrickle.pgt_refresh_state s ON s.pgt_id = u.unit
+        WHERE u.pgt_id = wanted.pgt_id ORDER BY s.data_timestamp DESC NULLS LAST, s.pgt_id LIMIT 1
+    ) state ON true;
+END;
+COMMENT ON FUNCTION pgtrickle.frontier_lag IS
+    'logged changes a stream table has not seen, how many transactions its frontier is behind, and who holds it back';
+
+---------------------------------------------------------------------------------------------------- change logs
+
+CREATE FUNCTION pgtrickle.pgt_log_segments(of_source oid, count_rows boolean)
+    RETURNS TABLE (layout integer, segment integer, relid oid, is_current boolean, kind text, bytes bigint, rows bigint,
+        oldest bigint, newest bigint)
+    LANGUAGE plpgsql STABLE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    part record;
+BEGIN
+    FOR part IN
+        SELECT g.layout, g.segment, g.relid, g.layout = s.layout AND g.segment = s.cur_segment AS is_current, s.kind,
+            pgtrickle.pgt_name(g.relid) AS name, CASE s.kind WHEN 'table' THEN 'xid' ELSE 'version' END AS position
+        FROM pgtrickle.pgt_change_sources s JOIN pgtrickle.pgt_change_segments g USING (source)
+        WHERE s.source = of_source ORDER BY g.layout, g.segment
+    LOOP
+        CONTINUE WHEN part.name IS NULL;
+        layout := part.layout;
+        segment := part.segment;
+        relid := part.relid;
+        is_current := part.is_current;
+        kind := part.kind;
+        bytes := pg_total_relation_size(part.relid);
+        BEGIN
+            EXECUTE format('SELECT min(%2$I)::text::bigint, max(%2$I)::text::bigint FROM %1$s', part.name, part.position)
+                INTO oldest, newest;
+            rows := NULL;
+            IF count_rows THEN
+                EXECUTE format('SELECT count(*) FROM %s', part.name) INTO rows;
+            END IF;
+        EXCEPTION WHEN undefined_table THEN
+            CONTINUE;
+        END;
+        RETURN NEXT;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION pgtrickle.pgt_log_segments IS
+    'the segments of a source''s change log: size, and the oldest and newest transaction or version in each';
+
+CREATE FUNCTION pgtrickle.pgt_log_blocker(of_source oid)
+    RETURNS TABLE (blocked_by text, reader bigint, since timestamptz, ring_full boolean)
+    LANGUAGE sql STABLE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    -- A segment that takes no more changes waits to be truncated until every reader has passed its newest change.
+    WITH segments AS MATERIALIZED (
+        SELECT s.relid, s.is_current, s.newest, c.layout = s.layout AND (c.cur_segment + 1) % 3 = s.segment AS is_next
+        FROM pgtrickle.pgt_log_segments(of_source, false) s
+        JOIN pgtrickle.pgt_change_sources c ON c.source = of_source
+    ), held AS MATERIALIZED (
+        SELECT max(newest) AS newest, bool_or(is_next) AS ring_full, array_agg(relid) AS relids
+        FROM segments WHERE NOT is_current AND newest IS NOT NULL
+    ), slowest AS MATERIALIZED (
+        SELECT d.pgt_id AS unit, st.pgt_id, s.data_timestamp, s.frontier_base,
+            CASE WHEN c.kind = 'table' THEN pg_snapshot_xmin(s.frontier_base)::text::bigint ELSE v.version + 1 END AS position
+        FROM pgtrickle.pgt_change_sources c
+        JOIN pgtrickle.pgt_dependencies d ON d.source = c.source
+        JOIN pgtrickle.pgt_refresh_state s ON s.pgt_id = d.pgt_id
+        JOIN pgtrickle.pgt_units u ON u.unit = d.pgt_id
+        JOIN pgtrickle.pgt_stream_tables st ON st.pgt_id = u.pgt_id
+        LEFT JOIN pgtrickle.pgt_stream_tables up ON up.pgt_relid = c.source
+        LEFT JOIN pgtrickle.pgt_consumed v ON v.unit = d.pgt_id AND v.upstream = up.pgt_id
+        WHERE c.source = of_source AND s.is_populated AND NOT s.needs_reinit
+        ORDER BY position, st.pgt_id LIMIT 1
+    ), verdict AS (
+        SELECT pgtrickle.pgt_name(st.pgt_relid) AS blocked_by, slowest.pgt_id AS reader, p.since, 1 AS rank
+        FROM held, slowest JOIN pgtrickle.pgt_stream_tables st ON st.pgt_id = slowest.pgt_id,
+            LATERAL pgtrickle.pgt_pending(slowest.unit, false) p
+        WHERE held.newest >= slowest.position AND p.source = of_source
+        UNION ALL
+        -- The reader has seen everything, but its frontier has to remember a transaction that is still open.
+        SELECT holder.description, NULL, slowest.data_timestamp, 2
+        FROM held, slowest, LATERAL pgtrickle.pgt_transaction_holder(pg_snapshot_xmin(slowest.frontier_base)) holder
+        WHERE held.newest >= slowest.position
+        UNION ALL
+        -- Everybody has passed, but somebody has the segment locked for longer than a refresh takes.
+        SELECT format('transaction of process %s', a.pid), NULL, a.xact_start, 3
+        FROM held, pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+        WHERE l.relation = ANY (held.relids) AND l.granted AND l.database = (SELECT d.oid FROM pg_database d
+            WHERE d.datname = current_database()) AND a.pid <> pg_backend_pid()
+            AND a.xact_start < clock_timestamp() - '5 seconds'::interval
+        UNION ALL
+        SELECT format('prepared transaction %L', p.gid), NULL, p.prepared, 3
+        FROM held, pg_locks l JOIN pg_prepared_xacts p ON l.virtualtransaction = '-1/' || p.transaction::text
+        WHERE l.relation = ANY (held.relids) AND l.pid IS NULL AND p.database = current_database()
+    )
+    SELECT verdict.blocked_by, verdict.reader, verdict.since, held.ring_full FROM held, verdict
+    ORDER BY verdict.rank, verdict.since LIMIT 1;
+END;
+COMMENT ON FUNCTION pgtrickle.pgt_log_blocker IS
+    'who keeps a segment of a source''s change log from being truncated: the reader that is furthest behind, or an open transaction';
+
+CREATE FUNCTION pgtrickle.change_buffer_sizes()
+    RETURNS TABLE (stream_table text, source_table text, pending_rows bigint, buffer_bytes bigint, segments integer,
+        blocked_by text)
+    LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT s.name, pgtrickle.pgt_name(reads.source),
+        CASE WHEN s.is_populated AND NOT s.needs_reinit THEN COALESCE(pending.changes, 0) END, log.bytes, log.segments,
+        (SELECT b.blocked_by FROM pgtrickle.pgt_log_blocker(reads.source) b)
+    FROM pgtrickle.pgt_states s
+    CROSS JOIN LATERAL (
+        SELECT DISTINCT d.source::oid AS source FROM pgtrickle.pgt_units unit
+        JOIN pgtrickle.pgt_dependencies d ON d.pgt_id = unit.unit
+        WHERE unit.pgt_id = s.pgt_id AND d.source_type IN ('table', 'stream_table')
+    ) reads
+    CROSS JOIN LATERAL (
+        SELECT max(p.pending) AS changes FROM pgtrickle.pgt_units unit, pgtrickle.pgt_pending(unit.unit, true) p
+        WHERE unit.pgt_id = s.pgt_id AND p.source = reads.source
+    ) pending
+    CROSS JOIN LATERAL (
+        SELECT sum(g.bytes)::bigint AS bytes, count(*)::integer AS segments
+        FROM pgtrickle.pgt_log_segments(reads.source, false) g
+    ) log
+    ORDER BY 1, 2;
+END;
+COMMENT ON FUNCTION pgtrickle.change_buffer_sizes IS
+    'for each stream table and source: logged changes not seen yet, the size of the log, and who keeps it from being truncated';
+
+CREATE FUNCTION pgtrickle.change_buffer_status(source text)
+    RETURNS TABLE (layout integer, segment integer, is_current boolean, rows bigint, bytes bigint, oldest_xid xid8,
+        oldest_version bigint, blocked_by text, blocked_since timestamptz)
+    LANGUAGE sql STABLE STRICT
+BEGIN ATOMIC
+    SELECT g.layout, g.segment, g.is_current, g.rows, g.bytes,
+        CASE WHEN g.kind = 'table' THEN g.oldest::text::xid8 END, CASE WHEN g.kind <> 'table' THEN g.oldest END,
+        b.blocked_by, b.since
+    FROM pgtrickle.pgt_lookup_source(change_buffer_status.source) AS wanted (source),
+        LATERAL pgtrickle.pgt_log_segments(wanted.source, true) g
+    LEFT JOIN LATERAL (
+        SELECT blocker.blocked_by, blocker.since FROM pgtrickle.pgt_log_blocker(wanted.source) blocker
+        WHERE NOT g.is_current AND g.newest IS NOT NULL
+    ) b ON true
+    ORDER BY g.layout, g.segment;
+END;
+COMMENT ON FUNCTION pgtrickle.change_buffer_status IS 'the segments of a source''s change log';
+
+CREATE FUNCTION pgtrickle.trigger_inventory()
+    RETURNS TABLE (source text, relation text, trigger_name text, kind text, state text, ok boolean)
+    LANGUAGE sql STABLE
+BEGIN ATOMIC
+    WITH wanted (source, relid, trigger_name, kind) AS (
+        SELECT s.source, m.relid, expected.name, expected.kind
+        FROM pgtrickle.pgt_change_sources s
+        CROSS JOIN LATERAL (
+            SELECT s.source AS relid UNION SELECT t.relid::oid FROM pg_partition_tree(s.source::regclass) t
+        ) m
+        JOIN pg_class c ON c.oid = m.relid AND c.relkind IN ('r', 'p')
+        CROSS JOIN (VALUES ('pgt_capture', 'rows'), ('pgt_capture_truncate', 'truncate')) AS expected (name, kind)
+        WHERE s.kind = 'table'
+        UNION ALL
+        SELECT s.relid, s.relid, 'pgt_refuse_write', 'guard' FROM pgtrickle.pgt_states s
+    )
+    SELECT pgtrickle.pgt_name(w.source), pgtrickle.pgt_name(w.relid), w.trigger_name, w.kind,
+        CASE t.tgenabled WHEN 'A' THEN 'always' WHEN 'O' THEN 'origin' WHEN 'R' THEN 'replica' WHEN 'D' THEN 'disabled'
+            ELSE 'missing' END,
+        t.tgenabled IS NOT NULL AND t.tgenabled = 'A'
+    FROM wanted w LEFT JOIN pg_trigger t ON t.tgrelid = w.relid AND t.tgname = w.trigger_name
+    ORDER BY 1, 2, 3;
+END;
+COMMENT ON FUNCTION pgtrickle.trigger_inventory IS 'the triggers that have to be there, on sources, their partitions and stream tables, and their state';
+
+---------------------------------------------------------------------------------------------------- health
+
+CREATE FUNCTION pgtrickle.pgt_preloaded() RETURNS boolean
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT current_setting('shared_preload_libraries') ~ '(^|[[:space:],/"])pg_trickle(\.so)?([[:space:],"]|$)';
+END;
+COMMENT ON FUNCTION pgtrickle.pgt_preloaded IS 'whether the library is loaded at server start';
+
+CREATE FUNCTION pgtrickle.pgt_listed(names text[]) RETURNS text LANGUAGE sql IMMUTABLE STRICT
+BEGIN ATOMIC
+    SELECT array_to_string(names[1:5], '; ')
+        || CASE WHEN cardinality(names) > 5 THEN format('; and %s more', cardinality(names) - 5) ELSE '' END;
+END;
+COMMENT ON FUNCTION pgtrickle.pgt_listed IS 'the first few of many';
+
+CREATE FUNCTION pgtrickle.health_check() RETURNS TABLE (check_name text, severity text, detail text)
+    LANGUAGE sql VOLATILE
+BEGIN ATOMIC
+    WITH states AS MATERIALIZED (
+        SELECT s.*, pgtrickle.pgt_staleness(s.pgt_id) AS staleness FROM pgtrickle.pgt_states s
+    ), logs AS MATERIALIZED (
+        SELECT COALESCE(pgtrickle.pgt_name(owner.pgt_relid) || ' (intermediate result)', pgtrickle.pgt_name(c.source)) AS source,
+            (SELECT sum(g.bytes) FROM pgtrickle.pgt_log_segments(c.source, false) g) AS bytes,
+            pg_total_relation_size(c.source::regclass) AS source_bytes, b.blocked_by, b.since, b.ring_full,
+            reader.status AS reader_status
+        FROM pgtrickle.pgt_change_sources c
+        LEFT JOIN pgtrickle.pgt_stream_tables stage ON stage.pgt_relid = c.source AND stage.stage_of IS NOT NULL
+        LEFT JOIN pgtrickle.pgt_stream_tables owner ON owner.pgt_id = stage.stage_of
+        LEFT JOIN LATERAL pgtrickle.pgt_log_blocker(c.source) b ON true
+        LEFT JOIN pgtrickle.pgt_stream_tables reader ON reader.pgt_id = b.reader
+        WHERE EXISTS (SELECT FROM pg_class WHERE oid = c.source)
+    )
+    SELECT 'scheduler_running', CASE
+            WHEN pg_is_in_recovery() THEN 'OK'
+            WHEN NOT pgtrickle.pgt_preloaded() THEN 'ERROR'
+            WHEN current_setting('pg_trickle.enabled', true) = 'off' THEN 'WARN'
+            WHEN pgtrickle.scheduler_pid() IS NULL THEN 'ERROR'
+            ELSE 'OK' END,
+        CASE
+            WHEN pg_is_in_recovery() THEN 'this server is a standby'
+            WHEN NOT pgtrickle.pgt_preloaded() THEN 'pg_trickle is not in shared_preload_libraries'
+            WHEN current_setting('pg_trickle.enabled', true) = 'off' THEN 'pg_trickle.enabled is off'
+            WHEN pgtrickle.scheduler_pid() IS NULL THEN 'no scheduler runs for this database'
+            ELSE format('process %s', pgtrickle.scheduler_pid()) END
+    UNION ALL
+    SELECT 'error_tables', CASE WHEN bool_or(status = 'ERROR') THEN 'ERROR' WHEN count(*) > 0 THEN 'WARN' ELSE 'OK' END,
+        COALESCE(pgtrickle.pgt_listed(array_agg(format('%s is %s%s', name, status, ': ' || last_error_message)
+            ORDER BY status, name)), 'none')
+    FROM states WHERE status IN ('ERROR', 'SUSPENDED')
+    UNION ALL
+    SELECT 'stale_tables', CASE WHEN count(*) > 0 THEN 'WARN' ELSE 'OK' END,
+        COALESCE(pgtrickle.pgt_listed(array_agg(format('%s by %s s', name, round(extract(epoch FROM staleness), 1))
+            ORDER BY staleness DESC, name)), 'none')
+    FROM states WHERE status = 'ACTIVE' AND pgtrickle.pgt_is_overdue(pgt_id, staleness)
+    UNION ALL
+    SELECT 'needs_reinit', CASE WHEN count(*) > 0 THEN 'WARN' ELSE 'OK' END,
+        COALESCE(pgtrickle.pgt_listed(array_agg(format('%s: %s', name, reinit_reason) ORDER BY name)), 'none')
+    FROM states WHERE needs_reinit
+    UNION ALL
+    SELECT 'consecutive_errors', CASE WHEN count(*) > 0 THEN 'WARN' ELSE 'OK' END,
+        COALESCE(pgtrickle.pgt_listed(array_agg(format('%s: %s in a row, last %s %s', name, consecutive_errors,
+            last_error_sqlstate, last_error_message) ORDER BY consecutive_errors DESC, name)), 'none')
+    FROM states WHERE consecutive_errors > 0
+    UNION ALL
+    SELECT 'change_log_growth', CASE WHEN count(*) > 0 THEN 'WARN' ELSE 'OK' END,
+        COALESCE(pgtrickle.pgt_listed(array_agg(format('log of %s: %s', source, pg_size_pretty(bytes))
+            ORDER BY bytes DESC, source)), 'none')
+    FROM logs WHERE bytes > 1024 * 1024 * 1024 OR (bytes > 64 * 1024 * 1024 AND bytes > source_bytes)
+    UNION ALL
+    SELECT 'change_log_blocked', CASE WHEN count(*) > 0 THEN 'WARN' ELSE 'OK' END,
+        COALESCE(pgtrickle.pgt_listed(array_agg(format('log of %s by %s%s since %s', source, blocked_by,
+            ' (' || NULLIF(reader_status, 'ACTIVE') || ')', date_trunc('second', since)) ORDER BY since, source)), 'none')
+    FROM logs WHERE blocked_by IS NOT NULL AND (ring_full OR reader_status <> 'ACTIVE')
+    UNION ALL
+    SELECT 'capture_triggers', CASE WHEN count(*) > 0 THEN 'ERROR' ELSE 'OK' END,
+        COALESCE(pgtrickle.pgt_listed(array_agg(format('trigger %s on %s is %s', trigger_name, relation, state)
+            ORDER BY relation, trigger_name)), 'none is missing')
+    FROM pgtrickle.trigger_inventory() WHERE NOT ok;
+END;
+COMMENT ON FUNCTION pgtrickle.health_check IS 'what is well and what is not, one row for each check';
+
+CREATE VIEW pgtrickle.quick_health AS
+    SELECT count(*) AS total, count(*) FILTER (WHERE s.status = 'ACTIVE') AS active,
+        count(*) FILTER (WHERE s.status = 'SUSPENDED') AS suspended, count(*) FILTER (WHERE s.status = 'ERROR') AS error,
+        count(*) FILTER (WHERE s.status = 'INITIALIZING') AS initializing,
+        count(*) FILTER (WHERE s.consecutive_errors > 0) AS failing, count(*) FILTER (WHERE s.needs_reinit) AS needs_reinit,
+        count(*) FILTER (WHERE s.status = 'ACTIVE' AND s.overdue) AS overdue,
+        pgtrickle.scheduler_pid() IS NOT NULL AS scheduler_running,
+        CASE WHEN count(*) FILTER (WHERE s.status = 'ERROR') > 0 OR pgtrickle.scheduler_pid() IS NULL THEN 'ERROR'
+             WHEN count(*) FILTER (WHERE s.status = 'SUSPENDED' OR s.consecutive_errors > 0 OR s.needs_reinit
+                 OR (s.status = 'ACTIVE' AND s.overdue)) > 0 THEN 'WARN'
+             ELSE 'OK' END AS severity
+    FROM pgtrickle.stream_tables_info s;
+COMMENT ON VIEW pgtrickle.quick_health IS 'all stream tables in one row';
+
+CREATE FUNCTION pgtrickle.preflight() RETURNS TABLE (check_name text, ok boolean, detail text)
+    LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT 'server_version', current_setting('server_version_num')::integer >= 180000,
+        format('PostgreSQL %s; 18 or later is needed', current_setting('server_version'))
+    UNION ALL
+    SELECT 'shared_preload_libraries', pgtrickle.pgt_preloaded(), CASE WHEN pgtrickle.pgt_preloaded()
+        THEN 'pg_trickle is loaded at server start'
+        ELSE 'add pg_trickle to shared_preload_libraries in postgresql.conf and restart the server' END
+    UNION ALL
+    SELECT 'worker_processes', workers.present >= workers.needed,
+        format('max_worker_processes is %s; launcher, scheduler and refresh workers take up to %s', workers.present, workers.needed)
+    FROM (SELECT current_setting('max_worker_processes')::integer,
+              2 + COALESCE(current_setting('pg_trickle.max_concurrent_refreshes', true), '4')::integer) AS workers (present, needed)
+    UNION ALL
+    SELECT 'event_triggers', count(*) = 2 AND COALESCE(current_setting('event_triggers', true), 'on') = 'on',
+        CASE WHEN COALESCE(current_setting('event_triggers', true), 'on') <> 'on' THEN 'event_triggers is off'
+             WHEN count(*) < 2 THEN 'event triggers pgt_on_ddl_end and pgt_on_drop must be enabled always'
+             ELSE 'schema changes are noticed' END
+    FROM pg_event_trigger WHERE evtname IN ('pgt_on_ddl_end', 'pgt_on_drop') AND evtenabled = 'A'
+    UNION ALL
+    SELECT 'capture_triggers', count(*) = 0, CASE WHEN count(*) = 0 THEN 'none is missing'
+        ELSE pgtrickle.pgt_listed(array_agg(format('trigger %s on %s is %s', trigger_name, relation, state)
+            ORDER BY relation, trigger_name)) END
+    FROM pgtrickle.trigger_inventory() i WHERE NOT i.ok
+    UNION ALL
+    SELECT 'extension_version', available.version IS NULL OR available.version = pgtrickle.version(),
+        CASE WHEN available.version IS NULL OR available.version = pgtrickle.version()
+            THEN format('version %s', pgtrickle.version())
+            ELSE format('version %s is installed, %s is available: ALTER EXTENSION pg_trickle UPDATE',
+                pgtrickle.version(), available.version) END
+    FROM (SELECT (SELECT a.default_version FROM pg_available_extensions() a WHERE a.name = 'pg_trickle')) AS available (version)
+    UNION ALL
+    SELECT 'writable', NOT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery()
+        THEN 'this server is a standby: stream tables are refreshed on its primary' ELSE 'this server is not a standby' END;
+END;
+COMMENT ON FUNCTION pgtrickle.preflight IS 'whether this server and database are set up for stream tables';
+
+GRANT SELECT ON pgtrickle.pgt_units, pgtrickle.pgt_upstream_versions, pgtrickle.pgt_states, pgtrickle.stream_tables_info,
+    pgtrickle.pg_stat_stream_tables, pgtrickle.quick_health TO PUBLIC;

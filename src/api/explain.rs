@@ -1,0 +1,163 @@
+//! `explain_stream_table`, `explain_delta`.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+use pgt_ivm::rel::{Query, SourceId};
+use pgt_ivm::{delta, rewrite};
+
+use crate::analyze;
+use crate::catalog::{self, StreamTable};
+use crate::error::{Error, Kind, Result as OwnResult};
+use crate::lifecycle;
+use crate::pg::session::Scope;
+use crate::pg::spi;
+use crate::refresh::{self, Compiled, Unit};
+
+const STAGES: &str = "summary, rel, rewritten, delta, sql, apply, plan";
+
+fn compiled(name: &str) -> OwnResult<Rc<Compiled>> {
+    let table = catalog::by_name(name)?;
+    lifecycle::require_owner(&table)?;
+    lifecycle::ensure_ready(&table)?;
+    refresh::compile(&catalog::load(table.id)?)
+}
+
+#[pg_extern(sql = false)]
+fn explain_stream_table(name: &str, stage: &str) -> Result<String, ErrorReport> {
+    let compiled = compiled(name)?;
+    let text = match stage {
+        "summary" => summary(&compiled),
+        "rel" => query_of(&compiled.table)?.text(),
+        "rewritten" => rewritten(&query_of(&compiled.table)?),
+        "delta" => each_delta(&compiled, |unit, dirty| {
+            let terms = delta_terms(unit, dirty);
+            Ok(terms.join("\n"))
+        })?,
+        "sql" => each_delta(&compiled, |unit, dirty| {
+            Ok(unit.differential_statement(dirty, None)?.to_string())
+        })?,
+        "apply" => compiled.units.iter().map(apply).collect::<Vec<_>>().join("\n"),
+        "plan" => each_delta(&compiled, |unit, dirty| {
+            let lines = plan(&compiled.table, unit, dirty, "text")?;
+            Ok(lines.join("\n"))
+        })?,
+        other => {
+            return Err(Error::new(Kind::InvalidArgument, format!("unknown stage \"{other}\""))
+                .hint(format!("Stages are {STAGES}."))
+                .into());
+        }
+    };
+    Ok(text)
+}
+
+fn query_of(table: &StreamTable) -> OwnResult<Query> {
+    analyze::analyze(table.view, &table.timezone)?.query.map_err(|refusal| {
+        Error::new(
+            Kind::NotIncremental,
+            format!("stream table {} is not maintained incrementally: {}", table.display_name(), refusal.reason),
+        )
+        .hint(refusal.hint)
+    })
+}
+
+fn summary(compiled: &Compiled) -> String {
+    let table = &compiled.table;
+    let mut lines = vec![
+        format!("stream table {}", table.display_name()),
+        format!("schedule {}, mode {}, effective {}", table.schedule, table.mode.name(), table.effective.name()),
+    ];
+    if let Some(reason) = &table.downgrade_reason {
+        lines.push(format!("refreshed fully: {reason}"));
+    }
+    for unit in &compiled.units {
+        let kind = if unit.id == table.id { "result" } else { "stage" };
+        let reads: Vec<String> = unit.sources.values().map(|source| source.name.to_string()).collect();
+        lines.push(format!("{kind} {} identity {:?} reads {}", unit.target.table, unit.layout.identity, reads.join(", ")));
+    }
+    lines.join("\n") + "\n"
+}
+
+fn rewritten(query: &Query) -> String {
+    let planned = rewrite::cut(query);
+    let mut text = String::new();
+    for (number, stage) in planned.stages.iter().enumerate() {
+        text.push_str(&format!("Stage {number}\n{}", stage.query.text()));
+    }
+    text + "Result\n" + &planned.query.text()
+}
+
+/// One section per unit and changed source.
+fn each_delta(
+    compiled: &Compiled,
+    describe: impl Fn(&Unit, &BTreeSet<SourceId>) -> OwnResult<String>,
+) -> OwnResult<String> {
+    let mut sections = Vec::new();
+    for unit in compiled.units.iter().filter(|unit| unit.query.is_some()) {
+        for (id, source) in &unit.sources {
+            let dirty = BTreeSet::from([*id]);
+            sections.push(format!("-- {} when {} changed\n{}\n", unit.target.table, source.name, describe(unit, &dirty)?));
+        }
+    }
+    if sections.is_empty() {
+        let reason = compiled.table.downgrade_reason.clone().unwrap_or_else(|| "its mode is FULL".into());
+        return Err(Error::new(
+            Kind::NotIncremental,
+            format!("stream table {} is not maintained incrementally: {reason}", compiled.table.display_name()),
+        ));
+    }
+    Ok(sections.join("\n"))
+}
+
+fn delta_terms(unit: &Unit, dirty: &BTreeSet<SourceId>) -> Vec<String> {
+    let Some(query) = &unit.query else { return vec![] };
+    let input = unit.layout.grouped.as_ref().map_or(&query.root, |grouped| &grouped.input);
+    delta::terms(input, dirty)
+        .into_iter()
+        .map(|root| Query { root, output: vec![] }.text())
+        .collect()
+}
+
+fn apply(unit: &Unit) -> String {
+    let columns: Vec<String> = unit
+        .layout
+        .columns
+        .iter()
+        .map(|column| format!("  {} {} {:?}{}", column.name, column.ty.name, column.role, if column.visible { "" } else { " hidden" }))
+        .collect();
+    format!("{} identity {:?}\n{}\n", unit.target.table, unit.layout.identity, columns.join("\n"))
+}
+
+/// EXPLAIN of the delta statement, as a refresh would run it.
+fn plan(table: &StreamTable, unit: &Unit, dirty: &BTreeSet<SourceId>, format: &str) -> OwnResult<Vec<String>> {
+    let statement = unit.differential_statement(dirty, Some(1_000))?;
+    let _scope = Scope::restricted(table.owner, &table.timezone);
+    let lines = spi::explain(&statement.to_string(), format);
+    Ok(lines)
+}
+
+#[pg_extern(sql = false)]
+fn explain_delta(name: &str, format: &str) -> Result<SetOfIterator<'static, String>, ErrorReport> {
+    if !["text", "json", "xml", "yaml"].contains(&format.to_ascii_lowercase().as_str()) {
+        return Err(Error::new(Kind::InvalidArgument, format!("unknown format \"{format}\""))
+            .hint("Use text, json, xml or yaml.")
+            .into());
+    }
+    let compiled = compiled(name)?;
+    let mut lines = Vec::new();
+    for unit in compiled.units.iter().filter(|unit| unit.query.is_some()) {
+        let dirty: BTreeSet<SourceId> = unit.sources.keys().copied().collect();
+        lines.extend(plan(&compiled.table, unit, &dirty, format)?);
+    }
+    if lines.is_empty() {
+        let reason = compiled.table.downgrade_reason.clone().unwrap_or_else(|| "its mode is FULL".into());
+        return Err(Error::new(
+            Kind::NotIncremental,
+            format!("stream table {} is not maintained incrementally: {reason}", compiled.table.display_name()),
+        )
+        .into());
+    }
+    Ok(SetOfIterator::new(lines))
+}

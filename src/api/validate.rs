@@ -1,0 +1,75 @@
+//! `validate_query`.
+
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+use pgt_ivm::rel::{AggregateKind, Rel};
+
+use crate::error::Error;
+use crate::lifecycle;
+
+type Finding = (String, String, Option<String>, Option<String>);
+
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)]
+fn validate_query(
+    query: &str,
+) -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(node, String),
+            name!(class, String),
+            name!(reason, Option<String>),
+            name!(hint, Option<String>),
+        ),
+    >,
+    ErrorReport,
+> {
+    let analysis = lifecycle::analyze_text(query)?;
+    let findings = match analysis.query {
+        Ok(query) => {
+            let mut findings = Vec::new();
+            describe(&query.root, &mut findings);
+            findings
+        }
+        Err(refusal) => {
+            vec![("query".to_owned(), "full".to_owned(), Some(refusal.reason), Some(refusal.hint))]
+        }
+    };
+    Ok::<_, Error>(TableIterator::new(findings)).map_err(ErrorReport::from)
+}
+
+/// One line per operator, outermost first.
+fn describe(rel: &Rel, findings: &mut Vec<Finding>) {
+    let (node, class, reason) = match rel {
+        Rel::Scan(_) => ("scan", "linear", None),
+        Rel::Filter { .. } => ("filter", "linear", None),
+        Rel::Project { .. } => ("project", "linear", None),
+        Rel::UnionAll { .. } => ("union all", "linear", None),
+        Rel::Join { .. } => ("inner join", "bilinear", None),
+        Rel::Aggregate { calls, .. } if calls.is_empty() => ("distinct", "algebraic", None),
+        Rel::Aggregate { calls, .. } => {
+            let recomputed: Vec<String> = calls
+                .iter()
+                .filter(|(_, call)| call.kind == AggregateKind::Recompute)
+                .map(|(_, call)| call.call.ty.name.clone())
+                .collect();
+            if recomputed.is_empty() {
+                ("aggregate", "algebraic", None)
+            } else {
+                (
+                    "aggregate",
+                    "recompute",
+                    Some(format!(
+                        "aggregates of type {} are evaluated again for each touched group",
+                        recomputed.join(", ")
+                    )),
+                )
+            }
+        }
+    };
+    findings.push((node.to_owned(), class.to_owned(), reason, None));
+    for input in rel.inputs() {
+        describe(input, findings);
+    }
+}
