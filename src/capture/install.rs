@@ -85,6 +85,9 @@ fn ensure_layout(
     for segment in known.iter().flat_map(|known| &known.segments) {
         relation::invalidate(segment.relid);
     }
+    if let Some(now) = catalog::change_source(source, Under::Current) {
+        super::rotate::drop_drained_layouts(&now);
+    }
     Ok(true)
 }
 

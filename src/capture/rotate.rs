@@ -117,7 +117,7 @@ fn try_truncate(source: &ChangeSource, segment: &Segment) -> bool {
 }
 
 /// Layouts before the current one whose segments are all empty.
-fn drop_drained_layouts(source: &ChangeSource) -> u32 {
+pub(super) fn drop_drained_layouts(source: &ChangeSource) -> u32 {
     let mut dropped = 0;
     let mut layouts: Vec<i64> = source.segments.iter().map(|segment| segment.layout).collect();
     layouts.dedup();

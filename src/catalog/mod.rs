@@ -13,7 +13,7 @@ pub use sources::{ChangeSource, SEGMENTS, Segment, SourceKind, segment_name, cha
 pub use state::{RefreshState, Success, ensure_state, load_state, save_failure, save_success};
 pub use stream_tables::{
     Dependency, Mode, NewStreamTable, SourceType, Status, StreamTable, by_name, by_relation, dependencies, dependents,
-    downstream_of, insert, load, load_all, replace_dependencies, resolve_name, stages_of,
+    downstream_of, generation, insert, load, load_all, replace_dependencies, resolve_name, stages_of,
 };
 
 use pgrx::pg_sys;

@@ -142,6 +142,12 @@ pub fn load(id: i64) -> Result<StreamTable> {
         .ok_or_else(|| Error::new(Kind::NotFound, format!("stream table with id {id} does not exist")))
 }
 
+/// The generation of a stream table or stage, if it exists.
+pub fn generation(id: i64) -> Option<i64> {
+    spi::first("SELECT generation FROM pgtrickle.pgt_stream_tables WHERE pgt_id = $1", &[Value::Int(id)])
+        .map(|row| row.int(0))
+}
+
 /// Every stream table, without stages.
 pub fn load_all() -> Result<Vec<StreamTable>> {
     select("st.stage_of IS NULL", &[])

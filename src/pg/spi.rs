@@ -3,7 +3,10 @@
 //! Every statement can be run under a given registered snapshot, so that all statements of a refresh see one state of
 //! the database. An error of a statement is PostgreSQL's own error and unwinds; it is never turned into a value here.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char};
+use std::rc::Rc;
 
 use pgrx::pg_sys;
 
@@ -247,14 +250,37 @@ impl Drop for Plan {
     }
 }
 
-/// Runs a statement once.
+/// Plans of statements run by text, by text.
+type Kept = HashMap<String, Rc<Plan>>;
+
+thread_local! {
+    static KEPT: RefCell<Kept> = RefCell::new(HashMap::new());
+}
+
+/// More statements than the extension has constant ones; what is over it was made for one occasion.
+const MOST_KEPT: usize = 256;
+
+/// Runs a statement. Its plan is kept for the session.
 pub fn run(sql: &str, values: &[Value]) -> Vec<Row> {
     run_under(sql, values, Under::Current)
 }
 
-/// Runs a statement once under `under`.
+/// Runs a statement under `under`. Its plan is kept for the session.
 pub fn run_under(sql: &str, values: &[Value], under: Under<'_>) -> Vec<Row> {
-    Plan::prepare(sql, values).run(values, under)
+    let types: Vec<pg_sys::Oid> = values.iter().map(Value::oid).collect();
+    let known = KEPT.with(|kept| kept.borrow().get(sql).filter(|plan| plan.types == types).cloned());
+    let plan = known.unwrap_or_else(|| {
+        let plan = Rc::new(Plan::prepare(sql, values));
+        KEPT.with(|kept| {
+            let mut kept = kept.borrow_mut();
+            if kept.len() >= MOST_KEPT {
+                kept.clear();
+            }
+            kept.insert(sql.to_owned(), plan.clone());
+        });
+        plan
+    });
+    plan.run(values, under)
 }
 
 /// Runs a utility command.

@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
 use std::time::Duration;
 
 use pgrx::pg_sys;
@@ -107,6 +108,17 @@ pub fn wait(timeout: Duration) {
 pub struct Failure {
     pub sqlstate: String,
     pub message: String,
+    caught: Option<Rc<CaughtError>>,
+}
+
+impl Failure {
+    /// Raises the error again, as it was.
+    pub fn raise(self) -> ! {
+        match self.caught.and_then(Rc::into_inner) {
+            Some(caught) => caught.rethrow(),
+            None => pgrx::error!("{}", self.message),
+        }
+    }
 }
 
 /// Runs `work` in a transaction of its own with an active snapshot. An error aborts the transaction and is returned.
@@ -118,9 +130,13 @@ pub fn transaction<R>(work: impl FnOnce() -> Result<R, crate::error::Error>) -> 
         pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
         let outcome = pgrx::PgTryBuilder::new(AssertUnwindSafe(|| match work() {
             Ok(value) => Ok(value),
-            Err(error) => Err(Failure { sqlstate: sqlstate(error.code() as i32), message: error.message }),
+            Err(error) => Err(Failure {
+                sqlstate: sqlstate(error.code() as i32),
+                message: error.message,
+                caught: None,
+            }),
         }))
-        .catch_others(|caught| Err(failure(&caught)))
+        .catch_others(|caught| Err(failure(caught)))
         .execute();
         match outcome {
             Ok(value) => {
@@ -140,16 +156,15 @@ pub fn transaction<R>(work: impl FnOnce() -> Result<R, crate::error::Error>) -> 
     }
 }
 
-fn failure(caught: &CaughtError) -> Failure {
-    match caught {
-        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => Failure {
-            sqlstate: sqlstate(report.sql_error_code() as i32),
-            message: report.message().to_owned(),
-        },
-        CaughtError::RustPanic { ereport, .. } => {
-            Failure { sqlstate: "XX000".into(), message: ereport.message().to_owned() }
+/// What was raised, as a value.
+pub(super) fn failure(caught: CaughtError) -> Failure {
+    let (sqlstate, message) = match &caught {
+        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
+            (sqlstate(report.sql_error_code() as i32), report.message().to_owned())
         }
-    }
+        CaughtError::RustPanic { ereport, .. } => ("XX000".to_owned(), ereport.message().to_owned()),
+    };
+    Failure { sqlstate, message, caught: Some(Rc::new(caught)) }
 }
 
 /// The five letters of an SQLSTATE.

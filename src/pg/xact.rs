@@ -2,10 +2,12 @@
 
 use std::cell::Cell;
 use std::ffi::c_void;
+use std::panic::AssertUnwindSafe;
 
 use pgrx::pg_guard;
 use pgrx::pg_sys;
 
+use super::worker::Failure;
 use super::{capture_trigger, shared};
 
 thread_local! {
@@ -93,5 +95,30 @@ pub fn rolled_back<R>(work: impl FnOnce() -> R) -> R {
         pg_sys::MemoryContextSwitchTo(context);
         pg_sys::CurrentResourceOwner = owner;
         result
+    }
+}
+
+/// Runs `work` in a subtransaction. An error rolls it back and is returned instead of raised.
+pub fn attempt<R>(work: impl FnOnce() -> R) -> Result<R, Failure> {
+    // SAFETY: as in `rolled_back`; after an error the subtransaction is rolled back before anything else happens.
+    unsafe {
+        let context = pg_sys::CurrentMemoryContext;
+        let owner = pg_sys::CurrentResourceOwner;
+        pg_sys::BeginInternalSubTransaction(std::ptr::null());
+        pg_sys::MemoryContextSwitchTo(context);
+        let outcome = pgrx::PgTryBuilder::new(AssertUnwindSafe(|| Ok(work())))
+            .catch_others(|caught| Err(super::worker::failure(caught)))
+            .execute();
+        match &outcome {
+            Ok(_) => pg_sys::ReleaseCurrentSubTransaction(),
+            Err(_) => {
+                pg_sys::MemoryContextSwitchTo(context);
+                pg_sys::FlushErrorState();
+                pg_sys::RollbackAndReleaseCurrentSubTransaction();
+            }
+        }
+        pg_sys::MemoryContextSwitchTo(context);
+        pg_sys::CurrentResourceOwner = owner;
+        outcome
     }
 }

@@ -75,6 +75,20 @@ pub fn forget_all() {
     KEPT.with(|kept| kept.borrow_mut().clear());
 }
 
+/// What a stream table reads directly or through its stages, if this session has compiled this generation.
+pub(super) fn known_upstream(id: i64, generation: i64) -> Option<Vec<i64>> {
+    KEPT.with(|kept| {
+        let kept = kept.borrow();
+        let known = kept.get(&id).filter(|known| known.table.generation == generation)?;
+        let units: Vec<i64> = known.units.iter().map(|unit| unit.id).collect();
+        let mut upstream: Vec<i64> =
+            known.units.iter().flat_map(Unit::upstream).filter(|id| !units.contains(id)).collect();
+        upstream.sort_unstable();
+        upstream.dedup();
+        Some(upstream)
+    })
+}
+
 /// This session has compiled exactly this generation of the stream table.
 pub fn is_compiled(table: &StreamTable) -> bool {
     KEPT.with(|kept| {

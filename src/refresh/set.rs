@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use pgt_ivm::graph::Graph;
 
-use super::compile::{Compiled, compile};
+use super::compile::{self, Compiled, compile};
 use super::unit::UnitOutcome;
 use crate::capture;
 use crate::catalog::{self, Action, HistoryRow, InitiatedBy, Mode, SourceType, Success};
@@ -76,6 +76,9 @@ pub fn refresh(request: &Request) -> Result<Vec<Outcome>> {
 
 /// The stream tables in topological order, with everything upstream if asked.
 pub fn order(ids: &[i64], with_upstream: bool) -> Result<Vec<i64>> {
+    if let ([only], false) = (ids, with_upstream) {
+        return Ok(vec![*only]);
+    }
     let mut wanted: BTreeSet<i64> = ids.iter().copied().collect();
     let mut graph = Graph::new();
     let mut open: Vec<i64> = ids.to_vec();
@@ -101,6 +104,11 @@ pub fn order(ids: &[i64], with_upstream: bool) -> Result<Vec<i64>> {
 
 /// The stream tables that `id` reads directly or through its stages.
 pub fn upstream_of(id: i64) -> Result<Vec<i64>> {
+    if let Some(generation) = catalog::generation(id)
+        && let Some(upstream) = compile::known_upstream(id, generation)
+    {
+        return Ok(upstream);
+    }
     let mut found = BTreeSet::new();
     let stages = catalog::stages_of(id)?;
     for unit in stages.iter().map(|stage| stage.id).chain([id]) {
@@ -164,7 +172,7 @@ fn lock_sources(compiled: &[Rc<Compiled>]) {
 
 fn still_current(compiled: &[Rc<Compiled>]) -> bool {
     compiled.iter().all(|known| {
-        catalog::load(known.table.id).is_ok_and(|now| now.generation == known.table.generation)
+        catalog::generation(known.table.id) == Some(known.table.generation)
     })
 }
 

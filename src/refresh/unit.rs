@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 
-use pgt_ivm::apply;
+use pgt_ivm::apply::{self, Change};
 use pgt_ivm::rel::SourceId;
 use pgt_ivm::sql;
 use pgt_ivm::sql::ast::Statement;
@@ -12,7 +12,9 @@ use super::compile::Unit;
 use crate::catalog::{Action, RefreshState};
 use crate::config::{Broken, RefreshSettings, Strategy};
 use crate::error::{Error, Kind, Result};
+use crate::pg::session::{self, Scope};
 use crate::pg::spi::{self, Plan, Under, Value};
+use crate::pg::xact;
 
 /// Log rows counted per source by the probe; more are not told apart.
 const PROBE_CAP: u64 = 10_000_000;
@@ -20,17 +22,14 @@ const PROBE_CAP: u64 = 10_000_000;
 /// Plans are made for deltas of at most this many log rows per source, and for larger ones.
 const SIZE_CLASSES: [u64; 4] = [10, 1_000, 100_000, 10_000_000];
 
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct PlanKey {
-    dirty: BTreeSet<SourceId>,
-    class: u64,
-}
+/// Deltas of at most this many log rows are small.
+const SMALL_DELTA: u64 = 1_000;
 
 /// Statements of a unit prepared in this session.
 #[derive(Default)]
 pub(super) struct Plans {
     probe: Option<Rc<Plan>>,
-    differential: HashMap<PlanKey, Rc<Plan>>,
+    differential: HashMap<Change, Rc<Plan>>,
     full: Option<Rc<Plan>>,
 }
 
@@ -208,25 +207,31 @@ impl Unit {
         under: Under<'_>,
     ) -> Result<UnitOutcome> {
         let largest = changes.iter().map(|(_, count)| *count).max().unwrap_or(0);
-        let class = SIZE_CLASSES.iter().copied().find(|class| largest <= *class).unwrap_or(u64::MAX);
-        let key = PlanKey { dirty: changes.iter().map(|(id, _)| *id).collect(), class };
-        let known = self.plans.borrow().differential.get(&key).cloned();
-        let plan = match known {
-            Some(plan) => plan,
-            None => {
-                let statement = self.differential_statement(&key.dirty, (class != u64::MAX).then_some(class))?;
-                let text = statement.to_string();
-                if settings.log_delta_sql {
-                    pgrx::log!("delta statement of {}: {text}", self.target.table);
-                }
-                let plan = Rc::new(Plan::prepare(&text, values));
-                self.plans.borrow_mut().differential.insert(key, plan.clone());
-                plan
-            }
+        let mut change = Change {
+            dirty: changes.iter().map(|(id, _)| *id).collect(),
+            limit: SIZE_CLASSES.iter().copied().find(|class| largest <= *class),
+            careful: false,
         };
-        let rows = plan.run(values, under);
-        let outcome = read_outcome(rows.first(), Action::Differential, None)?;
-        if rows.first().is_some_and(|row| row.bool(4)) {
+        let fast = xact::attempt(|| self.apply(&change, values, settings, under));
+        let row = match fast {
+            Ok(row) if !row.bool(5) => row,
+            // A value that cannot be folded, or an expression that failed, perhaps on a value of neither state.
+            Ok(_) => self.careful(&mut change, values, settings, under)?,
+            Err(failure) if failure.sqlstate.starts_with("22") => {
+                match xact::attempt(|| self.careful(&mut change, values, settings, under)) {
+                    Ok(row) => row?,
+                    Err(second) if second.sqlstate.starts_with("22") => {
+                        // Rows that never stood together may have met; the query itself knows.
+                        let reason = format!("differential refresh failed with {}", second.sqlstate);
+                        return self.full(state, &reason, Action::Full, false, under);
+                    }
+                    Err(second) => second.raise(),
+                }
+            }
+            Err(failure) => failure.raise(),
+        };
+        let outcome = read_outcome(&row, Action::Differential, None);
+        if row.bool(4) {
             // Never seen without a defect somewhere; the stored rows are put right and the event is on record.
             pgrx::warning!(
                 "stored rows of {} did not match the delta; they are compared with the query",
@@ -237,13 +242,50 @@ impl Unit {
         Ok(outcome)
     }
 
-    /// The statement that applies changes of `dirty` sources.
+    fn careful(
+        &self,
+        change: &mut Change,
+        values: &[Value],
+        settings: &RefreshSettings,
+        under: Under<'_>,
+    ) -> Result<spi::Row> {
+        change.careful = true;
+        Ok(self.apply(change, values, settings, under))
+    }
+
+    /// Runs the statement for a change, prepared if it was run before in this session.
+    fn apply(&self, change: &Change, values: &[Value], settings: &RefreshSettings, under: Under<'_>) -> spi::Row {
+        // Small deltas are looked up through indexes; with the default the planner would rather read small tables whole.
+        let _scope = change.limit.is_some_and(|limit| limit <= SMALL_DELTA).then(Scope::settings);
+        if _scope.is_some() {
+            session::set("random_page_cost", "1.1");
+        }
+        let known = self.plans.borrow().differential.get(change).cloned();
+        let plan = known.unwrap_or_else(|| {
+            let Some(query) = &self.query else { unreachable!("a differential refresh without a tree") };
+            let text =
+                apply::differential(query, &self.layout, &self.sources, &self.target, change).to_string();
+            if settings.log_delta_sql {
+                pgrx::log!("delta statement of {}: {text}", self.target.table);
+            }
+            let plan = Rc::new(Plan::prepare(&text, values));
+            self.plans.borrow_mut().differential.insert(change.clone(), plan.clone());
+            plan
+        });
+        match plan.run(values, under).into_iter().next() {
+            Some(row) => row,
+            None => pgrx::error!("an apply statement returned no row"),
+        }
+    }
+
+    /// The statement that applies a change of `dirty` sources.
     pub fn differential_statement(&self, dirty: &BTreeSet<SourceId>, limit: Option<u64>) -> Result<Statement> {
         let query = self.query.as_ref().ok_or_else(|| {
             Error::new(Kind::NotIncremental, "the stream table is not maintained incrementally")
                 .hint("pgtrickle.explain_refresh_mode() tells why.")
         })?;
-        Ok(apply::differential(query, &self.layout, &self.sources, &self.target, dirty, limit))
+        let change = Change { dirty: dirty.clone(), limit, careful: false };
+        Ok(apply::differential(query, &self.layout, &self.sources, &self.target, &change))
     }
 
     fn full(
@@ -275,7 +317,8 @@ impl Unit {
         };
         let values = if empty { vec![] } else { full_values(state) };
         let rows = plan.run(&values, under);
-        read_outcome(rows.first(), action, Some(reason.to_owned()))
+        let row = rows.first().ok_or_else(|| Error::new(Kind::Internal, "an apply statement returned no row"))?;
+        Ok(read_outcome(row, action, Some(reason.to_owned())))
     }
 }
 
@@ -294,14 +337,13 @@ fn full_values(state: &RefreshState) -> Vec<Value> {
     delta_values(&(0, vec![]), state)
 }
 
-fn read_outcome(row: Option<&spi::Row>, action: Action, reason: Option<String>) -> Result<UnitOutcome> {
-    let row = row.ok_or_else(|| Error::new(Kind::Internal, "an apply statement returned no row"))?;
-    Ok(UnitOutcome {
+fn read_outcome(row: &spi::Row, action: Action, reason: Option<String>) -> UnitOutcome {
+    UnitOutcome {
         action,
         reason,
         inserted: row.int(0),
         updated: row.int(1),
         deleted: row.int(2),
-        delta_rows: row.optional_text(3).and_then(|text| text.parse().ok()).unwrap_or(0),
-    })
+        delta_rows: row.int(3),
+    }
 }

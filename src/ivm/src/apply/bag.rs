@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use super::outcome::{self, DONE, Outcome, cte, from_cte, modify};
-use super::{Identity, Layout, Target};
+use super::{Change, Identity, Layout, Target};
 use crate::delta;
 use crate::rel::{Query, SourceId};
 use crate::sql::ast::{Cte, CteBody, Expr, From, JoinKind, Merge, Name, Select, Statement};
@@ -19,13 +19,15 @@ pub(super) fn differential(
     layout: &Layout,
     sources: &Sources,
     target: &Target,
-    dirty: &BTreeSet<SourceId>,
-    limit: Option<u64>,
+    change: &Change,
 ) -> Statement {
-    let mut ctes: Vec<_> = dirty.iter().map(|id| sql::delta_table(*id, &sources[id], limit)).collect();
-    ctes.push(net(query, sources, dirty));
+    let mut ctes: Vec<_> = change
+        .dirty
+        .iter()
+        .flat_map(|id| sql::delta_table(*id, &sources[id], change.limit, change.careful))
+        .collect();
+    ctes.push(net(query, sources, &change.dirty));
     let weight = || Expr::column("x", "w");
-    let positive = || weight().infix(">", Expr::Integer(0));
     let width = layout.columns.len();
 
     let net_values = (0..width).map(|position| Expr::column("x", value(position))).collect();
@@ -34,41 +36,38 @@ pub(super) fn differential(
         width,
         vec![(weight(), net_values, Select { from: vec![from_cte(NET, "x")], ..Select::default() })],
     );
-    let delta_rows = dirty
-        .iter()
-        .map(|id| outcome::count(&format!("d{}", id.0), None))
-        .reduce(|sum, rows| sum.infix("+", rows))
-        .unwrap_or(Expr::Integer(0));
-
-    let (changes, outcome) = match &layout.identity {
+    let mut outcome = Outcome::default();
+    let delta_rows =
+        change.dirty.iter().map(|id| outcome.count(&sql::delta_name(*id), None)).collect::<Vec<_>>();
+    outcome.delta_rows = delta_rows.into_iter().reduce(|sum, rows| sum.infix("+", rows));
+    match &layout.identity {
         Identity::Key(key) => {
-            let (ctes, inserted, updated, deleted) = by_key(layout, target, key);
-            let drift = Expr::Or(vec![
-                inserted.clone().infix("<>", outcome::count("chg", Some(kind("come")))),
-                updated.clone().infix("<>", outcome::count("chg", Some(kind("change")))),
-                deleted.clone().infix("<>", outcome::count("chg", Some(kind("go")))),
-                outcome::count("chg", Some(kind("clash"))).infix(">", Expr::Integer(0)),
-            ]);
-            (ctes, Outcome { inserted, updated, deleted, delta_rows, drift })
+            ctes.extend(by_key(layout, target, key));
+            let mut differs = Vec::new();
+            for (action, name) in [("INSERT", "come"), ("UPDATE", "change"), ("DELETE", "go")] {
+                let done = outcome.actions(action);
+                let expected = outcome.count("chg", Some(kind(name)));
+                differs.push(done.clone().infix("<>", expected));
+                match action {
+                    "INSERT" => outcome.inserted = Some(done),
+                    "UPDATE" => outcome.updated = Some(done),
+                    _ => outcome.deleted = Some(done),
+                }
+            }
+            differs.push(outcome.count("chg", Some(kind("clash"))).infix(">", Expr::Integer(0)));
+            outcome.drift = Some(Expr::Or(differs));
         }
         _ => {
-            let ctes = by_image(layout, target);
-            let inserted = outcome::count("come", None);
-            let deleted = outcome::count("gone", None);
-            let expected = outcome::one(
-                Expr::Coalesce(vec![
-                    Expr::aggregate("sum", Expr::Negate(Box::new(weight()))),
-                    Expr::Integer(0),
-                ]),
-                NET,
-                Some(Expr::Not(Box::new(positive()))),
-            );
-            let drift = deleted.clone().infix("<>", expected);
-            let updated = Expr::Integer(0).cast("pg_catalog.int8");
-            (ctes, Outcome { inserted, updated, deleted, delta_rows, drift })
+            ctes.extend(by_image(layout, target));
+            let deleted = outcome.count("gone", None);
+            let gone = Expr::aggregate("sum", Expr::Negate(Box::new(weight())))
+                .filter(weight().infix("<", Expr::Integer(0)));
+            let expected = outcome.of(NET, Expr::Coalesce(vec![gone, Expr::Integer(0)]));
+            outcome.inserted = Some(outcome.count("come", None));
+            outcome.drift = Some(deleted.clone().infix("<>", expected));
+            outcome.deleted = Some(deleted);
         }
-    };
-    ctes.extend(changes);
+    }
     ctes.extend(output);
     Statement { ctes, body: outcome.select() }
 }
@@ -106,7 +105,7 @@ fn net(query: &Query, sources: &Sources, dirty: &BTreeSet<SourceId>) -> Cte {
         .enumerate()
         .map(|(position, column)| (Expr::aggregate("any_value", column.clone()), value(position)))
         .collect();
-    items.push((weight.clone().cast("pg_catalog.int8"), "w".into()));
+    items.push((weight.clone().cast("pg_catalog.int4"), "w".into()));
     let image = sql::image(columns);
     items.push((image.clone(), "image".into()));
     let select = Select {
@@ -124,7 +123,7 @@ fn net(query: &Query, sources: &Sources, dirty: &BTreeSet<SourceId>) -> Cte {
 }
 
 /// `chg`: one row per key touched; then one MERGE through the unique index.
-fn by_key(layout: &Layout, target: &Target, key: &[String]) -> (Vec<Cte>, Expr, Expr, Expr) {
+fn by_key(layout: &Layout, target: &Target, key: &[String]) -> Vec<Cte> {
     let weight = || Expr::column("x", "w");
     let comes = || weight().infix(">", Expr::Integer(0));
     let mut items = Vec::new();
@@ -182,12 +181,7 @@ fn by_key(layout: &Layout, target: &Target, key: &[String]) -> (Vec<Cte>, Expr, 
         delete_unmatched: false,
         returning: vec![(Expr::MergeAction, "action".into())],
     };
-    (
-        vec![changes, modify(DONE, CteBody::Merge(merge))],
-        outcome::actions("INSERT"),
-        outcome::actions("UPDATE"),
-        outcome::actions("DELETE"),
-    )
+    vec![changes, modify(DONE, CteBody::Merge(merge))]
 }
 
 /// `gone`: as many stored rows of each vanishing image as its weight says; `come`: new rows.

@@ -38,7 +38,7 @@ pub(super) fn evaluate(query: &Query, layout: &Layout, sources: &Sources) -> Sel
             .enumerate()
             .map(|(position, state)| (evaluate_state(grouped, state, &row), format!("s{position}"))),
     );
-    let group_by = grouped.keys.iter().map(|(_, key)| sql::scalar(key, &row)).collect();
+    let group_by = grouped.keys.iter().map(|(_, key)| sql::group_key(key, &row)).collect();
     let mut groups = row.select(items);
     groups.group_by = group_by;
     if layout.identity != Identity::Single && groups.group_by.is_empty() {
@@ -100,41 +100,26 @@ pub(super) fn fill(layout: &Layout, target: &Target, rows: Select) -> Statement 
         query: rows.into(),
         returning: vec![(Expr::Integer(1), "one".into())],
     };
-    let zero = || Expr::Integer(0).cast("pg_catalog.int8");
-    let body = Outcome {
-        inserted: outcome::count("come", None),
-        updated: zero(),
-        deleted: zero(),
-        delta_rows: zero(),
-        drift: Expr::Boolean(false),
-    };
-    Statement { ctes: vec![modify("come", insert)], body: body.select() }
+    let mut outcome = Outcome::default();
+    outcome.inserted = Some(outcome.count("come", None));
+    Statement { ctes: vec![modify("come", insert)], body: outcome.select() }
 }
 
 /// Applies the difference between `rows` and the stored rows.
 pub(super) fn difference(layout: &Layout, target: &Target, rows: Select) -> Statement {
     let mut ctes = vec![cte("q", rows)];
-    let zero = || Expr::Integer(0).cast("pg_catalog.int8");
-    let body = if layout.identity == Identity::Bag {
+    let mut outcome = Outcome::default();
+    if layout.identity == Identity::Bag {
         ctes.extend(bag_difference(layout, target));
-        Outcome {
-            inserted: outcome::count("come", None),
-            updated: zero(),
-            deleted: outcome::count("gone", None),
-            delta_rows: zero(),
-            drift: Expr::Boolean(false),
-        }
+        outcome.inserted = Some(outcome.count("come", None));
+        outcome.deleted = Some(outcome.count("gone", None));
     } else {
         ctes.extend(keyed_difference(layout, target));
-        Outcome {
-            inserted: outcome::actions("INSERT"),
-            updated: outcome::actions("UPDATE"),
-            deleted: outcome::actions("DELETE"),
-            delta_rows: zero(),
-            drift: Expr::Boolean(false),
-        }
-    };
-    Statement { ctes, body: body.select() }
+        outcome.inserted = Some(outcome.actions("INSERT"));
+        outcome.updated = Some(outcome.actions("UPDATE"));
+        outcome.deleted = Some(outcome.actions("DELETE"));
+    }
+    Statement { ctes, body: outcome.select() }
 }
 
 /// One MERGE by identity. The rows' old and new visible columns are returned for the output.

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use super::layout::{Grouped, Input, State, StateKind, column_state};
 use super::outcome::{self, DONE, Outcome, cte, from_cte, modify};
-use super::{Identity, Layout, Role, Target};
+use super::{Change, Identity, Layout, Role, Target};
 use crate::delta;
 use crate::rel::{At, ColId, SourceId, SumKind};
 use crate::scalar::Scalar;
@@ -21,12 +21,18 @@ pub(super) fn differential(
     layout: &Layout,
     sources: &Sources,
     target: &Target,
-    dirty: &BTreeSet<SourceId>,
-    limit: Option<u64>,
+    change: &Change,
 ) -> Statement {
-    let plan = Plan { grouped, layout, single: layout.identity == Identity::Single };
-    let mut ctes: Vec<Cte> = dirty.iter().map(|id| sql::delta_table(*id, &sources[id], limit)).collect();
-    ctes.push(plan.raw(sources, dirty));
+    let again = grouped.recomputes()
+        || grouped.needs_net_inputs()
+        || (change.careful && grouped.may_recompute());
+    let plan = Plan { grouped, layout, single: layout.identity == Identity::Single, again };
+    let mut ctes: Vec<Cte> = change
+        .dirty
+        .iter()
+        .flat_map(|id| sql::delta_table(*id, &sources[id], change.limit, change.careful))
+        .collect();
+    ctes.push(plan.raw(sources, &change.dirty));
     let rows = if grouped.needs_net_inputs() && !grouped.recomputes() {
         ctes.push(plan.net());
         "net"
@@ -35,28 +41,27 @@ pub(super) fn differential(
     };
     ctes.push(plan.change_per_group(rows));
     ctes.push(plan.current(target));
-    let again = grouped.recomputes() || grouped.may_recompute();
     if again {
         ctes.push(plan.evaluate_again(sources));
     }
-    ctes.push(plan.next(again));
+    ctes.push(plan.next());
     ctes.push(plan.finish());
     ctes.push(plan.merge(target));
     ctes.extend(plan.output(target));
-    let delta_rows = dirty
-        .iter()
-        .map(|id| outcome::count(&sql::delta_name(*id), None))
-        .reduce(|sum, rows| sum.infix("+", rows))
-        .unwrap_or(Expr::Integer(0));
+    let mut outcome = Outcome::default();
+    let delta_rows =
+        change.dirty.iter().map(|id| outcome.count(&sql::delta_name(*id), None)).collect::<Vec<_>>();
+    outcome.delta_rows = delta_rows.into_iter().reduce(|sum, rows| sum.infix("+", rows));
+    outcome.inserted = Some(outcome.actions("INSERT"));
+    outcome.updated = Some(outcome.actions("UPDATE"));
+    outcome.deleted = Some(outcome.actions("DELETE"));
     let negative = Expr::column("x", "s0").infix("<", Expr::Integer(0));
-    let body = Outcome {
-        inserted: outcome::actions("INSERT"),
-        updated: outcome::actions("UPDATE"),
-        deleted: outcome::actions("DELETE"),
-        delta_rows,
-        drift: outcome::count("nxt", Some(negative)).infix(">", Expr::Integer(0)),
-    };
-    Statement { ctes, body: body.select() }
+    outcome.drift = Some(outcome.count("nxt", Some(negative)).infix(">", Expr::Integer(0)));
+    if plan.may_give_up() {
+        let needed = outcome.count("cur", Some(Expr::column("x", "need")));
+        outcome.again = Some(needed.infix(">", Expr::Integer(0)));
+    }
+    Statement { ctes, body: outcome.select() }
 }
 
 fn key(position: usize) -> String {
@@ -175,11 +180,23 @@ struct Plan<'a> {
     grouped: &'a Grouped,
     layout: &'a Layout,
     single: bool,
+    /// The statement can evaluate groups again.
+    again: bool,
 }
 
 impl Plan<'_> {
+    /// The statement cannot evaluate groups again, but may find that it would have to.
+    fn may_give_up(&self) -> bool {
+        !self.again && self.grouped.may_recompute()
+    }
+
     fn keys(&self) -> impl Iterator<Item = (usize, &Scalar)> {
         self.grouped.keys.iter().map(|(_, key)| key).enumerate()
+    }
+
+    /// Some key is equal to others that are spelled differently.
+    fn loose_keys(&self) -> bool {
+        self.keys().any(|(_, value)| !value.ty.bitwise)
     }
 
     fn states(&self) -> impl Iterator<Item = (usize, &State)> {
@@ -221,7 +238,7 @@ impl Plan<'_> {
             .iter()
             .map(|name| (Expr::aggregate("any_value", Expr::column("r", name)), name.clone()))
             .collect();
-        items.push((weight.clone().cast("pg_catalog.int8"), "w".into()));
+        items.push((weight.clone().cast("pg_catalog.int4"), "w".into()));
         let select = Select {
             items,
             from: vec![from_cte("raw", "r")],
@@ -293,8 +310,10 @@ impl Plan<'_> {
                     items.push((newest.filter(comes()), format!("comek{position}")));
                 }
             }
-            items.push((or_false(Expr::aggregate("bool_or", comes())), "comes".into()));
-            items.push((or_false(Expr::aggregate("bool_or", goes())), "goes".into()));
+            if self.loose_keys() {
+                items.push((or_false(Expr::aggregate("bool_or", comes())), "comes".into()));
+                items.push((or_false(Expr::aggregate("bool_or", goes())), "goes".into()));
+            }
         }
         let select = Select {
             items,
@@ -325,8 +344,10 @@ impl Plan<'_> {
                 names.push(format!("comek{position}"));
             }
         }
-        names.push("comes".into());
-        names.push("goes".into());
+        if self.loose_keys() {
+            names.push("comes".into());
+            names.push("goes".into());
+        }
         names
     }
 
@@ -350,8 +371,12 @@ impl Plan<'_> {
         for (position, column) in self.layout.columns.iter().enumerate() {
             items.push((Expr::column("s", &*column.name), before(position)));
         }
-        items.push((Expr::builtin_window("row_number"), "g".into()));
-        items.push((self.need(), "need".into()));
+        if self.again {
+            items.push((Expr::builtin_window("row_number"), "g".into()));
+        }
+        if self.again || self.may_give_up() {
+            items.push((self.need(), "need".into()));
+        }
         let from = From::Join {
             left: Box::new(from_cte("grp", "g")),
             kind: JoinKind::Left,
@@ -384,7 +409,7 @@ impl Plan<'_> {
                 _ => {}
             }
         }
-        if self.keys().any(|(_, value)| !value.ty.bitwise) {
+        if self.loose_keys() {
             // The stored spelling of the key may have left with the rows that go.
             reasons.push(Expr::and(vec![
                 Expr::column("g", "goes"),
@@ -468,7 +493,8 @@ impl Plan<'_> {
     }
 
     /// `nxt(tid, o*, k*, s*)`: the new keys and states.
-    fn next(&self, again: bool) -> Cte {
+    fn next(&self) -> Cte {
+        let again = self.again;
         let recomputes = self.grouped.recomputes();
         let choose = |evaluated: Expr, folded: Option<Expr>| match folded {
             None => evaluated,
@@ -599,10 +625,21 @@ impl Plan<'_> {
         let names = ["tid".to_owned(), "n".to_owned()]
             .into_iter()
             .chain((0..columns).flat_map(|position| [before(position), after(position)]));
+        let mut conditions = vec![Expr::Or(ways)];
+        if self.may_give_up() {
+            // Nothing is written if one group cannot be folded: the careful statement does it all.
+            let needed = Select {
+                items: vec![(Expr::Integer(1), "one".into())],
+                from: vec![from_cte("cur", "c")],
+                conditions: vec![Expr::column("c", "need")],
+                ..Select::default()
+            };
+            conditions.push(Expr::Not(Box::new(Expr::Exists(Box::new(needed)))));
+        }
         let select = Select {
             items: names.map(|name| (Expr::column("y", &*name), name)).collect(),
             from: vec![From::Select { query: Box::new(inner.into()), alias: "y".into(), lateral: false }],
-            conditions: vec![Expr::Or(ways)],
+            conditions,
             ..Select::default()
         };
         cte("fin", select)

@@ -4,8 +4,9 @@
 //! found again. [`differential`] carries one delta into the stored rows by one statement; [`full`] does the same for the
 //! difference between the stored rows and the query evaluated now; [`initial`] fills an empty table.
 //!
-//! Every statement returns one row: `inserted, updated, deleted, delta_rows bigint, drift boolean`. `drift` means that
-//! the stored rows are not what the delta assumes; the caller has to refuse the refresh.
+//! Every statement returns one row: `inserted, updated, deleted, delta_rows bigint, drift, again boolean`. `drift` means
+//! that the stored rows are not what the delta assumes; the caller has to refuse the refresh. `again` means that nothing
+//! was done and the careful statement is needed.
 
 mod bag;
 mod full;
@@ -29,18 +30,29 @@ pub struct Target {
     pub output: Option<Name>,
 }
 
-/// The statement that applies the change of `dirty` sources. `limit` bounds the logged rows of any one source.
+/// The change a differential statement is made for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Change {
+    /// The sources that changed.
+    pub dirty: BTreeSet<SourceId>,
+    /// A bound of the logged rows of any one source.
+    pub limit: Option<u64>,
+    /// Net every source first and be ready to evaluate any group again: slower, and works where the fast statement meets
+    /// a value it cannot fold (`again` in its result) or an expression that fails on a value of neither state.
+    pub careful: bool,
+}
+
+/// The statement that applies a change.
 pub fn differential(
     query: &Query,
     layout: &Layout,
     sources: &Sources,
     target: &Target,
-    dirty: &BTreeSet<SourceId>,
-    limit: Option<u64>,
+    change: &Change,
 ) -> Statement {
     match &layout.grouped {
-        Some(grouped) => grouped::differential(grouped, layout, sources, target, dirty, limit),
-        None => bag::differential(query, layout, sources, target, dirty, limit),
+        Some(grouped) => grouped::differential(grouped, layout, sources, target, change),
+        None => bag::differential(query, layout, sources, target, change),
     }
 }
 

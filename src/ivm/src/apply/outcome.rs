@@ -20,44 +20,67 @@ pub(super) fn from_cte(name: &str, alias: &str) -> From {
     From::Cte { name: name.to_owned(), alias: alias.to_owned() }
 }
 
-/// `(SELECT value FROM cte x [WHERE condition])`
-pub(super) fn one(value: Expr, name: &str, condition: Option<Expr>) -> Expr {
-    Expr::Scalar(Box::new(Select {
-        items: vec![(value, "v".into())],
-        from: vec![from_cte(name, "x")],
-        conditions: condition.into_iter().collect(),
-        ..Select::default()
-    }))
-}
-
-pub(super) fn count(name: &str, condition: Option<Expr>) -> Expr {
-    one(Expr::CountStar(None), name, condition)
-}
-
-/// Rows of `done` whose MERGE action was `action`.
-pub(super) fn actions(action: &str) -> Expr {
-    count(DONE, Some(Expr::column("x", "action").infix("=", Expr::Literal(action.to_owned()))))
-}
-
-/// The result row of a statement.
+/// The result row of a statement, collected CTE by CTE: each is read once, whatever is counted in it.
+#[derive(Default)]
 pub(super) struct Outcome {
-    pub inserted: Expr,
-    pub updated: Expr,
-    pub deleted: Expr,
-    pub delta_rows: Expr,
-    pub drift: Expr,
+    /// (CTE, counted values by name)
+    counted: Vec<(String, Vec<(Expr, String)>)>,
+    pub inserted: Option<Expr>,
+    pub updated: Option<Expr>,
+    pub deleted: Option<Expr>,
+    pub delta_rows: Option<Expr>,
+    pub drift: Option<Expr>,
+    pub again: Option<Expr>,
 }
 
 impl Outcome {
+    /// A value aggregated over the rows (alias `x`) of a CTE.
+    pub(super) fn of(&mut self, cte: &str, value: Expr) -> Expr {
+        let position = self.counted.iter().position(|(known, _)| known == cte).unwrap_or_else(|| {
+            self.counted.push((cte.to_owned(), vec![]));
+            self.counted.len() - 1
+        });
+        let values = &mut self.counted[position].1;
+        let number = values.iter().position(|(known, _)| *known == value).unwrap_or_else(|| {
+            let name = format!("n{}", values.len());
+            values.push((value, name));
+            values.len() - 1
+        });
+        Expr::column(&format!("z{position}"), format!("n{number}"))
+    }
+
+    /// The number of rows of a CTE for which `condition` holds.
+    pub(super) fn count(&mut self, cte: &str, condition: Option<Expr>) -> Expr {
+        self.of(cte, Expr::CountStar(condition.map(Box::new)))
+    }
+
+    /// Rows of `done` whose MERGE action was `action`.
+    pub(super) fn actions(&mut self, action: &str) -> Expr {
+        let condition = Expr::column("x", "action").infix("=", Expr::Literal(action.to_owned()));
+        self.count(DONE, Some(condition))
+    }
+
     pub(super) fn select(self) -> CteBody {
+        let zero = || Expr::Integer(0).cast("pg_catalog.int8");
         let items = vec![
-            (self.inserted, "inserted".into()),
-            (self.updated, "updated".into()),
-            (self.deleted, "deleted".into()),
-            (self.delta_rows, "delta_rows".into()),
-            (self.drift, "drift".into()),
+            (self.inserted.unwrap_or_else(zero), "inserted".to_owned()),
+            (self.updated.unwrap_or_else(zero), "updated".to_owned()),
+            (self.deleted.unwrap_or_else(zero), "deleted".to_owned()),
+            (self.delta_rows.unwrap_or_else(zero), "delta_rows".to_owned()),
+            (self.drift.unwrap_or(Expr::Boolean(false)), "drift".to_owned()),
+            (self.again.unwrap_or(Expr::Boolean(false)), "again".to_owned()),
         ];
-        CteBody::Query(Select { items, ..Select::default() }.into())
+        let from = self
+            .counted
+            .into_iter()
+            .enumerate()
+            .map(|(position, (cte, items))| From::Select {
+                query: Box::new(Select { items, from: vec![from_cte(&cte, "x")], ..Select::default() }.into()),
+                alias: format!("z{position}"),
+                lateral: false,
+            })
+            .collect();
+        CteBody::Query(Select { items, from, ..Select::default() }.into())
     }
 }
 

@@ -112,7 +112,7 @@ pub fn lower(rel: &Rel, sources: &Sources) -> Lowered {
                 .map(|(id, key)| (*id, scalar(key, &lowered)))
                 .chain(calls.iter().map(|(id, call)| (*id, scalar(&call.call, &lowered))))
                 .collect();
-            let group_by = keys.iter().map(|(_, key)| scalar(key, &lowered)).collect();
+            let group_by = keys.iter().map(|(_, key)| group_key(key, &lowered)).collect();
             let ids: Vec<ColId> = items.iter().map(|(id, _)| *id).collect();
             let mut select =
                 lowered.select(items.into_iter().map(|(id, value)| (value, column_name(id))).collect());
@@ -152,7 +152,7 @@ fn lower_scan(scan: &Scan, source: &SourceTable) -> Lowered {
                 .iter()
                 .map(|column| (Expr::column("s", column.name.clone()), log_column(column.attnum)))
                 .collect();
-            current.push((Expr::Integer(1).cast("pg_catalog.int8"), "w".into()));
+            current.push((Expr::Integer(1).cast("pg_catalog.int4"), "w".into()));
             let mut taken_back: Vec<(Expr, String)> = scan
                 .columns
                 .iter()
@@ -200,7 +200,7 @@ fn lower_union(inputs: &[(Rel, Vec<ColId>)], columns: &[(ColId, Type)], sources:
                 from.iter().zip(columns).map(|(id, (to, _))| (branch.column(*id), column_name(*to))).collect();
             if weighted {
                 let weight = branch.weight().unwrap_or(Expr::Integer(1));
-                items.push((weight.cast("pg_catalog.int8"), "w".into()));
+                items.push((weight.cast("pg_catalog.int4"), "w".into()));
             }
             branch.select(items)
         })
@@ -222,6 +222,12 @@ fn derived(query: Query, ids: &[ColId], weighted: bool) -> Lowered {
 
 fn column_name(id: ColId) -> String {
     format!("c{}", id.0)
+}
+
+/// A group key. A bare constant would be taken for a position in the select list.
+pub fn group_key(value: &Scalar, input: &Lowered) -> Expr {
+    let key = scalar(value, input);
+    if value.shape == crate::scalar::Shape::Constant { key.cast(&value.ty.name) } else { key }
 }
 
 /// A scalar with its holes filled from `input`.
@@ -275,40 +281,58 @@ fn log_branches(source: &SourceTable, items: &[(Expr, String)]) -> Query {
     Query { branches }
 }
 
-/// The net change of a source since the frontier, one row per distinct image, as a CTE.
+/// The change of a source since the frontier, as CTEs of which the last is named by [`delta_name`]: its columns and the
+/// weight `w` (integer).
 ///
-/// Images are netted before anything is computed from them, so that no expression ever sees a value that was in
-/// neither state. `limit` is an upper bound of the number of logged rows, known from the probe: it tells the planner
-/// the size of the delta and never cuts.
-pub fn delta_table(id: SourceId, source: &SourceTable, limit: Option<u64>) -> Cte {
-    let mut items: Vec<(Expr, String)> = source
-        .columns
-        .keys()
-        .map(|attnum| (Expr::column("l", log_column(*attnum)), log_column(*attnum)))
-        .collect();
-    items.push((Expr::column("l", "w"), "w".into()));
-    let log = log_branches(source, &items);
-    let columns: Vec<Expr> =
-        source.columns.keys().map(|attnum| Expr::column("l", log_column(*attnum))).collect();
-    let weight = Expr::aggregate("sum", Expr::column("l", "w")).cast("pg_catalog.int8");
-    let mut items: Vec<(Expr, String)> = source
-        .columns
-        .keys()
-        .map(|attnum| {
-            let column = Expr::column("l", log_column(*attnum));
-            (Expr::aggregate("any_value", column), log_column(*attnum))
-        })
-        .collect();
-    items.push((weight, "w".into()));
-    let select = Select {
-        items,
-        from: vec![From::Select { query: Box::new(log), alias: "l".into(), lateral: false }],
-        group_by: if columns.is_empty() { vec![] } else { vec![image(columns)] },
-        having: Some(Expr::aggregate("sum", Expr::column("l", "w")).infix("<>", Expr::Integer(0))),
-        limit,
-        ..Select::default()
+/// With `net` there is one row per distinct image, so that no expression computed from it ever sees a value that was in
+/// neither state; without, whoever reads it has to sum up weights. `limit` is an upper bound of the number of logged
+/// rows, known from the probe: it tells the planner the size of the delta and never cuts.
+pub fn delta_table(id: SourceId, source: &SourceTable, limit: Option<u64>, net: bool) -> Vec<Cte> {
+    let columns: Vec<String> = source.columns.keys().map(|attnum| log_column(*attnum)).collect();
+    let plain = |alias: &str| -> Vec<(Expr, String)> {
+        columns.iter().map(|name| (Expr::column(alias, name.clone()), name.clone())).collect()
     };
-    Cte { name: delta_name(id), materialized: true, body: CteBody::Query(select.into()) }
+    let materialized = |name: String, query: Query| Cte { name, materialized: true, body: CteBody::Query(query) };
+    let weight = |value: Expr| (value.cast("pg_catalog.int4"), "w".to_owned());
+
+    let mut items = plain("l");
+    items.push(weight(Expr::column("l", "w")));
+    let log = log_branches(source, &items);
+    let logged = format!("{}_log", delta_name(id));
+    let name = if net { format!("{}_raw", delta_name(id)) } else { delta_name(id) };
+    // The limit stands outside the scan of the log: on the scan itself it would promise early matches.
+    let mut ctes = match limit {
+        None => vec![materialized(name.clone(), log)],
+        Some(limit) => {
+            let mut items = plain("l");
+            items.push((Expr::column("l", "w"), "w".into()));
+            let bounded = Select {
+                items,
+                from: vec![From::Cte { name: logged.clone(), alias: "l".into() }],
+                limit: Some(limit),
+                ..Select::default()
+            };
+            vec![materialized(logged, log), materialized(name.clone(), bounded.into())]
+        }
+    };
+    if net {
+        let sum = Expr::aggregate("sum", Expr::column("l", "w"));
+        let mut items: Vec<(Expr, String)> = columns
+            .iter()
+            .map(|column| (Expr::aggregate("any_value", Expr::column("l", column.clone())), column.clone()))
+            .collect();
+        items.push(weight(sum.clone()));
+        let image_of: Vec<Expr> = columns.iter().map(|column| Expr::column("l", column.clone())).collect();
+        let select = Select {
+            items,
+            from: vec![From::Cte { name, alias: "l".into() }],
+            group_by: if image_of.is_empty() { vec![] } else { vec![image(image_of)] },
+            having: Some(sum.infix("<>", Expr::Integer(0))),
+            ..Select::default()
+        };
+        ctes.push(materialized(delta_name(id), select.into()));
+    }
+    ctes
 }
 
 /// For each source in order: how many log rows are new to the reader (at most `cap`), and whether one of them is a
