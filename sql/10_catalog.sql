@@ -44,7 +44,11 @@ CREATE TABLE pgtrickle.pgt_refresh_state (
     last_refresh_at     timestamptz,
     last_full_ms        double precision,
     last_diff_ms        double precision,
-    needs_reinit        boolean NOT NULL DEFAULT false,
+    -- A rebuild is asked for by raising one number and done by raising the other, so that a request that arrives
+    -- while a refresh is at work is not taken for done by it.
+    reinit_requests     bigint NOT NULL DEFAULT 0,
+    reinit_done         bigint NOT NULL DEFAULT 0,
+    needs_reinit        boolean NOT NULL GENERATED ALWAYS AS (reinit_requests > reinit_done) STORED,
     reinit_reason       text,
     consecutive_errors  int NOT NULL DEFAULT 0,
     last_error_at       timestamptz,

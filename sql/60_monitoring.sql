@@ -131,7 +131,7 @@ BEGIN
     SELECT s.is_populated, s.needs_reinit, s.data_timestamp, s.frontier_cluster, s.frontier_db,
         pgtrickle.pgt_frontier_usable(s.frontier_base, s.frontier_cluster, s.frontier_db) AS usable,
         pg_snapshot_xmax(s.frontier_base) AS xmax, ARRAY(SELECT pg_snapshot_xip(s.frontier_base)) AS xip
-    INTO state FROM pgtrickle.pgt_refresh_state s WHERE s.pgt_id = unit;
+    INTO state FROM pgtrickle.pgt_refresh_state s WHERE s.pgt_id = pgt_pending.unit;
     IF NOT FOUND OR NOT state.is_populated THEN
         RETURN;
     END IF;
@@ -148,7 +148,7 @@ BEGIN
         LEFT JOIN pgtrickle.pgt_stream_tables up ON up.pgt_relid = d.source
         LEFT JOIN pgtrickle.pgt_refresh_state us ON us.pgt_id = up.pgt_id
         LEFT JOIN pgtrickle.pgt_consumed v ON v.unit = d.pgt_id AND v.upstream = up.pgt_id
-        WHERE d.pgt_id = unit ORDER BY d.source
+        WHERE d.pgt_id = pgt_pending.unit ORDER BY d.source
     LOOP
         source := reads.source;
         pending := NULL;
@@ -770,12 +770,14 @@ BEGIN ATOMIC
     SELECT 'scheduler_running', CASE
             WHEN pg_is_in_recovery() THEN 'OK'
             WHEN NOT pgtrickle.pgt_preloaded() THEN 'ERROR'
+            WHEN NOT EXISTS (SELECT FROM states) THEN 'OK'
             WHEN current_setting('pg_trickle.enabled', true) = 'off' THEN 'WARN'
             WHEN pgtrickle.scheduler_pid() IS NULL THEN 'ERROR'
             ELSE 'OK' END,
         CASE
             WHEN pg_is_in_recovery() THEN 'this server is a standby'
             WHEN NOT pgtrickle.pgt_preloaded() THEN 'pg_trickle is not in shared_preload_libraries'
+            WHEN NOT EXISTS (SELECT FROM states) THEN 'there is nothing to schedule'
             WHEN current_setting('pg_trickle.enabled', true) = 'off' THEN 'pg_trickle.enabled is off'
             WHEN pgtrickle.scheduler_pid() IS NULL THEN 'no scheduler runs for this database'
             ELSE format('process %s', pgtrickle.scheduler_pid()) END
@@ -823,9 +825,10 @@ CREATE VIEW pgtrickle.quick_health AS
         count(*) FILTER (WHERE s.consecutive_errors > 0) AS failing, count(*) FILTER (WHERE s.needs_reinit) AS needs_reinit,
         count(*) FILTER (WHERE s.status = 'ACTIVE' AND s.overdue) AS overdue,
         pgtrickle.scheduler_pid() IS NOT NULL AS scheduler_running,
-        CASE WHEN count(*) FILTER (WHERE s.status = 'ERROR') > 0 OR pgtrickle.scheduler_pid() IS NULL THEN 'ERROR'
+        CASE WHEN count(*) FILTER (WHERE s.status = 'ERROR') > 0
+                 OR (count(*) > 0 AND pgtrickle.scheduler_pid() IS NULL AND NOT pg_is_in_recovery()) THEN 'ERROR'
              WHEN count(*) FILTER (WHERE s.status = 'SUSPENDED' OR s.consecutive_errors > 0 OR s.needs_reinit
-                 OR (s.status = 'ACTIVE' AND s.overdue)) > 0 THEN 'WARN'
+                 OR (s.status = 'ACTIVE' AND s.overdue)) > 0 OR current_setting('pg_trickle.enabled', true) = 'off' THEN 'WARN'
              ELSE 'OK' END AS severity
     FROM pgtrickle.stream_tables_info s;
 COMMENT ON VIEW pgtrickle.quick_health IS 'all stream tables in one row';

@@ -50,7 +50,8 @@ pub fn dropped() {
     let _quiet = entry::defining();
     let dropped = spi::first(
         "SELECT pg_catalog.bool_or(object_type IN ('table', 'view', 'foreign table', 'materialized view')), \
-         pg_catalog.bool_or(object_type IN ('index', 'table constraint', 'table column', 'function', 'type')) \
+         pg_catalog.bool_or(object_type IN ('index', 'table constraint', 'table column', 'function', 'type')), \
+         pg_catalog.bool_or(object_type = 'trigger') \
          FROM pg_catalog.pg_event_trigger_dropped_objects() WHERE NOT is_temporary",
         &[],
     );
@@ -68,6 +69,13 @@ pub fn dropped() {
     }
     if dropped.bool(1) {
         bump_all();
+    }
+    if dropped.bool(2) {
+        for source in spi::run("SELECT source FROM pgtrickle.pgt_change_sources s WHERE kind = 'table' AND EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = s.source)", &[]) {
+            if let Err(error) = capture::insist_on_triggers(source.oid(0)) {
+                raise(error);
+            }
+        }
     }
 }
 
@@ -109,7 +117,7 @@ fn source_changed(source: pg_sys::Oid) {
 fn members_changed(source: pg_sys::Oid) {
     if capture::sync_members(source) {
         spi::run(
-            "UPDATE pgtrickle.pgt_refresh_state SET needs_reinit = true, reinit_reason = 'partitions changed' \
+            "UPDATE pgtrickle.pgt_refresh_state SET reinit_requests = reinit_requests + 1, reinit_reason = 'partitions changed' \
              WHERE pgt_id IN (SELECT pgt_id FROM pgtrickle.pgt_dependencies WHERE source::pg_catalog.oid = $1)",
             &[Value::Oid(source)],
         );
@@ -157,7 +165,7 @@ fn ingredient_changed(class: pg_sys::Oid, object: pg_sys::Oid) {
     );
     for row in &changed {
         spi::run(
-            "UPDATE pgtrickle.pgt_refresh_state SET needs_reinit = true, \
+            "UPDATE pgtrickle.pgt_refresh_state SET reinit_requests = reinit_requests + 1, \
              reinit_reason = 'a view or function of the query was replaced' WHERE pgt_id IN \
              (SELECT pgt_id FROM pgtrickle.pgt_stream_tables WHERE pgt_id = $1 OR stage_of = $1)",
             &[Value::Int(row.int(0))],

@@ -16,7 +16,7 @@ pub enum Kind {
     State,
     SourceChanged,
     TooMany,
-    Syntax,
+    Serialization,
     /// A defect of this program.
     Internal,
 }
@@ -34,7 +34,7 @@ impl Kind {
             Kind::State => Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Kind::SourceChanged => Code::ERRCODE_INVALID_OBJECT_DEFINITION,
             Kind::TooMany => Code::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-            Kind::Syntax => Code::ERRCODE_SYNTAX_ERROR,
+            Kind::Serialization => Code::ERRCODE_T_R_SERIALIZATION_FAILURE,
             Kind::Internal => Code::ERRCODE_INTERNAL_ERROR,
         }
     }

@@ -138,6 +138,12 @@ impl Analyzer {
             let Some(column) = facts.get(&attnum) else {
                 return Err(NotIncremental::new("a system column is used", "Leave it out of the query."));
             };
+            if column.name.starts_with("__pgt_") && source::is_stream_table(relid) {
+                return Err(NotIncremental::new(
+                    format!("{} is internal state of a stream table", column.name),
+                    "Name the columns instead of writing *.",
+                ));
+            }
             if column.virtual_generated {
                 return Err(NotIncremental::new(
                     format!("column {} is generated when it is read", column.name),

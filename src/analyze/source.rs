@@ -120,3 +120,11 @@ pub(super) fn unique_keys(relid: pg_sys::Oid) -> Vec<BTreeSet<i16>> {
     .map(|row| row.text(0).split(',').filter_map(|part| part.parse().ok()).collect())
     .collect()
 }
+
+pub(super) fn is_stream_table(relid: pg_sys::Oid) -> bool {
+    spi::first(
+        "SELECT 1 FROM pgtrickle.pgt_stream_tables WHERE pgt_relid::pg_catalog.oid = $1",
+        &[Value::Oid(relid)],
+    )
+    .is_some()
+}

@@ -233,14 +233,50 @@ pub fn sync_members(source: pg_sys::Oid) -> bool {
         return false;
     }
     let members = partition_leaves(source);
-    let changed = members != known.members;
-    install_triggers(source);
-    if changed {
-        known.members = members;
-        catalog::save_source(&known);
-        relation::invalidate(source);
+    if members == known.members && !triggers_complete(source) {
+        pgrx::notice!("the triggers that capture changes for stream tables stay enabled");
     }
-    changed
+    install_triggers(source);
+    if members == known.members {
+        return false;
+    }
+    let differing: Vec<pg_sys::Oid> = members
+        .iter()
+        .filter(|member| !known.members.contains(member))
+        .chain(known.members.iter().filter(|member| !members.contains(member)))
+        .copied()
+        .collect();
+    known.members = members;
+    catalog::save_source(&known);
+    relation::invalidate(source);
+    // A partition that has never held a row makes no difference; one that is gone may have held any.
+    differing.into_iter().any(|member| !is_empty(member))
+}
+
+/// The relation exists and has no storage in use.
+fn is_empty(relation: pg_sys::Oid) -> bool {
+    spi::first(
+        "SELECT pg_catalog.pg_relation_size(oid) = 0 FROM pg_catalog.pg_class WHERE oid = $1",
+        &[Value::Oid(relation)],
+    )
+    .is_some_and(|row| row.bool(0))
+}
+
+/// Fails if somebody has disabled or dropped the triggers that capture `source`.
+pub fn insist_on_triggers(source: pg_sys::Oid) -> Result<()> {
+    let _scope = Scope::internal();
+    let captured = catalog::change_source(source, Under::Current)
+        .is_some_and(|known| known.kind == SourceKind::Table);
+    if !captured || triggers_complete(source) {
+        return Ok(());
+    }
+    let readers: Vec<String> = catalog::dependents(source)
+        .into_iter()
+        .map(|id| catalog::load(id).map(|reader| reader.display_name()))
+        .collect::<Result<_>>()?;
+    Err(Error::new(Kind::HasDependents, "cannot disable or drop the triggers that capture changes for stream tables")
+        .detail(format!("The table is read by {}.", readers.join(", ")))
+        .hint("Drop these stream tables first, or use session_replication_role for triggers of your own."))
 }
 
 /// Drops the logs and triggers of sources that no stream table reads any more.

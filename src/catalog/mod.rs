@@ -10,7 +10,7 @@ mod stream_tables;
 
 pub use history::{Action, HistoryRow, InitiatedBy, record};
 pub use sources::{ChangeSource, SEGMENTS, Segment, SourceKind, segment_name, change_source, delete_source, insert_segment, save_source};
-pub use state::{RefreshState, Success, ensure_state, load_state, save_failure, save_success};
+pub use state::{RefreshState, Success, ensure_state, frontier_of, last_refreshed_ms, load_state, save_failure, save_success};
 pub use stream_tables::{
     Dependency, Mode, NewStreamTable, SourceType, Status, StreamTable, by_name, by_relation, dependencies, dependents,
     downstream_of, generation, insert, load, load_all, replace_dependencies, resolve_name, stages_of,

@@ -2,7 +2,7 @@
 
 use std::cell::OnceCell;
 
-use crate::pg::snapshot::{cluster_id, database_id};
+use crate::pg::snapshot::{cluster_id, current_xid, database_id};
 use crate::pg::spi::{self, Plan, Row, Under, Value};
 
 /// The state of a stream table as of some snapshot.
@@ -16,6 +16,7 @@ pub struct RefreshState {
     pub consumed: Vec<i64>,
     pub needs_reinit: bool,
     pub reinit_reason: Option<String>,
+    pub reinit_requests: i64,
     pub last_full_ms: Option<f64>,
     pub last_differential_ms: Option<f64>,
 }
@@ -32,16 +33,17 @@ thread_local! {
 const LOAD: &str = "SELECT is_populated, \
     CASE WHEN frontier_cluster = $2 AND frontier_db = $3 THEN frontier_base::pg_catalog.text END, data_version, \
     upstream::pg_catalog.text, consumed::pg_catalog.text, needs_reinit, reinit_reason, last_full_ms, last_diff_ms, \
-    pg_catalog.pg_current_snapshot()::pg_catalog.text \
+    pg_catalog.pg_current_snapshot()::pg_catalog.text, reinit_requests \
     FROM pgtrickle.pgt_refresh_state WHERE pgt_id = $1";
 
 const SUCCESS: &str = "UPDATE pgtrickle.pgt_refresh_state SET is_populated = true, \
-    frontier_base = pg_catalog.pg_current_snapshot(), frontier_cluster = $2, frontier_db = $3, \
+    frontier_base = $11::pg_catalog.pg_snapshot, frontier_cluster = $2, frontier_db = $3, \
     data_version = $4, upstream = $5, consumed = $6, data_timestamp = pg_catalog.to_timestamp($7), \
     last_refresh_at = pg_catalog.clock_timestamp(), \
     last_full_ms = CASE WHEN $8 THEN $9 ELSE last_full_ms END, \
     last_diff_ms = CASE WHEN $8 THEN last_diff_ms ELSE $9 END, \
-    needs_reinit = false, reinit_reason = NULL, consecutive_errors = 0, retry_at = NULL WHERE pgt_id = $1";
+    reinit_done = CASE WHEN $8 THEN GREATEST(reinit_done, $10) ELSE reinit_done END, \
+    consecutive_errors = 0, retry_at = NULL WHERE pgt_id = $1";
 
 fn with_plans<R>(work: impl FnOnce(&Plans) -> R) -> R {
     PLANS.with(|cell| {
@@ -62,6 +64,8 @@ fn with_plans<R>(work: impl FnOnce(&Plans) -> R) -> R {
                     Value::Float(0.0),
                     Value::Bool(false),
                     Value::Float(0.0),
+                    Value::Int(0),
+                    Value::Text(String::new()),
                 ],
             ),
         });
@@ -91,9 +95,27 @@ fn read(row: &Row) -> RefreshState {
         consumed: parse_list(&row.text(4)),
         needs_reinit: row.bool(5),
         reinit_reason: row.optional_text(6),
+        reinit_requests: row.int(10),
         last_full_ms: (!row.is_null(7)).then(|| row.float(7)),
         last_differential_ms: (!row.is_null(8)).then(|| row.float(8)),
     }
+}
+
+/// The frontier that the snapshot `under` becomes.
+///
+/// A snapshot does not count the transaction it belongs to among those in progress. As a frontier it has to: what this
+/// transaction logs after the refresh is not in the refreshed rows.
+pub fn frontier_of(under: Under<'_>) -> String {
+    let taken = spi::run_under("SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text", &[], under);
+    let taken = taken.first().map_or_else(String::new, |row| row.text(0));
+    let (Some((xmax, mut in_progress)), Some(own)) = (parse_snapshot(&taken), current_xid()) else { return taken };
+    if own >= xmax || in_progress.contains(&own) {
+        return taken;
+    }
+    in_progress.push(own);
+    in_progress.sort_unstable();
+    let list: Vec<String> = in_progress.iter().map(u64::to_string).collect();
+    format!("{}:{xmax}:{}", in_progress[0], list.join(","))
 }
 
 /// `xmin:xmax:xip,xip` -> (xmax, xips)
@@ -118,7 +140,7 @@ pub fn ensure_state(id: i64) {
     );
 }
 
-/// What a successful refresh leaves behind. The frontier becomes the snapshot it is run under.
+/// What a successful refresh leaves behind.
 pub struct Success {
     pub data_version: i64,
     pub upstream: Vec<i64>,
@@ -127,6 +149,10 @@ pub struct Success {
     pub taken_at: f64,
     pub full: bool,
     pub duration_ms: f64,
+    /// The rebuilds asked for as of the snapshot; a full refresh has done them.
+    pub reinit_requests: i64,
+    /// The snapshot, as the frontier it becomes.
+    pub frontier: String,
 }
 
 pub fn save_success(id: i64, success: &Success, under: Under<'_>) {
@@ -140,6 +166,8 @@ pub fn save_success(id: i64, success: &Success, under: Under<'_>) {
         Value::Float(success.taken_at),
         Value::Bool(success.full),
         Value::Float(success.duration_ms),
+        Value::Int(success.reinit_requests),
+        Value::Text(success.frontier.clone()),
     ];
     with_plans(|plans| plans.success.run(&values, under));
 }
@@ -159,4 +187,14 @@ pub fn save_failure(id: i64, sqlstate: &str, message: &str, retry_in_ms: u64) ->
         ],
     )
     .map_or(0, |row| row.int(0) as u32)
+}
+
+/// When `id` was refreshed last, in milliseconds since the epoch.
+pub fn last_refreshed_ms(id: i64) -> Option<i64> {
+    spi::first(
+        "SELECT (EXTRACT(epoch FROM last_refresh_at) * 1000)::pg_catalog.int8 FROM pgtrickle.pgt_refresh_state \
+         WHERE pgt_id = $1 AND is_populated",
+        &[Value::Int(id)],
+    )
+    .and_then(|row| row.optional_int(0))
 }

@@ -163,7 +163,7 @@ pub(super) fn rebuild(table: &StreamTable, new_view: Option<pg_sys::Oid>) -> Res
 pub(super) fn require_reinit(id: i64, reason: &str) {
     catalog::ensure_state(id);
     spi::run(
-        "UPDATE pgtrickle.pgt_refresh_state SET needs_reinit = true, reinit_reason = $2 WHERE pgt_id = $1",
+        "UPDATE pgtrickle.pgt_refresh_state SET reinit_requests = reinit_requests + 1, reinit_reason = $2 WHERE pgt_id = $1",
         &[Value::Int(id), Value::Text(reason.to_owned())],
     );
 }

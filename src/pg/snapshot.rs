@@ -3,19 +3,25 @@
 use pgrx::pg_sys;
 
 /// One state of the database, held until dropped.
-pub struct Snapshot(pg_sys::Snapshot);
+pub struct Snapshot(pg_sys::Snapshot, bool);
 
 impl Snapshot {
     /// The state as of now in READ COMMITTED, the transaction's own in REPEATABLE READ and above.
     pub fn take() -> Snapshot {
         // SAFETY: registered with the current resource owner, unregistered in drop.
-        unsafe { Snapshot(pg_sys::RegisterSnapshot(pg_sys::GetTransactionSnapshot())) }
+        unsafe { Snapshot(pg_sys::RegisterSnapshot(pg_sys::GetTransactionSnapshot()), true) }
     }
 
     /// The state as of now, whatever the isolation level.
     pub fn latest() -> Snapshot {
         // SAFETY: as above.
-        unsafe { Snapshot(pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot())) }
+        unsafe { Snapshot(pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()), false) }
+    }
+
+    /// Taken by [`Snapshot::take`] in a transaction whose snapshot never moves (REPEATABLE READ and above).
+    pub fn is_transactions_own(&self) -> bool {
+        // SAFETY: reads transaction state.
+        self.1 && unsafe { pg_sys::XactIsoLevel } >= pg_sys::XACT_REPEATABLE_READ as i32
     }
 
     pub(super) fn pointer(&self) -> pg_sys::Snapshot {

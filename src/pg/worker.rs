@@ -80,7 +80,20 @@ pub fn connect(database: Option<pg_sys::Oid>) {
             Some(oid) => pg_sys::BackgroundWorkerInitializeConnectionByOid(oid, pg_sys::InvalidOid, 0),
             None => pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0),
         }
-        super::session::set_for_session("application_name", "pg_trickle");
+        // Whatever the database's or role's defaults are.
+        for (name, value) in [
+            ("application_name", "pg_trickle"),
+            ("default_transaction_isolation", "read committed"),
+            ("default_transaction_read_only", "off"),
+            ("default_transaction_deferrable", "off"),
+            ("statement_timeout", "0"),
+            ("transaction_timeout", "0"),
+            ("lock_timeout", "0"),
+            ("idle_in_transaction_session_timeout", "0"),
+            ("session_replication_role", "origin"),
+        ] {
+            super::session::set_for_session(name, value);
+        }
     }
 }
 

@@ -62,6 +62,7 @@ pub fn refresh(request: &Request) -> Result<Vec<Outcome>> {
             InitiatedBy::Create => Snapshot::latest(),
             _ => Snapshot::take(),
         };
+        refuse_unseen_truncation(&compiled, &snapshot)?;
         if !still_current(&compiled) {
             order.retain(|id| catalog::load(*id).is_ok());
             continue;
@@ -170,6 +171,28 @@ fn lock_sources(compiled: &[Rc<Compiled>]) {
     }
 }
 
+/// In REPEATABLE READ the snapshot is older than the locks. A source truncated in between looks empty although the
+/// snapshot does not know why; such a refresh has to start over in a new transaction.
+fn refuse_unseen_truncation(compiled: &[Rc<Compiled>], snapshot: &Snapshot) -> Result<()> {
+    if !snapshot.is_transactions_own() {
+        return Ok(());
+    }
+    let latest = Snapshot::latest();
+    for stream_table in compiled {
+        for unit in &stream_table.units {
+            if unit.truncated_between(snapshot, &latest) {
+                return Err(Error::new(
+                    Kind::Serialization,
+                    format!("could not refresh {}: a source was truncated", stream_table.table.display_name()),
+                )
+                .detail("The TRUNCATE was committed after this transaction took its snapshot.")
+                .hint("Try again in a new transaction."));
+            }
+        }
+    }
+    Ok(())
+}
+
 fn still_current(compiled: &[Rc<Compiled>]) -> bool {
     compiled.iter().all(|known| {
         catalog::generation(known.table.id) == Some(known.table.generation)
@@ -236,6 +259,8 @@ fn save(
             "UPDATE pgtrickle.pgt_stream_tables SET status = 'ACTIVE' WHERE pgt_id = $1 AND status = 'INITIALIZING'",
             &[spi::Value::Int(unit.id)],
         );
+    }
+    if outcome.action != Action::Differential {
         for reference in unit.source_refs.values().filter(|reference| reference.unlogged) {
             capture::mark_unlogged_alive(reference.relid);
         }
@@ -251,6 +276,8 @@ fn save(
             taken_at: started_at,
             full: outcome.action != Action::Differential,
             duration_ms,
+            reinit_requests: state.reinit_requests,
+            frontier: catalog::frontier_of(under),
         },
         under,
     );

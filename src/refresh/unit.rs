@@ -13,6 +13,7 @@ use crate::catalog::{Action, RefreshState};
 use crate::config::{Broken, RefreshSettings, Strategy};
 use crate::error::{Error, Kind, Result};
 use crate::pg::session::{self, Scope};
+use crate::pg::snapshot::Snapshot;
 use crate::pg::spi::{self, Plan, Under, Value};
 use crate::pg::xact;
 
@@ -175,6 +176,28 @@ impl Unit {
             }
         }
         if changes.is_empty() { Pending::Clean } else { Pending::Changes(changes) }
+    }
+
+    /// A source's log holds a marker that `later` sees and `earlier` does not.
+    pub(super) fn truncated_between(&self, earlier: &Snapshot, later: &Snapshot) -> bool {
+        let markers = |under: Under<'_>| -> i64 {
+            self.sources
+                .values()
+                .filter(|source| source.version.is_none())
+                .flat_map(|source| &source.log)
+                .map(|segment| {
+                    spi::run_under(
+                        &format!("SELECT pg_catalog.count(*) FROM {segment} WHERE w = 0"),
+                        &[],
+                        under,
+                    )
+                    .first()
+                    .map_or(0, |row| row.int(0))
+                })
+                .sum()
+        };
+        let _scope = Scope::internal();
+        markers(Under::Snapshot(later)) != markers(Under::Snapshot(earlier))
     }
 
     /// More of some source changed than a differential refresh is worth.

@@ -143,6 +143,7 @@ impl Scheduler {
                     active: matches!(table.status, Status::Active | Status::Initializing)
                         && table.effective != Mode::Immediate,
                     always,
+                    last_refreshed: catalog::last_refreshed_ms(table.id),
                 },
             );
         }

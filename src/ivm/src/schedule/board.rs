@@ -18,6 +18,8 @@ pub struct Entry {
     pub active: bool,
     /// Refreshed at every due time, dirty or not: its sources cannot be watched.
     pub always: bool,
+    /// When it was refreshed last, as far as the catalog knows.
+    pub last_refreshed: Option<i64>,
 }
 
 #[derive(Clone, Debug)]
@@ -70,10 +72,10 @@ impl Board {
                     }
                 }
                 None => Standing {
+                    last_started: entry.last_refreshed.unwrap_or(0),
                     entry,
                     dirty: true,
                     running: false,
-                    last_started: 0,
                     not_before: 0,
                     failures: 0,
                 },
@@ -233,7 +235,7 @@ mod tests {
             .iter()
             .map(|(id, schedule, upstream)| {
                 let Ok(schedule) = Schedule::parse(schedule) else { panic!("schedule") };
-                (*id, Entry { schedule, upstream: upstream.to_vec(), active: true, always: false })
+                (*id, Entry { schedule, upstream: upstream.to_vec(), active: true, always: false, last_refreshed: None })
             })
             .collect();
         board.replace(entries, 1_000);
