@@ -469,6 +469,8 @@ impl<'q> Query<'q> {
     /// Every Var of this query level, in the select list, the join tree, HAVING, the group expressions and sub-queries
     /// that refer outwards (`levels_up` is relative to this query).
     pub fn vars(&self) -> BTreeSet<VarRef> {
+        // The alias lists of joins name every column, used or not.
+        const IGNORE_ALIASES: c_int = pg_sys::QTW_IGNORE_JOINALIASES as c_int;
         struct Walk {
             found: BTreeSet<VarRef>,
             depth: u32,
@@ -495,7 +497,7 @@ impl<'q> Query<'q> {
                     }
                     NodeTag::T_Query => {
                         state.depth += 1;
-                        let stop = pg_sys::query_tree_walker_impl(node.cast(), Some(walk), context, 0);
+                        let stop = pg_sys::query_tree_walker_impl(node.cast(), Some(walk), context, IGNORE_ALIASES);
                         state.depth -= 1;
                         stop
                     }
@@ -506,7 +508,7 @@ impl<'q> Query<'q> {
         let mut state = Walk { found: BTreeSet::new(), depth: 0 };
         // SAFETY: the walker only reads and its context outlives the call.
         unsafe {
-            pg_sys::query_tree_walker_impl(self.ptr, Some(walk), (&raw mut state).cast(), 0);
+            pg_sys::query_tree_walker_impl(self.ptr, Some(walk), (&raw mut state).cast(), IGNORE_ALIASES);
         }
         state.found
     }

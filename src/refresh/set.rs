@@ -57,6 +57,8 @@ pub fn refresh(request: &Request) -> Result<Vec<Outcome>> {
         let compiled = compile_all(&order)?;
         refuse_own_writes(&compiled)?;
         lock_sources(&compiled);
+        // Before the snapshot: whatever was committed until then is in it.
+        let taken_at = now();
         let snapshot = match request.initiated_by {
             // Capture has just been installed: whatever it waited for must be visible.
             InitiatedBy::Create => Snapshot::latest(),
@@ -69,7 +71,7 @@ pub fn refresh(request: &Request) -> Result<Vec<Outcome>> {
         }
         return compiled
             .iter()
-            .map(|compiled| refresh_one(compiled, request, &snapshot))
+            .map(|compiled| refresh_one(compiled, request, &snapshot, taken_at))
             .collect();
     }
     Err(Error::new(Kind::State, "definitions keep changing while a refresh is prepared").hint("Try again."))
@@ -199,7 +201,12 @@ fn still_current(compiled: &[Rc<Compiled>]) -> bool {
     })
 }
 
-fn refresh_one(compiled: &Compiled, request: &Request, snapshot: &Snapshot) -> Result<Outcome> {
+fn refresh_one(
+    compiled: &Compiled,
+    request: &Request,
+    snapshot: &Snapshot,
+    taken_at: f64,
+) -> Result<Outcome> {
     let under = match request.settings.broken {
         Broken::ReadCommitted => Under::Current,
         _ => Under::Snapshot(snapshot),
@@ -223,11 +230,11 @@ fn refresh_one(compiled: &Compiled, request: &Request, snapshot: &Snapshot) -> R
         let duration_ms = started.elapsed().as_secs_f64() * 1000.0;
         if outcome.action != Action::NoData {
             let _scope = Scope::internal();
-            save(unit, &state, &outcome, started_at, duration_ms, under);
+            save(unit, &state, &outcome, taken_at, duration_ms, under);
             if outcome.changed() {
                 xact::mark_dirty_at_commit(unit.relid);
             }
-            record(unit.id, &outcome, request.initiated_by, started_at, duration_ms);
+            record(unit.id, &outcome, request.initiated_by, taken_at, started_at, duration_ms);
         }
         if unit.id == table.id {
             total = Outcome {
@@ -249,7 +256,7 @@ fn save(
     unit: &super::Unit,
     state: &catalog::RefreshState,
     outcome: &UnitOutcome,
-    started_at: f64,
+    taken_at: f64,
     duration_ms: f64,
     under: Under<'_>,
 ) {
@@ -273,7 +280,7 @@ fn save(
             data_version: state.data_version + i64::from(outcome.changed()),
             upstream,
             consumed,
-            taken_at: started_at,
+            taken_at,
             full: outcome.action != Action::Differential,
             duration_ms,
             reinit_requests: state.reinit_requests,
@@ -283,10 +290,17 @@ fn save(
     );
 }
 
-fn record(id: i64, outcome: &UnitOutcome, initiated_by: InitiatedBy, started_at: f64, duration_ms: f64) {
+fn record(
+    id: i64,
+    outcome: &UnitOutcome,
+    initiated_by: InitiatedBy,
+    taken_at: f64,
+    started_at: f64,
+    duration_ms: f64,
+) {
     catalog::record(&HistoryRow {
         id,
-        taken_at: Some(started_at),
+        taken_at: Some(taken_at),
         started_at,
         action: outcome.action,
         initiated_by,

@@ -129,6 +129,7 @@ impl Session {
         Ok(rows)
     }
 
+    /// Several statements in one text are one transaction, unless they say otherwise.
     #[track_caller]
     pub fn exec(&mut self, sql: &str) {
         if let Err(e) = self.try_exec(sql) {

@@ -183,7 +183,8 @@ fn a_failing_stream_table_shows_in_health_and_history() {
     let message = s.value("select error_message from pgtrickle.get_refresh_history('v', 1)");
     assert!(message.contains("division by zero"), "{message}");
     assert_eq!(s.value("select severity <> 'OK' from pgtrickle.health_check() where check_name = 'error_tables'"), "t");
-    s.exec("update s set n = 2 where k = 2; select pgtrickle.resume_stream_table('v')");
+    s.exec("update s set n = 2 where k = 2");
+    s.exec("select pgtrickle.resume_stream_table('v')");
     db.wait_until("select count(*) = 2 from v");
     assert_eq!(s.lines("select status, consecutive_errors from pgtrickle.pgt_stream_tables natural join pgtrickle.pgt_refresh_state"), ["ACTIVE|0"]);
 }

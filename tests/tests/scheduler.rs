@@ -232,7 +232,8 @@ fn permanent_failure_becomes_error_and_is_resumed() {
         "9",
         "it stays at its last good snapshot"
     );
-    s.exec("delete from s where n = 0; select pgtrickle.resume_stream_table('v')");
+    s.exec("delete from s where n = 0");
+    s.exec("select pgtrickle.resume_stream_table('v')");
     v.catches_up(&mut s);
 }
 
@@ -261,7 +262,8 @@ fn retryable_failures_back_off_and_suspend() {
         3,
         "max_consecutive_errors attempts, no more"
     );
-    s.exec("update switch set broken = false; select pgtrickle.resume_stream_table('v')");
+    s.exec("update switch set broken = false");
+    s.exec("select pgtrickle.resume_stream_table('v')");
     assert_eq!(s.value("select consecutive_errors from pgtrickle.pgt_stream_tables natural join pgtrickle.pgt_refresh_state"), "0");
     v.catches_up(&mut s);
 }

@@ -152,7 +152,8 @@ fn lock_timeout_of_the_caller_holds() {
     let db = database();
     let (mut a, mut b) = (db.connect(), db.connect());
     one(&mut a);
-    a.exec("insert into s values (1, 1); begin; lock table s in access exclusive mode");
+    a.exec("insert into s values (1, 1)");
+    a.exec("begin; lock table s in access exclusive mode");
     b.exec("set lock_timeout = '200ms'");
     b.error("55P03", "select pgtrickle.refresh_stream_table('v')");
     a.exec("commit");

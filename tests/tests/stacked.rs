@@ -195,9 +195,11 @@ fn refresh_of_a_chain_rolled_back() {
     base(&mut s);
     let low = s.stream_table("low", "select k, g, n from s");
     let top = s.stream_table("top", "select g, sum(n) as total from low group by g");
-    s.exec("insert into s values (50, 1, 1); begin");
+    s.exec("insert into s values (50, 1, 1)");
+    s.exec("begin");
     top.refresh(&mut s);
-    s.exec("rollback; insert into s values (51, 1, 2); begin");
+    s.exec("rollback; insert into s values (51, 1, 2)");
+    s.exec("begin");
     low.refresh(&mut s);
     s.exec("rollback");
     top.follows(&mut s);
@@ -211,9 +213,8 @@ fn chain_within_a_repeatable_read_transaction() {
     base(&mut a);
     a.stream_table("low", "select k, g, n from s");
     let top = a.stream_table("top", "select g, sum(n) as total from low group by g");
-    b.exec(
-        "insert into s values (50, 1, 1); begin isolation level repeatable read; select 1 from s",
-    );
+    b.exec("insert into s values (50, 1, 1)");
+    b.exec("begin isolation level repeatable read; select 1 from s");
     a.exec("insert into s values (51, 1, 100)");
     top.refresh(&mut b);
     top.assert_equal(&mut b);
