@@ -4,6 +4,7 @@
 //! are the same bytes. `row_hash` uses each type's own extended hash function, so that values equal under `=` hash alike,
 //! and combines them with xxh3.
 
+use std::cell::Cell;
 use std::ffi::c_void;
 
 use pgrx::pg_guard;
@@ -15,7 +16,8 @@ struct ArgumentType {
     oid: pg_sys::Oid,
     length: i16,
     by_value: bool,
-    hash: *mut pg_sys::FmgrInfo,
+    /// The type's extended hash function, once it has been needed.
+    hash: Cell<*mut pg_sys::FmgrInfo>,
 }
 
 /// The types of the call's arguments, looked up once and kept with the call site.
@@ -35,7 +37,7 @@ unsafe fn argument_types(fcinfo: pg_sys::FunctionCallInfo) -> &'static [Argument
                 let mut length = 0;
                 let mut by_value = false;
                 pg_sys::get_typlenbyval(oid, &raw mut length, &raw mut by_value);
-                types.add(position).write(ArgumentType { oid, length, by_value, hash: std::ptr::null_mut() });
+                types.add(position).write(ArgumentType { oid, length, by_value, hash: Cell::new(std::ptr::null_mut()) });
             }
             (*info).fn_extra = types.cast::<c_void>();
         }
@@ -149,12 +151,12 @@ unsafe fn row_hash_body(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
         each_value(fcinfo, &mut |value, ty| match value {
             None => hasher.update(&[0]),
             Some(value) => {
-                if ty.hash.is_null() {
+                if ty.hash.get().is_null() {
                     resolve_hash(ty);
                 }
                 // Deterministic collations hash bytes; the caller leaves out columns of any other.
                 let collation = pg_sys::Oid::from(C_COLLATION);
-                let hash = pg_sys::FunctionCall2Coll(ty.hash, collation, value, pg_sys::Datum::from(0usize));
+                let hash = pg_sys::FunctionCall2Coll(ty.hash.get(), collation, value, pg_sys::Datum::from(0usize));
                 hasher.update(&[1]);
                 hasher.update(&(hash.value() as u64).to_le_bytes());
             }
@@ -179,7 +181,6 @@ unsafe fn resolve_hash(ty: &ArgumentType) {
                 format!("type {name} has no hash function")
             );
         }
-        let slot = (&raw const ty.hash).cast_mut();
-        slot.write(&raw mut (*cache).hash_extended_proc_finfo);
+        ty.hash.set(&raw mut (*cache).hash_extended_proc_finfo);
     }
 }

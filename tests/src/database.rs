@@ -78,6 +78,22 @@ impl<'s> Database<'s> {
     }
 }
 
+impl Database<'_> {
+    /// One left behind by a failed test would hold up every other test of the server.
+    fn forget_prepared_transactions(&self) {
+        let Ok(mut session) =
+            Session::try_open(&self.server.socket_directory(), &self.name, "postgres")
+        else {
+            return;
+        };
+        let left = session
+            .try_rows("select gid from pg_prepared_xacts where database = current_database()");
+        for gid in left.into_iter().flatten().filter_map(|row| row[0].clone()) {
+            let _ = session.try_exec(&format!("rollback prepared '{gid}'"));
+        }
+    }
+}
+
 impl Drop for Database<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -93,6 +109,7 @@ impl Drop for Database<'_> {
                 tail(&lines.join("\n"), 40)
             );
         }
+        self.forget_prepared_transactions();
         if let Ok(mut session) =
             Session::try_open(&self.server.socket_directory(), "postgres", "postgres")
         {

@@ -76,7 +76,9 @@ impl Session {
             .host_path(socket_directory)
             .dbname(database)
             .user(user)
-            .application_name("pgt_tests");
+            .application_name("pgt_tests")
+            // Nothing takes this long, unless it waits for ever.
+            .options("-c statement_timeout=150s");
         config.notice_callback(move |n| {
             let notice = SqlError {
                 code: n.code().code().into(),
