@@ -743,6 +743,19 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION pgtrickle.pgt_preloaded IS 'whether the library is loaded at server start';
 
+CREATE FUNCTION pgtrickle.worker_pool_status()
+    RETURNS TABLE (pid integer, kind text, busy boolean, activity text, since timestamptz, started_at timestamptz)
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT a.pid, substr(a.backend_type, length('pg_trickle ') + 1), COALESCE(a.state = 'active', false),
+        NULLIF(a.query, ''), a.state_change, a.backend_start
+    FROM pg_stat_activity a
+    WHERE a.backend_type IN ('pg_trickle launcher', 'pg_trickle scheduler', 'pg_trickle worker')
+        AND (a.datname = current_database() OR a.datid IS NULL)
+    ORDER BY a.backend_start, a.pid;
+END;
+COMMENT ON FUNCTION pgtrickle.worker_pool_status IS 'the launcher, this database''s scheduler and its refresh workers';
+
 CREATE FUNCTION pgtrickle.pgt_listed(names text[]) RETURNS text LANGUAGE sql IMMUTABLE STRICT
 BEGIN ATOMIC
     SELECT array_to_string(names[1:5], '; ')
@@ -810,6 +823,19 @@ BEGIN ATOMIC
         COALESCE(pgtrickle.pgt_listed(array_agg(format('log of %s by %s%s since %s', source, blocked_by,
             ' (' || NULLIF(reader_status, 'ACTIVE') || ')', date_trunc('second', since)) ORDER BY since, source)), 'none')
     FROM logs WHERE blocked_by IS NOT NULL AND (ring_full OR reader_status <> 'ACTIVE')
+    UNION ALL
+    SELECT 'worker_pool', CASE WHEN workers.busy >= workers.most AND waiting.overdue > 0 THEN 'WARN' ELSE 'OK' END,
+        format('%s of at most %s workers are here, %s at work', workers.here, workers.most, workers.busy)
+    FROM (SELECT count(*) AS here, count(*) FILTER (WHERE busy) AS busy,
+            COALESCE(current_setting('pg_trickle.max_concurrent_refreshes', true), '4')::integer AS most
+          FROM pgtrickle.worker_pool_status() WHERE kind = 'worker') workers,
+        (SELECT count(*) AS overdue FROM states
+         WHERE status = 'ACTIVE' AND pgtrickle.pgt_is_overdue(pgt_id, staleness)) waiting
+    UNION ALL
+    SELECT 'job_queue', CASE WHEN count(*) FILTER (WHERE pgtrickle.pgt_is_overdue(pgt_id, staleness))
+            > COALESCE(current_setting('pg_trickle.max_concurrent_refreshes', true), '4')::integer THEN 'WARN' ELSE 'OK' END,
+        format('%s active stream tables have pending changes', count(*))
+    FROM states WHERE status = 'ACTIVE' AND staleness > '0'
     UNION ALL
     SELECT 'capture_triggers', CASE WHEN count(*) > 0 THEN 'ERROR' ELSE 'OK' END,
         COALESCE(pgtrickle.pgt_listed(array_agg(format('trigger %s on %s is %s', trigger_name, relation, state)

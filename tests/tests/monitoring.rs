@@ -731,6 +731,37 @@ fn names_are_found_as_everywhere() {
     }
 }
 
+#[test]
+fn workers_are_listed() {
+    let db = database();
+    let mut s = db.connect();
+    source(&mut s);
+    s.stream_table_with("v", "select k, n from s", "schedule => 'continuous'");
+    s.exec("insert into s values (3, 3)");
+    db.wait_until("select count(*) = 3 from v");
+    let kinds =
+        "select string_agg(distinct kind, ',' order by kind) from pgtrickle.worker_pool_status()";
+    assert_eq!(s.value(kinds), "launcher,scheduler,worker");
+    assert_eq!(
+        s.value("select pid = pgtrickle.scheduler_pid() from pgtrickle.worker_pool_status() where kind = 'scheduler'"),
+        "t"
+    );
+    let (severity, detail) = check(&mut s, "worker_pool");
+    assert!(
+        severity == "OK" && !detail.starts_with("0 of"),
+        "{severity}: {detail}"
+    );
+    db.wait_until("select detail = '0 active stream tables have pending changes' from pgtrickle.health_check() where check_name = 'job_queue'");
+    s.exec("select pgtrickle.alter_stream_table('v', schedule => '1d')");
+    s.exec("insert into s values (4, 4)");
+    assert_check(
+        &mut s,
+        "job_queue",
+        "OK",
+        " active stream tables have pending changes",
+    );
+}
+
 /// Everything can be called by a role that owns and may read nothing.
 fn calls(s: &mut Session) {
     for call in [
@@ -751,6 +782,7 @@ fn calls(s: &mut Session) {
         "explain_refresh_mode('app.v')",
         "list_sources('app.v')",
         "list_auxiliary_columns('app.v')",
+        "worker_pool_status()",
         "preflight()",
         "version()",
         "stream_tables_info",
