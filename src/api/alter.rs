@@ -30,7 +30,8 @@ fn alter_stream_table(
         diamond_consistency,
         diamond_schedule_policy,
     })?;
-    if query.is_some() && !matches!(table.status, Status::Suspended | Status::Error) {
+    let redefined = query.is_some() || mode.is_some_and(|mode| mode != table.mode);
+    if redefined && !matches!(table.status, Status::Suspended | Status::Error) {
         super::refresh::manual(&catalog::load(table.id)?, None)?;
     }
     Ok(())

@@ -36,6 +36,9 @@ fn explain_stream_table(name: &str, stage: &str) -> Result<String, ErrorReport> 
             let terms = delta_terms(unit, dirty);
             Ok(terms.join("\n"))
         })?,
+        "sql" if compiled.units.iter().all(|unit| unit.query.is_none()) => {
+            compiled.units.iter().map(|unit| unit.full_statement().to_string()).collect::<Vec<_>>().join("\n")
+        }
         "sql" => each_delta(&compiled, |unit, dirty| {
             Ok(unit.differential_statement(dirty, None)?.to_string())
         })?,

@@ -8,22 +8,28 @@ use crate::config::RefreshSettings;
 use crate::error::{Error, Result as OwnResult};
 use crate::lifecycle;
 use crate::pg::spi::{self, Value};
-use crate::refresh::{self, Request};
+use crate::refresh::{self, Outcome, Request, Then};
 
 /// Refreshes a stream table and what it reads, for the current user.
 pub(super) fn manual(table: &StreamTable, force_full: Option<&str>) -> OwnResult<()> {
+    manual_then(table, force_full, Then::Nothing).map(|_| ())
+}
+
+/// As [`manual`], looking at the result under the same snapshot.
+pub(super) fn manual_then(table: &StreamTable, force_full: Option<&str>, then: Then) -> OwnResult<Option<Outcome>> {
     lifecycle::require_owner(table)?;
     for id in refresh::order(&[table.id], true)? {
         lifecycle::ensure_ready(&catalog::load(id)?)?;
     }
-    refresh::refresh(&Request {
+    let outcomes = refresh::refresh(&Request {
         ids: vec![table.id],
         with_upstream: true,
         initiated_by: if force_full.is_some() { InitiatedBy::Repair } else { InitiatedBy::Manual },
         force_full: force_full.map(str::to_owned),
         settings: RefreshSettings::read(),
+        then,
     })?;
-    Ok(())
+    Ok(outcomes.into_iter().find(|outcome| outcome.id == table.id))
 }
 
 #[pg_extern(sql = false)]
@@ -35,6 +41,7 @@ fn refresh_stream_table(name: &str) -> Result<(), ErrorReport> {
 #[pg_extern(sql = false)]
 fn refresh_if_stale(name: &str, max_age: pgrx::datum::Interval) -> Result<bool, ErrorReport> {
     let table = catalog::by_name(name)?;
+    lifecycle::require_owner(&table)?;
     let limit = max_age.as_micros() as f64 / 1e6;
     let stale = spi::first("SELECT pgtrickle.get_staleness($1)", &[Value::Text(name.to_owned())])
         .is_none_or(|row| row.is_null(0) || row.float(0) > limit);

@@ -4,9 +4,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::catalog;
-use crate::pg::snapshot::Snapshot;
-use crate::pg::spi::Under;
-use crate::{lifecycle, refresh};
+use crate::refresh::Then;
 
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]
@@ -16,13 +14,9 @@ fn repair_stream_table(
 ) -> Result<TableIterator<'static, (name!(op, String), name!(row, pgrx::JsonB))>, ErrorReport> {
     let table = catalog::by_name(name)?;
     // First to the present, so that only what is wrong remains.
-    super::refresh::manual(&table, None)?;
-    let compiled = refresh::compile(&catalog::load(table.id)?)?;
-    lifecycle::require_owner(&table)?;
-    let differences = {
-        let snapshot = Snapshot::take();
-        refresh::differences(&compiled, Under::Snapshot(&snapshot))?
-    };
+    let differences = super::refresh::manual_then(&table, None, Then::List)?
+        .map(|outcome| outcome.differences)
+        .unwrap_or_default();
     if !dry_run && !differences.is_empty() {
         super::refresh::manual(&table, Some("repair"))?;
     }

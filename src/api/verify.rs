@@ -1,11 +1,11 @@
-//! `verify_stream_table`.
+//! `verify_stream_table`: brings the stream table to a snapshot and compares it with its query there.
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use crate::pg::snapshot::Snapshot;
-use crate::pg::spi::{self, Under};
-use crate::{catalog, lifecycle, refresh};
+use crate::catalog;
+use crate::error::{Error, Kind};
+use crate::refresh::Then;
 
 #[pg_extern(sql = false)]
 fn verify_stream_table(
@@ -24,17 +24,22 @@ fn verify_stream_table(
     >,
     ErrorReport,
 > {
-    let _ = mode;
+    if mode != "rows" && mode != "count" {
+        return Err(Error::new(Kind::InvalidArgument, format!("unknown mode \"{mode}\""))
+            .hint("Use 'rows' or 'count'.")
+            .into());
+    }
     let table = catalog::by_name(name)?;
-    lifecycle::require_owner(&table)?;
-    let compiled = refresh::compile(&table)?;
-    let snapshot = Snapshot::take();
-    let found = refresh::compare(&compiled, Under::Snapshot(&snapshot))?;
-    let taken = spi::run_under(
-        "SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text",
-        &[],
-        Under::Snapshot(&snapshot),
-    );
-    let taken = taken.first().map_or_else(String::new, |row| row.text(0));
-    Ok(TableIterator::once((found.ok(), found.missing, found.surplus, found.checked, taken)))
+    let outcome = super::refresh::manual_then(&table, None, Then::Compare)?;
+    let Some((found, snapshot)) = outcome.and_then(|outcome| Some((outcome.comparison?, outcome.snapshot))) else {
+        return Err(Error::new(Kind::Internal, "nothing was compared").into());
+    };
+    let (missing, surplus) = if mode == "count" {
+        let net = found.missing - found.surplus;
+        (net.max(0), (-net).max(0))
+    } else {
+        (found.missing, found.surplus)
+    };
+    let ok = missing == 0 && surplus == 0;
+    Ok(TableIterator::once((ok, missing, surplus, found.checked, snapshot)))
 }

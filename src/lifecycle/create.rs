@@ -16,7 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::session::{self, Scope};
 use crate::pg::spi::{self, Value};
 use crate::pg::{depend, entry, lock, parse, shared, xact};
-use crate::refresh::{self, Request};
+use crate::refresh::{self, Request, Then};
 
 /// Relations read, by oid, with the columns used.
 pub(super) type Reads = BTreeMap<u32, (SourceType, BTreeSet<i16>)>;
@@ -82,6 +82,7 @@ pub fn create(definition: &Definition<'_>) -> Result<StreamTable> {
             diamond_consistency: definition.diamond_consistency,
             diamond_schedule_policy: definition.diamond_schedule_policy,
         })?;
+        catalog::ensure_state(id);
     }
     let table = catalog::load(id)?;
     attach_sources(&table, &analysis, planned.as_ref())?;
@@ -96,6 +97,7 @@ pub fn create(definition: &Definition<'_>) -> Result<StreamTable> {
             initiated_by: InitiatedBy::Create,
             force_full: None,
             settings: RefreshSettings::read(),
+            then: Then::Nothing,
         })?;
     }
     catalog::load(id)

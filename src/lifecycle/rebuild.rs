@@ -133,8 +133,9 @@ pub(super) fn rebuild(table: &StreamTable, new_view: Option<pg_sys::Oid>) -> Res
             depend::needs_extension(table.relid);
         }
         drop_stages_of(table.id);
-        if !same_storage(&layout, table)? || !index_fits(table, &layout)? {
-            change_storage(table, &layout)?;
+        let stored = storage::read_layout(&table.layout)?;
+        if !storage::same_shape(&stored, &layout) || !index_fits(table, &layout)? {
+            change_storage(table, &stored, &layout)?;
         }
         storage::guard(&table.name);
         spi::run(
@@ -190,13 +191,17 @@ fn index_fits(table: &StreamTable, layout: &Layout) -> Result<bool> {
     Ok(layout.identity == pgt_ivm::apply::Identity::Single || storage::has_index(&table.name))
 }
 
-/// Gives the table the hidden columns and the index of another layout. Its rows mean nothing in it: they are deleted, and
-/// whoever reads it starts again.
-fn change_storage(table: &StreamTable, layout: &Layout) -> Result<()> {
+/// Gives the table the hidden columns and the index of another layout. Where rows are found by something else than before
+/// they cannot be compared with the query: they are deleted, and whoever reads the table starts again.
+fn change_storage(table: &StreamTable, stored: &Layout, layout: &Layout) -> Result<()> {
     let _writing = entry::writing();
-    let stored = storage::read_layout(&table.layout)?;
     storage::drop_index(&table.name);
-    spi::command(&format!("DELETE FROM {}", table.name));
+    if stored.identity != layout.identity {
+        spi::command(&format!("DELETE FROM {}", table.name));
+        for reader in catalog::dependents(table.relid) {
+            require_reinit(reader, "an upstream stream table was rebuilt");
+        }
+    }
     let mut actions: Vec<String> = Vec::new();
     for column in &stored.columns {
         let name = sql::quote_identifier(&column.name);
@@ -222,9 +227,6 @@ fn change_storage(table: &StreamTable, layout: &Layout) -> Result<()> {
         spi::command(&format!("ALTER TABLE {} {}", table.name, actions.join(", ")));
     }
     storage::create_index(&table.name, layout);
-    for reader in catalog::dependents(table.relid) {
-        require_reinit(reader, "an upstream stream table was rebuilt");
-    }
     Ok(())
 }
 

@@ -138,6 +138,18 @@ pub(super) fn read_layout(text: &str) -> Result<Layout> {
         .map_err(|problem| Error::new(Kind::Internal, format!("could not read a layout: {problem}")))
 }
 
+/// Rows stored in one layout can be read in the other: the same columns, found by the same identity.
+pub(super) fn same_shape(a: &Layout, b: &Layout) -> bool {
+    let describe = |layout: &Layout| {
+        layout
+            .columns
+            .iter()
+            .map(|column| (column.name.clone(), column.ty.name.clone(), column.visible))
+            .collect::<Vec<_>>()
+    };
+    a.identity == b.identity && describe(a) == describe(b)
+}
+
 /// The identity index of a table exists.
 pub(super) fn has_index(table: &Name) -> bool {
     let index = Name::new(&*table.schema, index_name(&table.name));

@@ -144,48 +144,95 @@ fn key(database: pg_sys::Oid, source: pg_sys::Oid) -> u64 {
     (u64::from(database.to_u32()) << 32) | u64::from(source.to_u32())
 }
 
+/// A source slot whose database is gone.
+const TOMBSTONE: u64 = u64::MAX;
+
 impl Shared {
-    fn source(&self, key: u64, create: bool) -> Option<&SourceSlot> {
+    fn probe(key: u64) -> impl Iterator<Item = usize> {
         let start = (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize % SOURCES;
-        for step in 0..SOURCES.min(1024) {
-            let slot = &self.sources[(start + step) % SOURCES];
-            let found = slot.key.load(Ordering::Acquire);
-            if found == key {
-                return Some(slot);
-            }
-            if found == 0 {
-                if !create {
-                    return None;
-                }
-                match slot.key.compare_exchange(0, key, Ordering::AcqRel, Ordering::Acquire) {
-                    Ok(_) => return Some(slot),
-                    Err(other) if other == key => return Some(slot),
-                    Err(_) => {}
-                }
+        (0..1024).map(move |step| (start + step) % SOURCES)
+    }
+
+    fn source(&self, key: u64) -> Option<&SourceSlot> {
+        for position in Shared::probe(key) {
+            let slot = &self.sources[position];
+            match slot.key.load(Ordering::Acquire) {
+                found if found == key => return Some(slot),
+                0 => return None,
+                _ => {}
             }
         }
         None
     }
 
-    fn database(&self, oid: pg_sys::Oid, create: bool) -> Option<&DatabaseSlot> {
-        let oid = oid.to_u32();
-        for slot in &self.databases {
-            let found = slot.oid.load(Ordering::Acquire);
-            if found == oid {
-                return Some(slot);
-            }
-            if found == 0 {
-                if !create {
-                    return None;
-                }
-                match slot.oid.compare_exchange(0, oid, Ordering::AcqRel, Ordering::Acquire) {
-                    Ok(_) => return Some(slot),
-                    Err(other) if other == oid => return Some(slot),
-                    Err(_) => {}
-                }
-            }
+    fn database(&self, oid: pg_sys::Oid) -> Option<&DatabaseSlot> {
+        self.databases.iter().find(|slot| slot.oid.load(Ordering::Acquire) == oid.to_u32())
+    }
+}
+
+/// Makes sure a source has a slot; false if there is no room. Slots are given out under the exclusive lock.
+fn ensure_source(key: u64) -> bool {
+    if SHARED.share().source(key).is_some() {
+        return true;
+    }
+    let shared = SHARED.exclusive();
+    if shared.source(key).is_some() {
+        return true;
+    }
+    for position in Shared::probe(key) {
+        let slot = &shared.sources[position];
+        if matches!(slot.key.load(Ordering::Acquire), 0 | TOMBSTONE) {
+            slot.commits.store(0, Ordering::Release);
+            slot.key.store(key, Ordering::Release);
+            return true;
         }
-        None
+    }
+    false
+}
+
+/// Makes sure a database has a slot; false if there is no room.
+fn ensure_database(oid: pg_sys::Oid) -> bool {
+    if SHARED.share().database(oid).is_some() {
+        return true;
+    }
+    let shared = SHARED.exclusive();
+    if shared.database(oid).is_some() {
+        return true;
+    }
+    let Some(slot) = shared.databases.iter().find(|slot| slot.oid.load(Ordering::Acquire) == 0) else {
+        return false;
+    };
+    slot.scheduler.store(0, Ordering::Release);
+    slot.scheduler_pid.store(0, Ordering::Release);
+    slot.closed_until.store(0, Ordering::Release);
+    slot.generation.store(0, Ordering::Release);
+    slot.prepared.store(false, Ordering::Release);
+    slot.oid.store(oid.to_u32(), Ordering::Release);
+    true
+}
+
+/// Frees what belongs to databases that are not in `existing`.
+pub fn forget_other_databases(existing: &[pg_sys::Oid]) {
+    let gone: Vec<u32> = databases()
+        .into_iter()
+        .map(|(oid, _, _)| oid)
+        .filter(|oid| !existing.contains(oid) && !is_closed(*oid))
+        .map(|oid| oid.to_u32())
+        .collect();
+    if gone.is_empty() {
+        return;
+    }
+    let shared = SHARED.exclusive();
+    for slot in &shared.databases {
+        if gone.contains(&slot.oid.load(Ordering::Acquire)) {
+            slot.oid.store(0, Ordering::Release);
+        }
+    }
+    for slot in &shared.sources {
+        let key = slot.key.load(Ordering::Acquire);
+        if key != 0 && key != TOMBSTONE && gone.contains(&((key >> 32) as u32)) {
+            slot.key.store(TOMBSTONE, Ordering::Release);
+        }
     }
 }
 
@@ -210,20 +257,18 @@ pub fn mark_dirty(sources: &[pg_sys::Oid]) {
     if !available() || sources.is_empty() {
         return;
     }
-    let shared = SHARED.share();
-    // SAFETY: a backend's constant.
-    let database = unsafe { pg_sys::MyDatabaseId };
+    let database = super::snapshot::database_id();
     for source in sources {
-        match shared.source(key(database, *source), true) {
-            Some(slot) => {
-                slot.commits.fetch_add(1, Ordering::AcqRel);
-            }
-            None => {
-                shared.overflow.fetch_add(1, Ordering::AcqRel);
-            }
-        }
+        let key = key(database, *source);
+        let room = ensure_source(key);
+        let shared = SHARED.share();
+        match shared.source(key) {
+            Some(slot) if room => slot.commits.fetch_add(1, Ordering::AcqRel),
+            _ => shared.overflow.fetch_add(1, Ordering::AcqRel),
+        };
     }
-    if let Some(slot) = shared.database(database, false) {
+    let shared = SHARED.share();
+    if let Some(slot) = shared.database(database) {
         set_latch(slot.scheduler.load(Ordering::Acquire));
     }
 }
@@ -231,7 +276,8 @@ pub fn mark_dirty(sources: &[pg_sys::Oid]) {
 /// A transaction of this database that touched sources was prepared; its commit cannot be seen.
 pub fn mark_prepared() {
     if available()
-        && let Some(slot) = SHARED.share().database(super::snapshot::database_id(), true)
+        && ensure_database(super::snapshot::database_id())
+        && let Some(slot) = SHARED.share().database(super::snapshot::database_id())
     {
         slot.prepared.store(true, Ordering::Release);
     }
@@ -240,7 +286,7 @@ pub fn mark_prepared() {
 /// Whether prepared transactions may hold unseen changes; the answer is forgotten if `clear`.
 pub fn prepared_pending(clear: bool) -> bool {
     let shared = SHARED.share();
-    let Some(slot) = shared.database(super::snapshot::database_id(), true) else { return false };
+    let Some(slot) = shared.database(super::snapshot::database_id()) else { return false };
     if clear { slot.prepared.swap(false, Ordering::AcqRel) } else { slot.prepared.load(Ordering::Acquire) }
 }
 
@@ -253,7 +299,7 @@ pub fn commits(sources: &[pg_sys::Oid]) -> Vec<u64> {
         .iter()
         .map(|source| {
             overflow
-                + shared.source(key(database, *source), false).map_or(0, |slot| slot.commits.load(Ordering::Acquire))
+                + shared.source(key(database, *source)).map_or(0, |slot| slot.commits.load(Ordering::Acquire))
         })
         .collect()
 }
@@ -263,8 +309,11 @@ pub fn definitions_changed() {
     if !available() {
         return;
     }
+    if !ensure_database(super::snapshot::database_id()) {
+        return;
+    }
     let shared = SHARED.share();
-    if let Some(slot) = shared.database(super::snapshot::database_id(), true) {
+    if let Some(slot) = shared.database(super::snapshot::database_id()) {
         slot.generation.fetch_add(1, Ordering::AcqRel);
         set_latch(slot.scheduler.load(Ordering::Acquire));
         if slot.scheduler_pid.load(Ordering::Acquire) == 0 {
@@ -277,7 +326,7 @@ pub fn definitions_changed() {
 pub fn definitions_generation() -> u64 {
     let shared = SHARED.share();
     shared
-        .database(super::snapshot::database_id(), true)
+        .database(super::snapshot::database_id())
         .map_or(0, |slot| slot.generation.load(Ordering::Acquire))
 }
 
@@ -304,14 +353,17 @@ pub fn scheduler_pid() -> Option<i32> {
         return None;
     }
     let shared = SHARED.share();
-    let slot = shared.database(super::snapshot::database_id(), false)?;
+    let slot = shared.database(super::snapshot::database_id())?;
     Some(slot.scheduler_pid.load(Ordering::Acquire)).filter(|pid| *pid != 0)
 }
 
 /// Registers the calling process as its database's scheduler; false if there is one.
 pub fn enter_scheduler() -> bool {
+    if !ensure_database(super::snapshot::database_id()) {
+        return false;
+    }
     let shared = SHARED.share();
-    let Some(slot) = shared.database(super::snapshot::database_id(), true) else { return false };
+    let Some(slot) = shared.database(super::snapshot::database_id()) else { return false };
     // SAFETY: a process constant.
     let pid = unsafe { pg_sys::MyProcPid };
     let known = slot.scheduler_pid.load(Ordering::Acquire);
@@ -329,7 +381,7 @@ pub fn leave_scheduler() {
     let shared = SHARED.share();
     // SAFETY: a process constant.
     let pid = unsafe { pg_sys::MyProcPid };
-    if let Some(slot) = shared.database(super::snapshot::database_id(), false)
+    if let Some(slot) = shared.database(super::snapshot::database_id())
         && slot.scheduler_pid.load(Ordering::Acquire) == pid
     {
         slot.scheduler.store(0, Ordering::Release);
@@ -348,8 +400,11 @@ pub fn close_database(database: pg_sys::Oid, microseconds: i64) -> Option<i32> {
     if !available() {
         return None;
     }
+    if !ensure_database(database) {
+        return None;
+    }
     let shared = SHARED.share();
-    let slot = shared.database(database, true)?;
+    let slot = shared.database(database)?;
     // SAFETY: reads the clock.
     let until = unsafe { pg_sys::GetCurrentTimestamp() } + microseconds;
     slot.closed_until.store(until, Ordering::Release);
@@ -359,7 +414,7 @@ pub fn close_database(database: pg_sys::Oid, microseconds: i64) -> Option<i32> {
 /// Workers must stay out of `database` for now.
 pub fn is_closed(database: pg_sys::Oid) -> bool {
     let shared = SHARED.share();
-    shared.database(database, false).is_some_and(|slot| {
+    shared.database(database).is_some_and(|slot| {
         // SAFETY: reads the clock.
         slot.closed_until.load(Ordering::Acquire) > unsafe { pg_sys::GetCurrentTimestamp() }
     })
@@ -443,7 +498,7 @@ pub fn enter_worker(slot: usize) {
 }
 
 fn wake_scheduler(shared: &Shared) {
-    if let Some(slot) = shared.database(super::snapshot::database_id(), false) {
+    if let Some(slot) = shared.database(super::snapshot::database_id()) {
         set_latch(slot.scheduler.load(Ordering::Acquire));
     }
 }

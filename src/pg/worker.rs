@@ -89,6 +89,8 @@ pub fn connect(database: Option<pg_sys::Oid>) {
             ("statement_timeout", "0"),
             ("transaction_timeout", "0"),
             ("lock_timeout", "0"),
+            // In a deadlock with a user's session it is the worker that gives up.
+            ("deadlock_timeout", "100ms"),
             ("idle_in_transaction_session_timeout", "0"),
             ("session_replication_role", "origin"),
         ] {

@@ -8,6 +8,7 @@ use pgt_ivm::graph::Graph;
 
 use super::compile::{self, Compiled, compile};
 use super::unit::UnitOutcome;
+use super::verify::Comparison;
 use crate::capture;
 use crate::catalog::{self, Action, HistoryRow, InitiatedBy, Mode, SourceType, Success};
 use crate::config::{Broken, RefreshSettings};
@@ -27,6 +28,18 @@ pub struct Request {
     /// Refresh fully, for this reason.
     pub force_full: Option<String>,
     pub settings: RefreshSettings,
+    /// What to look at afterwards, under the same snapshot.
+    pub then: Then,
+}
+
+/// What to do after a refresh, under its snapshot, with the stream table asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    Nothing,
+    /// Count the differences from the query.
+    Compare,
+    /// List them.
+    List,
 }
 
 /// What happened to a stream table.
@@ -37,6 +50,10 @@ pub struct Outcome {
     pub inserted: i64,
     pub updated: i64,
     pub deleted: i64,
+    /// The snapshot, as text.
+    pub snapshot: String,
+    pub comparison: Option<Comparison>,
+    pub differences: Vec<(String, String)>,
 }
 
 /// Refreshes a set of stream tables in topological order at one snapshot, in the current transaction.
@@ -212,7 +229,16 @@ fn refresh_one(
         _ => Under::Snapshot(snapshot),
     };
     let table = &compiled.table;
-    let mut total = Outcome { id: table.id, action: Action::NoData, inserted: 0, updated: 0, deleted: 0 };
+    let mut total = Outcome {
+        id: table.id,
+        action: Action::NoData,
+        inserted: 0,
+        updated: 0,
+        deleted: 0,
+        snapshot: String::new(),
+        comparison: None,
+        differences: vec![],
+    };
     for unit in &compiled.units {
         let started = Instant::now();
         let started_at = now();
@@ -243,11 +269,22 @@ fn refresh_one(
                 inserted: outcome.inserted,
                 updated: outcome.updated,
                 deleted: outcome.deleted,
+                ..total
             };
         }
     }
     if request.settings.verify && total.action != Action::NoData {
         super::verify::insist_on_equality(compiled, under)?;
+    }
+    if request.ids.contains(&table.id) {
+        match request.then {
+            Then::Nothing => {}
+            Then::Compare => {
+                total.snapshot = catalog::frontier_of(under);
+                total.comparison = Some(super::verify::compare(compiled, under)?);
+            }
+            Then::List => total.differences = super::verify::differences(compiled, under)?,
+        }
     }
     Ok(total)
 }

@@ -311,6 +311,14 @@ impl Unit {
         Ok(apply::differential(query, &self.layout, &self.sources, &self.target, &change))
     }
 
+    /// The statement of a full refresh.
+    pub fn full_statement(&self) -> Statement {
+        match &self.query {
+            Some(query) => apply::full(query, &self.layout, &self.sources, &self.target),
+            None => apply::full_from_view(&self.view, &self.layout, &self.target),
+        }
+    }
+
     fn full(
         &self,
         state: &RefreshState,
@@ -330,11 +338,7 @@ impl Unit {
             plans
                 .full
                 .get_or_insert_with(|| {
-                    let statement = match &self.query {
-                        Some(query) => apply::full(query, &self.layout, &self.sources, &self.target),
-                        None => apply::full_from_view(&self.view, &self.layout, &self.target),
-                    };
-                    Rc::new(Plan::prepare(&statement.to_string(), &full_values(state)))
+                    Rc::new(Plan::prepare(&self.full_statement().to_string(), &full_values(state)))
                 })
                 .clone()
         };

@@ -1,6 +1,6 @@
 //! The oracle: stored contents compared with the defining query, both directions, as multisets.
 
-use pgt_ivm::apply::{Identity, Layout, Role};
+use pgt_ivm::apply::{self, Identity, Layout, Role, StoredColumn};
 use pgt_ivm::sql;
 
 use super::compile::{Compiled, Unit};
@@ -34,15 +34,51 @@ pub fn compare(compiled: &Compiled, under: Under<'_>) -> Result<Comparison> {
         .last()
         .ok_or_else(|| Error::new(Kind::Internal, "a stream table without a result"))?;
     let _scope = Scope::restricted(compiled.table.owner, &compiled.table.timezone);
-    let stored = digest(unit, "s");
-    let wanted = digest(unit, "v");
+    let names = |visible_only: bool| -> Vec<&StoredColumn> {
+        unit.layout.columns.iter().filter(|column| column.visible || !visible_only).collect()
+    };
+    let visible = names(true);
+    let found = count_differences(
+        &format!("ONLY {}", unit.target.table),
+        &unit.view.to_string(),
+        &visible,
+        &visible.iter().map(|column| column.name.clone()).collect::<Vec<_>>(),
+        &unit.layout,
+        under,
+    )?;
+    let (Some(query), true) = (&unit.query, found.ok() && unit.layout.columns.len() > visible.len()) else {
+        return Ok(found);
+    };
+    // What is shown is right; the state kept beside it decides what will be shown next.
+    let all = names(false);
+    let state = count_differences(
+        &format!("ONLY {}", unit.target.table),
+        &format!("({})", apply::evaluate(query, &unit.layout, &unit.sources)),
+        &all,
+        &(0..all.len()).map(|position| format!("v{position}")).collect::<Vec<_>>(),
+        &unit.layout,
+        under,
+    )?;
+    Ok(Comparison { checked: found.checked, ..state })
+}
+
+/// Rows of `stored` and `wanted` without partner. `names` are the columns of `wanted` in the order of `columns`.
+fn count_differences(
+    stored: &str,
+    wanted: &str,
+    columns: &[&StoredColumn],
+    names: &[String],
+    layout: &Layout,
+    under: Under<'_>,
+) -> Result<Comparison> {
+    let own: Vec<String> = columns.iter().map(|column| column.name.clone()).collect();
+    let (left, right) = (digest("s", columns, &own, layout), digest("v", columns, names, layout));
     let statement = format!(
-        "WITH a AS (SELECT {stored} AS k, pg_catalog.count(*) AS n FROM ONLY {} AS s GROUP BY 1), \
-         b AS (SELECT {wanted} AS k, pg_catalog.count(*) AS n FROM {} AS v GROUP BY 1) \
+        "WITH a AS (SELECT {left} AS k, pg_catalog.count(*) AS n FROM {stored} AS s GROUP BY 1), \
+         b AS (SELECT {right} AS k, pg_catalog.count(*) AS n FROM {wanted} AS v GROUP BY 1) \
          SELECT COALESCE(pg_catalog.sum(GREATEST(COALESCE(b.n, 0) - COALESCE(a.n, 0), 0)), 0)::pg_catalog.int8, \
          COALESCE(pg_catalog.sum(GREATEST(COALESCE(a.n, 0) - COALESCE(b.n, 0), 0)), 0)::pg_catalog.int8, \
-         COALESCE(pg_catalog.sum(COALESCE(b.n, 0)), 0)::pg_catalog.int8 FROM a FULL JOIN b ON a.k = b.k",
-        unit.target.table, unit.view
+         COALESCE(pg_catalog.sum(COALESCE(b.n, 0)), 0)::pg_catalog.int8 FROM a FULL JOIN b ON a.k = b.k"
     );
     let row = spi::run_under(&statement, &[], under)
         .into_iter()
@@ -51,21 +87,17 @@ pub fn compare(compiled: &Compiled, under: Under<'_>) -> Result<Comparison> {
     Ok(Comparison { missing: row.int(0), surplus: row.int(1), checked: row.int(2) })
 }
 
-/// `image(columns)` of a row under `alias`.
-fn digest(unit: &Unit, alias: &str) -> String {
-    let columns = unit
-        .layout
-        .visible()
-        .map(|column| {
-            let value = sql::ast::Expr::column(alias, column.name.clone());
-            if loose(&unit.layout, &column.role) && column.ty.hashable {
-                sql::row_hash(vec![value])
-            } else {
-                value
-            }
+/// `image(columns)` of a row under `alias`, the columns being called `names` there.
+fn digest(alias: &str, columns: &[&StoredColumn], names: &[String], layout: &Layout) -> String {
+    let values = columns
+        .iter()
+        .zip(names)
+        .map(|(column, name)| {
+            let value = sql::ast::Expr::column(alias, name.clone());
+            if loose(layout, &column.role) && column.ty.hashable { sql::row_hash(vec![value]) } else { value }
         })
         .collect();
-    sql::image(columns).to_string()
+    sql::image(values).to_string()
 }
 
 /// A group column whose spelling is not determined by the query.
@@ -117,7 +149,9 @@ pub fn differences(compiled: &Compiled, under: Under<'_>) -> Result<Vec<(String,
     };
     let columns = visible.join(", ");
     let side = |alias: &str, from: String| {
-        let digest = digest(unit, "r");
+        let columns_of: Vec<&StoredColumn> = unit.layout.visible().collect();
+        let names: Vec<String> = columns_of.iter().map(|column| column.name.clone()).collect();
+        let digest = digest("r", &columns_of, &names, &unit.layout);
         format!(
             "{alias} AS (SELECT {columns}, {digest} AS pgt_image, pg_catalog.row_number() OVER (PARTITION BY {digest}) \
              AS pgt_nth, pg_catalog.to_jsonb(r) AS pgt_row FROM (SELECT {columns} FROM {from}) AS r)"

@@ -30,6 +30,7 @@ pub(super) fn main() {
 
 fn look(known: &mut HashMap<u32, Known>) {
     let Ok(databases) = worker::transaction(|| Ok(worker::databases())) else { return };
+    shared::forget_other_databases(&databases.iter().map(|database| database.oid).collect::<Vec<_>>());
     known.retain(|oid, _| databases.iter().any(|database| database.oid.to_u32() == *oid));
     let announced = shared::databases();
     for database in databases {

@@ -13,7 +13,7 @@ use crate::pg::shared::{self, WorkerState};
 use crate::pg::spi::{self, Value};
 use crate::pg::worker::{self, Failure};
 use crate::pg::xact;
-use crate::refresh::{self, Request};
+use crate::refresh::{self, Request, Then};
 use pgt_ivm::schedule::retry_delay_ms;
 
 thread_local! {
@@ -97,6 +97,7 @@ fn refresh_once(id: i64, force_full: Option<String>) -> Result<(), Failure> {
             initiated_by: InitiatedBy::Scheduler,
             force_full,
             settings: RefreshSettings::read(),
+            then: Then::Nothing,
         })?;
         Ok(())
     })
@@ -105,6 +106,12 @@ fn refresh_once(id: i64, force_full: Option<String>) -> Result<(), Failure> {
 /// Failures that will be the same the next time: bad data, violated constraints, missing rights, missing objects.
 fn permanent(sqlstate: &str) -> bool {
     ["22", "23", "28", "42"].iter().any(|class| sqlstate.starts_with(class))
+}
+
+/// Failures that say nothing about the stream table: deadlocks, serialization failures, lock timeouts. However many of
+/// them there are, it stays in the schedule.
+fn transient(sqlstate: &str) -> bool {
+    sqlstate.starts_with("40") || sqlstate == "55P03"
 }
 
 fn record_failure(
@@ -134,6 +141,9 @@ fn record_failure(
         error: Some((failure.sqlstate.clone(), failure.message.clone())),
     });
     let limit = SchedulerSettings::read().max_consecutive_errors;
+    if transient(&failure.sqlstate) {
+        return Ok(WorkerState::Failed);
+    }
     let status = if permanent(&failure.sqlstate) {
         "ERROR"
     } else if failures >= limit {

@@ -1,6 +1,8 @@
 //! The change log: what is written to it, how it is rotated, who may hold it back.
 
-use pgt_tests::{Database, Session, database};
+use pgt_tests::{Database, Session, StreamTable, database};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 /// Rows that are visible in any segment.
 fn logged(s: &mut Session) -> i64 {
@@ -23,19 +25,40 @@ fn rotate(s: &mut Session) {
     s.exec("select pgtrickle.rotate_change_buffer('s')");
 }
 
-/// Asks for rotation until some segment has been truncated; the steps are separate transactions.
+/// Changes the source, refreshes and rotates until some segment has been truncated. The steps of a rotation are separate
+/// transactions, and old transactions anywhere in the cluster hold it up.
 #[track_caller]
-fn rotate_until_truncated(s: &mut Session) {
+fn rotate_until_truncated(s: &mut Session, readers: &[&StreamTable]) {
     let before = files(s);
-    for _ in 0..20 {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
         rotate(s);
         let now = files(s);
         if before.iter().any(|f| !now.contains(f)) {
             return;
         }
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        assert!(
+            Instant::now() < deadline,
+            "no segment was truncated: {before:?}"
+        );
+        s.exec("insert into s select coalesce(max(k), 0) + 1 from s");
+        for v in readers {
+            v.follows(s);
+        }
+        sleep(Duration::from_millis(20));
     }
-    panic!("nothing was truncated in 20 rotations; segments {before:?}");
+}
+
+/// Who holds the log of `s` back.
+fn blocker(s: &mut Session) -> String {
+    let sizes = s.lines(
+        "select blocked_by from pgtrickle.change_buffer_sizes() where blocked_by is not null",
+    );
+    let status = s.lines(
+        "select blocked_by from pgtrickle.change_buffer_status('s') where blocked_by is not null",
+    );
+    assert_eq!(sizes.is_empty(), status.is_empty(), "{sizes:?} {status:?}");
+    status.join(" ")
 }
 
 fn assert_no_rows_were_deleted(db: &Database<'_>) {
@@ -141,7 +164,7 @@ fn rotation_truncates_what_everybody_has_read() {
         s.exec(&format!("insert into s select {round} * 100 + i, i from generate_series(1, 50) i; update s set n = n + 1 where k % 7 = 0"));
         v.follows(&mut s);
         w.follows(&mut s);
-        rotate_until_truncated(&mut s);
+        rotate_until_truncated(&mut s, &[&v, &w]);
         s.exec(&format!("delete from s where k = {round} * 100 + 1"));
         v.follows(&mut s);
         w.follows(&mut s);
@@ -190,7 +213,7 @@ fn repeatable_read_writer_across_a_rotation() {
     a.exec("insert into s values (101); commit");
     v.follows(&mut s);
     assert_eq!(s.value("select count(*) from v where k in (100, 101)"), "2");
-    rotate_until_truncated(&mut s);
+    rotate_until_truncated(&mut s, &[&v]);
     v.assert_fresh(&mut s);
 }
 
@@ -242,21 +265,11 @@ fn lagging_stream_table_blocks_and_is_named() {
     v.follows(&mut s);
     let before = files(&mut s);
     for k in 10..14 {
-        let _ = s.try_exec("select pgtrickle.rotate_change_buffer('s')");
+        rotate(&mut s);
         s.exec(&format!("insert into s values ({k})"));
         v.follows(&mut s);
     }
-    let e = s.error("55006", "select pgtrickle.rotate_change_buffer('s')");
-    assert!(
-        e.to_string().contains("slowpoke"),
-        "the blocker is named: {e}"
-    );
-    let blocked = s
-        .lines(
-            "select blocked_by from pgtrickle.change_buffer_sizes() where blocked_by is not null",
-        )
-        .join(" ");
-    assert!(blocked.contains("slowpoke"), "blocked_by: {blocked}");
+    assert!(blocker(&mut s).contains("slowpoke"), "{}", blocker(&mut s));
     // What the slow one has not read is still there.
     let kept: Vec<String> = files(&mut s)
         .into_iter()
@@ -265,7 +278,7 @@ fn lagging_stream_table_blocks_and_is_named() {
     assert!(!kept.is_empty());
     slow.follows(&mut s);
     v.follows(&mut s);
-    rotate_until_truncated(&mut s);
+    rotate_until_truncated(&mut s, &[&v, &slow]);
     s.exec("insert into s values (99)");
     slow.follows(&mut s);
     v.follows(&mut s);
@@ -280,18 +293,14 @@ fn paused_stream_table_blocks_and_is_named() {
     let paused = s.stream_table("sleeper", "select count(*) as c from s");
     s.exec("select pgtrickle.pause_stream_table('sleeper')");
     for k in 10..14 {
-        let _ = s.try_exec("select pgtrickle.rotate_change_buffer('s')");
+        rotate(&mut s);
         s.exec(&format!("insert into s values ({k})"));
         v.follows(&mut s);
     }
-    let e = s.error("55006", "select pgtrickle.rotate_change_buffer('s')");
-    assert!(
-        e.to_string().contains("sleeper"),
-        "the blocker is named: {e}"
-    );
+    assert!(blocker(&mut s).contains("sleeper"), "{}", blocker(&mut s));
     s.exec("select pgtrickle.resume_stream_table('sleeper')");
     paused.follows(&mut s);
-    rotate_until_truncated(&mut s);
+    rotate_until_truncated(&mut s, &[&v, &paused]);
 }
 
 #[test]
@@ -309,12 +318,12 @@ fn lock_of_a_dump_makes_rotation_skip() {
     dump.exec(&format!("begin; {}", locks.join("; ")));
     s.exec("set statement_timeout = '20s'; set deadlock_timeout = '60s'");
     for k in 2..8 {
-        let _ = s.try_exec("select pgtrickle.rotate_change_buffer('s')");
+        rotate(&mut s);
         s.exec(&format!("insert into s values ({k})"));
         v.follows(&mut s);
     }
     dump.exec("commit");
-    rotate_until_truncated(&mut s);
+    rotate_until_truncated(&mut s, &[&v]);
     s.exec("insert into s values (100)");
     v.follows(&mut s);
 }
@@ -327,11 +336,12 @@ fn old_snapshot_leaves_no_dead_rows_in_the_log() {
     s.exec("create table s (k int primary key, n int)");
     let v = s.stream_table("v", "select k, n from s");
     s.exec("insert into s values (1, 1)");
-    holder.exec("create table unrelated (k int); begin isolation level repeatable read; select * from unrelated");
+    holder.exec("create table unrelated (k int)");
+    holder.exec("begin isolation level repeatable read; select * from unrelated");
     for round in 0..3 {
         s.exec(&format!("insert into s select {round} * 1000 + i, i from generate_series(2, 200) i; update s set n = n + 1"));
         v.follows(&mut s);
-        let _ = s.try_exec("select pgtrickle.rotate_change_buffer('s')");
+        rotate(&mut s);
     }
     assert_no_rows_were_deleted(&db);
     let dead = "select coalesce(sum(n_dead_tup), 0) from pg_stat_all_tables where schemaname = 'pgtrickle_changes'";
@@ -339,10 +349,10 @@ fn old_snapshot_leaves_no_dead_rows_in_the_log() {
     holder.exec("commit");
     s.exec("insert into s values (5000, 1)");
     v.follows(&mut s);
-    rotate_until_truncated(&mut s);
+    rotate_until_truncated(&mut s, &[&v]);
     s.exec("insert into s values (5001, 1)");
     v.follows(&mut s);
-    rotate_until_truncated(&mut s);
+    rotate_until_truncated(&mut s, &[&v]);
     assert_no_rows_were_deleted(&db);
 }
 
@@ -400,7 +410,8 @@ fn limit_of_changes_per_transaction() {
     s.exec("create table s (k int primary key, n int); create table free (k int)");
     let v = s.stream_table("v", "select k, n from s");
     let before = logged(&mut s);
-    s.exec("set pg_trickle.max_changes_per_tx = 2; begin; insert into s values (1, 1), (2, 2)");
+    s.exec("set pg_trickle.max_changes_per_tx = 2");
+    s.exec("begin; insert into s values (1, 1), (2, 2)");
     let e = s.error("54000", "insert into s values (3, 3)");
     assert!(e.hint.is_some(), "{e}");
     s.exec("rollback");
@@ -436,7 +447,8 @@ fn savepoint_rollback_returns_the_quota() {
     let mut s = db.connect();
     s.exec("create table s (k int primary key, n int)");
     let v = s.stream_table("v", "select k, n from s");
-    s.exec("set pg_trickle.max_changes_per_tx = 3; begin; insert into s values (1, 1); savepoint a; insert into s values (2, 2), (3, 3); rollback to a; insert into s values (4, 4), (5, 5)");
+    s.exec("set pg_trickle.max_changes_per_tx = 3");
+    s.exec("begin; insert into s values (1, 1); savepoint a; insert into s values (2, 2), (3, 3); rollback to a; insert into s values (4, 4), (5, 5)");
     s.error("54000", "insert into s values (6, 6)");
     s.exec("rollback to a; insert into s values (7, 7); savepoint b; insert into s values (8, 8); release b; commit");
     v.follows(&mut s);

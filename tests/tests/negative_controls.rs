@@ -62,9 +62,10 @@ fn transfers(db: &Database<'_>, rule: &str, time: Duration) -> Outcome {
     break_rule(&mut s, rule);
     let transfer = |n: i32| {
         format!(
-            "do $$ begin loop
-                update acc set balance = balance - 1 where id = 1 + (random() * 99)::int + {n} * 100;
-                update acc set balance = balance + 1 where id = 1 + (random() * 99)::int + {n} * 100;
+            "do $$ declare a int; b int; begin loop
+                a := {n} * 100 + 1 + (random() * 99)::int; b := {n} * 100 + 1 + (random() * 99)::int;
+                update acc set balance = balance - 1 where id = a;
+                update acc set balance = balance + 1 where id = b;
                 commit; end loop; end $$"
         )
     };

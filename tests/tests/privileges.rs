@@ -26,7 +26,7 @@ fn ordinary_role_does_everything_with_its_own() {
         v.follows(&mut o);
         g.follows(&mut o);
     }
-    o.exec("select pgtrickle.pause_stream_table('v'); select pgtrickle.resume_stream_table('v'); select pgtrickle.alter_stream_table('v', schedule => '2d', refresh_mode => 'FULL')");
+    o.exec("select pgtrickle.pause_stream_table('v'); select pgtrickle.resume_stream_table('v'); select pgtrickle.alter_stream_table('v', schedule => '2d')");
     o.exec("select pgtrickle.alter_stream_table('v', query => 'select k, n + 1 as n from s')");
     for sql in [
         "select * from pgtrickle.pgt_status()",

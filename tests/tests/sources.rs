@@ -236,9 +236,9 @@ fn source_with_row_security() {
     let db = database();
     let mut s = db.connect();
     s.exec("create table s (k int primary key, owner text); alter table s enable row level security; create policy mine on s using (owner = current_user)");
-    let v = s.stream_table("v", "select k, owner from s");
+    let v = s.auto_stream_table("v", "select k, owner from s");
     s.exec("insert into s values (1, 'postgres'), (2, 'else')");
-    v.follows(&mut s);
+    v.follows_somehow(&mut s);
     assert_eq!(s.value("select count(*) from v"), "2");
 }
 
@@ -462,7 +462,7 @@ fn create_table_like_and_inherit_do_not_carry_capture() {
     let db = database();
     let mut s = db.connect();
     s.exec("create table s (k int primary key, n int)");
-    let v = s.stream_table("v", "select k, n from s");
+    let v = s.auto_stream_table("v", "select k, n from s");
     s.exec("create table copy (like s including all); insert into copy values (1, 1); create table child () inherits (s)");
     assert_eq!(
         s.value("select count(*) from pg_trigger where tgrelid = 'copy'::regclass"),

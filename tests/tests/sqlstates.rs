@@ -167,7 +167,7 @@ fn statement_timeout_and_cancel_leave_the_last_good_snapshot() {
     let (mut a, mut b) = (db.connect(), db.connect());
     a.exec("create table s (k int primary key); create function slow(n int) returns int language plpgsql immutable as $$ begin perform pg_sleep(0.2); return n; end $$");
     let v = a.stream_table("v", "select k, slow(k) as n from s");
-    a.exec("insert into s select generate_series(1, 1000)");
+    a.exec("insert into s select generate_series(1, 10)");
     b.exec("set statement_timeout = '500ms'");
     b.error("57014", "select pgtrickle.refresh_stream_table('v')");
     assert_eq!(a.value("select count(*) from v"), "0");

@@ -20,7 +20,7 @@ pub use layout::{Grouped, Identity, Layout, Role, State, StateKind, StoredColumn
 
 use crate::rel::{Query, SourceId};
 use crate::sql::Sources;
-use crate::sql::ast::{Name, Statement};
+use crate::sql::ast::{Name, Select, Statement};
 
 /// Where a result is stored and where its own changes are written.
 #[derive(Clone, Debug)]
@@ -64,6 +64,11 @@ pub fn full(query: &Query, layout: &Layout, sources: &Sources, target: &Target) 
 /// The statement that fills an empty table.
 pub fn initial(query: &Query, layout: &Layout, sources: &Sources, target: &Target) -> Statement {
     full::fill(layout, target, full::evaluate(query, layout, sources))
+}
+
+/// The layout's columns `v0, v1, ..`, evaluated over the present state of the sources.
+pub fn evaluate(query: &Query, layout: &Layout, sources: &Sources) -> Select {
+    full::evaluate(query, layout, sources)
 }
 
 /// As [`full`], for a query that is only known as a view with the layout's columns.
