@@ -28,17 +28,20 @@ test-server:
 demo *args:
     scripts/demo {{args}}
 
-# the benchmarks of docs/BENCHMARKS.md
-bench *args:
-    scripts/bench {{args}}
+# one benchmark (refresh, capture, latency, idle) or all of them
+bench which="all" *args:
+    scripts/build release
+    . target/pgt/env && cargo run --release -p pgt_benches --bin {{which}} -- {{args}}
 
-# random queries and changes until stopped
-soak *args:
-    scripts/soak {{args}}
+# random schemas, queries and changes for so many seconds
+soak seconds="3600":
+    scripts/build release
+    . target/pgt/env && PGT_RANDOM_SECONDS={{seconds}} cargo nextest run -p pgt_tests --test random
 
-# accept the present output of the golden tests
+# accept the present output as the golden one, then review the diff
 bless:
-    scripts/bless
+    . target/pgt/env && PGT_BLESS=1 cargo nextest run -p pgt_ivm
+    . target/pgt/env && PGT_BLESS=1 cargo nextest run -p pgt_tests --test configuration
 
 # format the code
 fmt:
