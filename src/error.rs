@@ -17,6 +17,7 @@ pub enum Kind {
     SourceChanged,
     TooMany,
     Serialization,
+    InUse,
     /// A defect of this program.
     Internal,
 }
@@ -34,6 +35,7 @@ impl Kind {
             Kind::State => Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Kind::SourceChanged => Code::ERRCODE_INVALID_OBJECT_DEFINITION,
             Kind::TooMany => Code::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            Kind::InUse => Code::ERRCODE_OBJECT_IN_USE,
             Kind::Serialization => Code::ERRCODE_T_R_SERIALIZATION_FAILURE,
             Kind::Internal => Code::ERRCODE_INTERNAL_ERROR,
         }

@@ -17,5 +17,17 @@ fn rotate_change_buffer(source: &str, force: bool) -> Result<bool, ErrorReport> 
         return Err(Error::new(Kind::Permission, format!("must be owner of {source}")).into());
     }
     let done = capture::rotate(relid, force)?;
+    if done.blocked && done.truncated == 0 && !done.switched {
+        let reader = spi::first("SELECT blocked_by FROM pgtrickle.pgt_log_blocker($1)", &[Value::Oid(relid)])
+            .and_then(|row| row.optional_text(0));
+        let by = match reader {
+            Some(reader) => format!("Stream table {reader} has not seen all changes yet."),
+            None => "A transaction that wrote to it, or a refresh, is still open.".to_owned(),
+        };
+        return Err(Error::new(Kind::InUse, format!("cannot rotate the change log of {source}"))
+            .detail(by)
+            .hint("Refresh the stream tables that read it, or drop those that are not needed.")
+            .into());
+    }
     Ok(done.switched || done.truncated > 0)
 }

@@ -22,6 +22,8 @@ pub struct Rotation {
     pub truncated: u32,
     pub switched: bool,
     pub dropped_layouts: u32,
+    /// A segment that is not current could not be truncated.
+    pub blocked: bool,
 }
 
 /// One pass over the log of `source`: truncates what every reader has passed, then switches the current segment if it
@@ -34,8 +36,12 @@ pub fn rotate(source: pg_sys::Oid, force: bool) -> Result<Rotation> {
             .hint("pgtrickle.change_buffer_sizes() lists the captured sources."));
     };
     for segment in &known.segments {
-        if !is_current(&known, segment) && size(segment) > 0 && try_truncate(&known, segment) {
-            done.truncated += 1;
+        if !is_current(&known, segment) && size(segment) > 0 {
+            if try_truncate(&known, segment) {
+                done.truncated += 1;
+            } else {
+                done.blocked = true;
+            }
         }
     }
     done.dropped_layouts = drop_drained_layouts(&known);

@@ -17,6 +17,8 @@ pub struct RefreshState {
     pub needs_reinit: bool,
     pub reinit_reason: Option<String>,
     pub reinit_requests: i64,
+    /// The xmax of the snapshot this was read under.
+    pub snapshot_xmax: u64,
     pub last_full_ms: Option<f64>,
     pub last_differential_ms: Option<f64>,
 }
@@ -83,6 +85,7 @@ pub fn load_state(id: i64, under: Under<'_>) -> RefreshState {
 
 fn read(row: &Row) -> RefreshState {
     let now = parse_snapshot(&row.text(9));
+    let snapshot_xmax = now.as_ref().map_or(0, |(xmax, _)| *xmax);
     let frontier = row
         .optional_text(1)
         .and_then(|text| parse_snapshot(&text))
@@ -96,6 +99,7 @@ fn read(row: &Row) -> RefreshState {
         needs_reinit: row.bool(5),
         reinit_reason: row.optional_text(6),
         reinit_requests: row.int(10),
+        snapshot_xmax,
         last_full_ms: (!row.is_null(7)).then(|| row.float(7)),
         last_differential_ms: (!row.is_null(8)).then(|| row.float(8)),
     }

@@ -32,6 +32,8 @@ pub struct SourceSlot {
     key: AtomicU64,
     /// Commits that touched it.
     commits: AtomicU64,
+    /// The scheduler wants to hear of the next commit.
+    wake: AtomicBool,
 }
 
 /// A refresh worker: whose it is and what it works on. Its database's scheduler hands out jobs; the worker takes them.
@@ -111,7 +113,7 @@ impl Default for Shared {
                     prepared: AtomicBool::new(false),
                 }
             }; DATABASES],
-            sources: [const { SourceSlot { key: AtomicU64::new(0), commits: AtomicU64::new(0) } }; SOURCES],
+            sources: [const { SourceSlot { key: AtomicU64::new(0), commits: AtomicU64::new(0), wake: AtomicBool::new(false) } }; SOURCES],
             overflow: AtomicU64::new(0),
             launcher: AtomicI32::new(0),
         }
@@ -183,6 +185,7 @@ fn ensure_source(key: u64) -> bool {
         let slot = &shared.sources[position];
         if matches!(slot.key.load(Ordering::Acquire), 0 | TOMBSTONE) {
             slot.commits.store(0, Ordering::Release);
+            slot.wake.store(true, Ordering::Release);
             slot.key.store(key, Ordering::Release);
             return true;
         }
@@ -258,14 +261,25 @@ pub fn mark_dirty(sources: &[pg_sys::Oid]) {
         return;
     }
     let database = super::snapshot::database_id();
+    let mut wake = false;
     for source in sources {
         let key = key(database, *source);
         let room = ensure_source(key);
         let shared = SHARED.share();
         match shared.source(key) {
-            Some(slot) if room => slot.commits.fetch_add(1, Ordering::AcqRel),
-            _ => shared.overflow.fetch_add(1, Ordering::AcqRel),
-        };
+            Some(slot) if room => {
+                slot.commits.fetch_add(1, Ordering::AcqRel);
+                // A wake-up costs the writer a system call: one per refresh is enough.
+                wake |= slot.wake.swap(false, Ordering::AcqRel);
+            }
+            _ => {
+                shared.overflow.fetch_add(1, Ordering::AcqRel);
+                wake = true;
+            }
+        }
+    }
+    if !wake {
+        return;
     }
     let shared = SHARED.share();
     if let Some(slot) = shared.database(database) {
@@ -302,6 +316,19 @@ pub fn commits(sources: &[pg_sys::Oid]) -> Vec<u64> {
                 + shared.source(key(database, *source)).map_or(0, |slot| slot.commits.load(Ordering::Acquire))
         })
         .collect()
+}
+
+/// Asks to be woken by the next commit that touches one of these sources.
+pub fn wake_on(sources: &[pg_sys::Oid]) {
+    let database = super::snapshot::database_id();
+    for source in sources {
+        let key = key(database, *source);
+        if ensure_source(key)
+            && let Some(slot) = SHARED.share().source(key)
+        {
+            slot.wake.store(true, Ordering::Release);
+        }
+    }
 }
 
 /// Says that stream tables of this database were defined, altered or dropped, and wakes scheduler and launcher.

@@ -127,6 +127,12 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// An expression may have failed on a value that is in no state of the sources, or on a combination of values that
+    /// never stood together; evaluating the query itself may succeed. Not so for cancellation, locks and resources.
+    pub fn may_be_the_delta(&self) -> bool {
+        !["40", "53", "55", "57", "58", "XX"].iter().any(|class| self.sqlstate.starts_with(class))
+    }
+
     /// Raises the error again, as it was.
     pub fn raise(self) -> ! {
         match self.caught.and_then(Rc::into_inner) {

@@ -81,26 +81,22 @@ unsafe extern "C-unwind" fn subtransaction_event(
     }
 }
 
-/// Runs `work` in a subtransaction that is rolled back whatever happens.
+/// Runs `work` in a subtransaction that is rolled back whatever happens; an error is raised again afterwards.
 pub fn rolled_back<R>(work: impl FnOnce() -> R) -> R {
-    // SAFETY: as PL/pgSQL does it: the memory context and resource owner of the caller are put back afterwards. If `work`
-    // raises an error, the subtransaction is aborted with the enclosing transaction.
-    unsafe {
-        let context = pg_sys::CurrentMemoryContext;
-        let owner = pg_sys::CurrentResourceOwner;
-        pg_sys::BeginInternalSubTransaction(std::ptr::null());
-        pg_sys::MemoryContextSwitchTo(context);
-        let result = work();
-        pg_sys::RollbackAndReleaseCurrentSubTransaction();
-        pg_sys::MemoryContextSwitchTo(context);
-        pg_sys::CurrentResourceOwner = owner;
-        result
+    match in_subtransaction(work, false) {
+        Ok(result) => result,
+        Err(failure) => failure.raise(),
     }
 }
 
 /// Runs `work` in a subtransaction. An error rolls it back and is returned instead of raised.
 pub fn attempt<R>(work: impl FnOnce() -> R) -> Result<R, Failure> {
-    // SAFETY: as in `rolled_back`; after an error the subtransaction is rolled back before anything else happens.
+    in_subtransaction(work, true)
+}
+
+fn in_subtransaction<R>(work: impl FnOnce() -> R, keep: bool) -> Result<R, Failure> {
+    // SAFETY: as PL/pgSQL does it: memory context and resource owner of the caller are put back afterwards, and an
+    // aborted subtransaction is rolled back before anything else happens.
     unsafe {
         let context = pg_sys::CurrentMemoryContext;
         let owner = pg_sys::CurrentResourceOwner;
@@ -109,13 +105,12 @@ pub fn attempt<R>(work: impl FnOnce() -> R) -> Result<R, Failure> {
         let outcome = pgrx::PgTryBuilder::new(AssertUnwindSafe(|| Ok(work())))
             .catch_others(|caught| Err(super::worker::failure(caught)))
             .execute();
-        match &outcome {
-            Ok(_) => pg_sys::ReleaseCurrentSubTransaction(),
-            Err(_) => {
-                pg_sys::MemoryContextSwitchTo(context);
-                pg_sys::FlushErrorState();
-                pg_sys::RollbackAndReleaseCurrentSubTransaction();
-            }
+        pg_sys::MemoryContextSwitchTo(context);
+        if outcome.is_ok() && keep {
+            pg_sys::ReleaseCurrentSubTransaction();
+        } else {
+            pg_sys::FlushErrorState();
+            pg_sys::RollbackAndReleaseCurrentSubTransaction();
         }
         pg_sys::MemoryContextSwitchTo(context);
         pg_sys::CurrentResourceOwner = owner;

@@ -17,11 +17,11 @@ use crate::pg::snapshot::Snapshot;
 use crate::pg::spi::{self, Plan, Under, Value};
 use crate::pg::xact;
 
-/// Log rows counted per source by the probe; more are not told apart.
-const PROBE_CAP: u64 = 10_000_000;
+/// Log rows counted per segment of a source by the probe; more are not told apart.
+const PROBE_CAP: u64 = 100_001;
 
 /// Plans are made for deltas of at most this many log rows per source, and for larger ones.
-const SIZE_CLASSES: [u64; 4] = [10, 1_000, 100_000, 10_000_000];
+const SIZE_CLASSES: [u64; 3] = [10, 1_000, 100_000];
 
 /// Deltas of at most this many log rows are small.
 const SMALL_DELTA: u64 = 1_000;
@@ -109,7 +109,7 @@ impl Unit {
             Broken::FrontierXmax => (frontier.0, vec![]),
             _ => frontier.clone(),
         };
-        let values = delta_values(&frontier, state);
+        let values = delta_values(&frontier, state, state.snapshot_xmax);
         match self.pending(&values, under) {
             Pending::Clean if self.query.is_none() && self.sources.is_empty() => {
                 self.full(state, "sources cannot be captured", Action::Full, false, under)
@@ -161,11 +161,11 @@ impl Unit {
                 .probe
                 .get_or_insert_with(|| {
                     let select = sql::probe(&self.sources, PROBE_CAP);
-                    Rc::new(Plan::prepare(&select.to_string(), &values[..3]))
+                    Rc::new(Plan::prepare(&select.to_string(), values))
                 })
                 .clone()
         };
-        let rows = probe.run(&values[..3], under);
+        let rows = probe.run(values, under);
         let Some(row) = rows.first() else { return Pending::Clean };
         let mut changes = Vec::new();
         for (position, id) in self.sources.keys().enumerate() {
@@ -240,10 +240,10 @@ impl Unit {
             Ok(row) if !row.bool(5) => row,
             // A value that cannot be folded, or an expression that failed, perhaps on a value of neither state.
             Ok(_) => self.careful(&mut change, values, settings, under)?,
-            Err(failure) if failure.sqlstate.starts_with("22") => {
+            Err(failure) if failure.may_be_the_delta() => {
                 match xact::attempt(|| self.careful(&mut change, values, settings, under)) {
                     Ok(row) => row?,
-                    Err(second) if second.sqlstate.starts_with("22") => {
+                    Err(second) if second.may_be_the_delta() => {
                         // Rows that never stood together may have met; the query itself knows.
                         let reason = format!("differential refresh failed with {}", second.sqlstate);
                         return self.full(state, &reason, Action::Full, false, under);
@@ -350,18 +350,19 @@ impl Unit {
 }
 
 /// The parameters of delta statements, see `pgt_ivm::sql::param`.
-fn delta_values(frontier: &(u64, Vec<u64>), state: &RefreshState) -> Vec<Value> {
+fn delta_values(frontier: &(u64, Vec<u64>), state: &RefreshState, bound: u64) -> Vec<Value> {
     vec![
         Value::Xid8(frontier.0),
         Value::Xid8Array(frontier.1.clone()),
         Value::IntArray(state.consumed.clone()),
         Value::Int(state.data_version + 1),
+        Value::Xid8(bound),
     ]
 }
 
 /// A full refresh only uses the version, but numbers parameters alike.
 fn full_values(state: &RefreshState) -> Vec<Value> {
-    delta_values(&(0, vec![]), state)
+    delta_values(&(0, vec![]), state, 0)
 }
 
 fn read_outcome(row: &spi::Row, action: Action, reason: Option<String>) -> UnitOutcome {

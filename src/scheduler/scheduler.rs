@@ -113,6 +113,9 @@ impl Scheduler {
             wake_at = now;
         }
         worker::report_idle();
+        if self.listen() {
+            return true;
+        }
         worker::wait(Duration::from_millis((wake_at - now_ms()).clamp(1, 60_000) as u64));
         true
     }
@@ -171,6 +174,21 @@ impl Scheduler {
                 }
             }
         }
+    }
+
+    /// Asks to be woken by commits that matter. True if one came in while asking.
+    fn listen(&mut self) -> bool {
+        let wanted: Vec<pg_sys::Oid> = self
+            .watched
+            .iter()
+            .filter(|source| {
+                let readers = self.readers.get(&source.to_u32());
+                readers.into_iter().flatten().any(|reader| self.board.is_clean(*reader))
+            })
+            .copied()
+            .collect();
+        shared::wake_on(&wanted);
+        shared::commits(&self.watched) != self.seen
     }
 
     fn collect_results(&mut self) {

@@ -59,19 +59,9 @@ fn run(id: i64) -> WorkerState {
     worker::report(&format!("refreshing stream table {id}"));
     let started = Instant::now();
     let started_at = refresh::now();
-    let failure = match refresh_once(id, None) {
+    let failure = match refresh_once(id) {
         Ok(()) => return WorkerState::Done,
         Err(failure) => failure,
-    };
-    // A delta may meet a combination of values that was never in the query's result, and an expression may fail on it.
-    // The query itself knows.
-    let failure = if failure.sqlstate.starts_with("22") {
-        match refresh_once(id, Some(format!("differential refresh failed with {}", failure.sqlstate))) {
-            Ok(()) => return WorkerState::Done,
-            Err(second) => second,
-        }
-    } else {
-        failure
     };
     let elapsed = started.elapsed().as_secs_f64() * 1000.0;
     match worker::transaction(|| record_failure(id, &failure, started_at, elapsed)) {
@@ -83,7 +73,7 @@ fn run(id: i64) -> WorkerState {
     }
 }
 
-fn refresh_once(id: i64, force_full: Option<String>) -> Result<(), Failure> {
+fn refresh_once(id: i64) -> Result<(), Failure> {
     worker::transaction(|| {
         let table = match catalog::load(id) {
             Ok(table) => table,
@@ -95,7 +85,7 @@ fn refresh_once(id: i64, force_full: Option<String>) -> Result<(), Failure> {
             ids: vec![id],
             with_upstream: false,
             initiated_by: InitiatedBy::Scheduler,
-            force_full,
+            force_full: None,
             settings: RefreshSettings::read(),
             then: Then::Nothing,
         })?;

@@ -145,7 +145,7 @@ fn keyed_difference(layout: &Layout, target: &Target) -> Vec<Cte> {
         alias: "s".into(),
         using: from_cte("q", "n"),
         on: outcome::identify(layout, "s", &new),
-        matched: vec![(Some(sql::image(stored).infix("<>", sql::image(fresh))), Some(assignments.clone()))],
+        matched: vec![(Some(outcome::differ(stored, fresh)), Some(assignments.clone()))],
         not_matched: Some((None, assignments)),
         delete_unmatched: true,
         returning,
@@ -157,7 +157,7 @@ fn keyed_difference(layout: &Layout, target: &Target) -> Vec<Cte> {
     let is_not = |action: &str| Expr::column("x", "action").infix("<>", Expr::Literal(action.to_owned()));
     let differs = || Expr::Or(vec![
         Expr::column("x", "action").infix("<>", Expr::Literal("UPDATE".into())),
-        sql::image(side("o")).infix("<>", sql::image(side("v"))),
+        outcome::differ(side("o"), side("v")),
     ]);
     let branch = |action: &str| Select {
         from: vec![from_cte(DONE, "x")],

@@ -608,20 +608,18 @@ impl Plan<'_> {
         let inner = Select { items, from: vec![from_cte("nxt", "x")], ..Select::default() };
         let columns = self.layout.columns.len();
         let side = |name: fn(usize) -> String| (0..columns).map(|p| Expr::column("y", name(p))).collect::<Vec<_>>();
-        let changed = sql::image(side(before)).infix("<>", sql::image(side(after)));
+        let changed = outcome::differ(side(before), side(after));
         let tid = || Expr::column("y", "tid");
         let y_alive =
             if self.single { Expr::Boolean(true) } else { Expr::column("y", "n").infix(">", zero()) };
-        let mut ways = vec![
-            Expr::and(vec![tid().is_null(), y_alive]),
-            Expr::and(vec![tid().is_not_null(), changed]),
-        ];
+        let mut ways = vec![Expr::and(vec![tid().is_null(), y_alive])];
         if !self.single {
             ways.push(Expr::and(vec![
                 tid().is_not_null(),
                 Expr::column("y", "n").infix("<=", zero()),
             ]));
         }
+        ways.push(Expr::and(vec![tid().is_not_null(), changed]));
         let names = ["tid".to_owned(), "n".to_owned()]
             .into_iter()
             .chain((0..columns).flat_map(|position| [before(position), after(position)]));
@@ -679,7 +677,7 @@ impl Plan<'_> {
         let side = |name: fn(usize) -> String| visible.iter().map(|p| Expr::column("x", name(*p))).collect::<Vec<_>>();
         let alive = if self.single { Expr::Boolean(true) } else { Expr::column("x", "n").infix(">", zero()) };
         let had = Expr::column("x", "tid").is_not_null();
-        let differs = sql::image(side(before)).infix("<>", sql::image(side(after)));
+        let differs = outcome::differ(side(before), side(after));
         let unmatched = Expr::column("x", "tid").is_null();
         let dead = Expr::Not(Box::new(alive.clone()));
         let from = || vec![from_cte("fin", "x")];

@@ -149,7 +149,7 @@ pub(super) fn write_output(target: &Target, columns: usize, branches: Vec<(Expr,
     let branches = branches
         .into_iter()
         .map(|(weight, values, mut select)| {
-            select.items = [Expr::Param(param::VERSION), weight]
+            select.items = [Expr::Param(param::VERSION).cast("pg_catalog.int8"), weight]
                 .into_iter()
                 .chain(values)
                 .zip(names.iter().cloned())
@@ -161,4 +161,11 @@ pub(super) fn write_output(target: &Target, columns: usize, branches: Vec<(Expr,
         "output",
         CteBody::Insert { table, columns: names, query: Query { branches }, returning: vec![] },
     ))
+}
+
+/// Two rows are not the same bytes. Records are compared, not column by column: the cast keeps PostgreSQL from taking
+/// the operator for a row-wise comparison.
+pub(super) fn differ(a: Vec<Expr>, b: Vec<Expr>) -> Expr {
+    let record = |values: Vec<Expr>| Expr::Row(values).cast("pg_catalog.record");
+    record(a).operator("pg_catalog.*<>", record(b))
 }

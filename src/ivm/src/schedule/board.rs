@@ -90,6 +90,11 @@ impl Board {
         }
     }
 
+    /// A change of its sources would make a difference to the board.
+    pub fn is_clean(&self, id: i64) -> bool {
+        self.standings.get(&id).is_some_and(|standing| !standing.dirty)
+    }
+
     pub fn mark_all_dirty(&mut self) {
         for standing in self.standings.values_mut() {
             standing.dirty = true;

@@ -38,6 +38,8 @@ pub mod param {
     pub const CONSUMED: u32 = 3;
     /// bigint: the version this refresh produces.
     pub const VERSION: u32 = 4;
+    /// xid8: the xmax of the refresh's own snapshot. No row it sees is at or above it; the planner needs to be told.
+    pub const BOUND: u32 = 5;
 }
 
 /// A SELECT under construction.
@@ -258,12 +260,15 @@ fn unseen(source: &SourceTable) -> Expr {
         None => {
             let xid = Expr::column("l", "xid");
             Expr::Or(vec![
-                xid.clone().infix(">=", Expr::Param(param::XMAX)),
+                Expr::And(vec![
+                    xid.clone().infix(">=", Expr::Param(param::XMAX)),
+                    xid.clone().infix("<", Expr::Param(param::BOUND)),
+                ]),
                 Expr::EqualAny(Box::new(xid), Box::new(Expr::Param(param::IN_PROGRESS))),
             ])
         }
         Some(position) => Expr::column("l", "version")
-            .infix(">", Expr::Element(Box::new(Expr::Param(param::CONSUMED)), position)),
+            .infix(">", Expr::Element(Box::new(Expr::Param(param::CONSUMED).cast("pg_catalog.int8[]")), position)),
     }
 }
 
