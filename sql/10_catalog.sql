@@ -89,8 +89,9 @@ CREATE TABLE pgtrickle.pgt_change_segments (
     PRIMARY KEY (source, layout, segment)
 );
 
--- Empty after a crash, as unlogged sources are: then their stream tables are rebuilt.
-CREATE UNLOGGED TABLE pgtrickle.pgt_unlogged_alive (source oid PRIMARY KEY);
+-- Which readers were built from an unlogged source since the last crash. Empty after a crash, as the sources are: then
+-- the readers are rebuilt.
+CREATE UNLOGGED TABLE pgtrickle.pgt_unlogged_alive (pgt_id bigint, source oid, PRIMARY KEY (pgt_id, source));
 
 CREATE TABLE pgtrickle.pgt_refresh_history (
     refresh_id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -17,7 +17,7 @@ fn rotate_change_buffer(source: &str, force: bool) -> Result<bool, ErrorReport> 
         return Err(Error::new(Kind::Permission, format!("must be owner of {source}")).into());
     }
     let done = capture::rotate(relid, force)?;
-    if done.blocked && done.truncated == 0 && !done.switched {
+    if !force && done.blocked && done.truncated == 0 && !done.switched {
         let reader = spi::first("SELECT blocked_by FROM pgtrickle.pgt_log_blocker($1)", &[Value::Oid(relid)])
             .and_then(|row| row.optional_text(0));
         let by = match reader {

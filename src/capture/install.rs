@@ -34,18 +34,15 @@ pub fn ensure_table(source: pg_sys::Oid, columns: &BTreeSet<i16>) -> Result<bool
     let unlogged = relation_facts(source)?.unlogged;
     let changed = ensure_layout(source, SourceKind::Table, columns, unlogged)?;
     install_triggers(source);
-    if unlogged {
-        mark_unlogged_alive(source);
-    }
     relation::invalidate(source);
     Ok(changed)
 }
 
-/// Remembers, until the next crash, that an unlogged source has lost nothing since its stream tables were built.
-pub fn mark_unlogged_alive(source: pg_sys::Oid) {
+/// Remembers, until the next crash, that an unlogged source has lost nothing since its reader `id` was built.
+pub fn mark_unlogged_alive(id: i64, source: pg_sys::Oid) {
     spi::run(
-        "INSERT INTO pgtrickle.pgt_unlogged_alive VALUES ($1) ON CONFLICT DO NOTHING",
-        &[Value::Oid(source)],
+        "INSERT INTO pgtrickle.pgt_unlogged_alive VALUES ($1, $2) ON CONFLICT DO NOTHING",
+        &[Value::Int(id), Value::Oid(source)],
     );
 }
 

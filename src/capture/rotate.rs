@@ -3,7 +3,7 @@
 //! A segment is truncated only under ACCESS EXCLUSIVE, taken without waiting: then no transaction that wrote into it is
 //! still open (writers hold their lock to the end, prepared transactions too), no reader is at work, and no stream table
 //! is being built (a build locks the segments of its sources before it takes its snapshot). All rows in it are then
-//! committed or void, and they are history for a reader whose frontier's xmin is above their transaction ids.
+//! committed or void, and they are history for a reader whose frontier counts none of their transactions as open.
 
 use pgrx::pg_sys;
 
@@ -97,10 +97,12 @@ fn try_truncate(source: &ChangeSource, segment: &Segment) -> bool {
     let passed = match source.kind {
         SourceKind::Table => spi::first(
             &format!(
-                "SELECT COALESCE((SELECT pg_catalog.max(xid) FROM {name}) < (SELECT pg_catalog.min(\
-                 pg_catalog.pg_snapshot_xmin(s.frontier_base)) FROM pgtrickle.pgt_dependencies d \
+                "WITH readers AS (SELECT s.frontier_base FROM pgtrickle.pgt_dependencies d \
                  JOIN pgtrickle.pgt_refresh_state s USING (pgt_id) WHERE d.source::pg_catalog.oid = $1 \
-                 AND s.is_populated AND NOT s.needs_reinit), true)"
+                 AND s.is_populated AND NOT s.needs_reinit) \
+                 SELECT COALESCE((SELECT pg_catalog.max(xid) FROM {name}) < (SELECT pg_catalog.min(\
+                 pg_catalog.pg_snapshot_xmax(frontier_base)) FROM readers), true) AND NOT EXISTS \
+                 (SELECT FROM readers, pg_catalog.pg_snapshot_xip(frontier_base) x, {name} l WHERE l.xid = x)"
             ),
             &[Value::Oid(source.source)],
         ),

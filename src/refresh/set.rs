@@ -306,7 +306,7 @@ fn save(
     }
     if outcome.action != Action::Differential {
         for reference in unit.source_refs.values().filter(|reference| reference.unlogged) {
-            capture::mark_unlogged_alive(reference.relid);
+            capture::mark_unlogged_alive(unit.id, reference.relid);
         }
     }
     let upstream = unit.upstream();

@@ -147,8 +147,8 @@ impl Unit {
         }
         for reference in self.source_refs.values().filter(|reference| reference.unlogged) {
             let alive = spi::run_under(
-                "SELECT 1 FROM pgtrickle.pgt_unlogged_alive WHERE source = $1",
-                &[Value::Oid(reference.relid)],
+                "SELECT 1 FROM pgtrickle.pgt_unlogged_alive WHERE pgt_id = $1 AND source = $2",
+                &[Value::Int(self.id), Value::Oid(reference.relid)],
                 under,
             );
             if alive.is_empty() {
