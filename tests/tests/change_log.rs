@@ -22,7 +22,7 @@ fn files(s: &mut Session) -> Vec<String> {
 }
 
 fn rotate(s: &mut Session) {
-    s.exec("select pgtrickle.rotate_change_buffer('s')");
+    s.exec("select pgtrickle.rotate_change_buffer('s', force => true)");
 }
 
 /// Changes the source, refreshes and rotates until some segment has been truncated. The steps of a rotation are separate

@@ -502,7 +502,10 @@ fn verification_reports_exactly_what_was_corrupted() {
         s.rows("select * from pgtrickle.repair_stream_table('v')")
             .is_empty()
     );
+    // Its reader never saw the damage.
     s.exec("insert into s values (100, 1, 1)");
+    top.follows_somehow(&mut s);
+    s.exec("insert into s values (101, 1, 1)");
     top.follows(&mut s);
     v.assert_fresh(&mut s);
 }

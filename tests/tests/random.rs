@@ -1,15 +1,32 @@
 //! Random cases until the time is up: `PGT_RANDOM_SECONDS` (each of the two tests takes that long), seeds from 1 on, or
-//! the one case of `PGT_RANDOM_SEED`.
+//! from `PGT_RANDOM_SEED=17..`, or the one case of `PGT_RANDOM_SEED=17`.
 
 use pgt_tests::Server;
 use pgt_tests::random::{Case, Failure, Grammar, minimize, replay, replay_concurrently};
 use std::env;
 use std::time::{Duration, Instant};
 
-fn number(name: &str) -> Option<u64> {
-    env::var(name)
-        .ok()
-        .map(|v| v.parse().unwrap_or_else(|_| panic!("{name} is no number")))
+fn number(name: &str, text: &str) -> u64 {
+    text.parse()
+        .unwrap_or_else(|_| panic!("{name} is no number: {text}"))
+}
+
+/// The first seed, and whether it is the only one.
+fn seeds(first: u64) -> (u64, bool) {
+    const NAME: &str = "PGT_RANDOM_SEED";
+    match env::var(NAME) {
+        Err(_) => (first, false),
+        Ok(text) => match text.strip_suffix("..") {
+            Some(from) => (number(NAME, from), false),
+            None => (number(NAME, &text), true),
+        },
+    }
+}
+
+fn time() -> Duration {
+    const NAME: &str = "PGT_RANDOM_SECONDS";
+    let default = if env::var_os("CI").is_some() { 180 } else { 30 };
+    Duration::from_secs(env::var(NAME).map_or(default, |text| number(NAME, &text)))
 }
 
 fn run(
@@ -18,20 +35,14 @@ fn run(
     carry_out: &dyn Fn(&Case) -> Result<(), Failure>,
     reproducible: bool,
 ) {
-    let only = number("PGT_RANDOM_SEED");
-    let seconds =
-        number("PGT_RANDOM_SECONDS").unwrap_or(if env::var_os("CI").is_some() { 180 } else { 30 });
-    let end = Instant::now() + Duration::from_secs(seconds);
-    let mut seed = only.unwrap_or(first);
+    let (mut seed, only) = seeds(first);
+    let end = Instant::now() + time();
     let mut cases = 0;
-    while cases == 0 || only.is_none() && Instant::now() < end {
+    while cases == 0 || !only && Instant::now() < end {
         let case = Case::random(seed, &Grammar::incremental());
         if let Err(failure) = carry_out(&case) {
-            let (case, failure) = if reproducible {
-                minimize(&case, failure, Duration::from_secs(90), carry_out)
-            } else {
-                (case, failure)
-            };
+            let small = Duration::from_secs(if reproducible { 90 } else { 0 });
+            let (case, failure) = minimize(&case, failure, small, carry_out);
             panic!(
                 "seed {seed} fails: {failure}\n\nreproduce with\n  PGT_RANDOM_SEED={seed} cargo nextest run -p pgt_tests --test random {test}\n\n{}",
                 case.script()

@@ -242,11 +242,11 @@ fn retryable_failures_back_off_and_suspend() {
     let db = database();
     let mut s = db.connect();
     source(&mut s);
-    // A serialization failure is worth a retry; this one never gets better until told to.
+    // A full disk may be mended; this one never is until told to.
     s.exec(
         "create table switch (broken bool); insert into switch values (true);
          create function maybe(n int) returns int language plpgsql volatile as $$ begin
-            if (select broken from public.switch) and n = 100 then raise exception 'not now' using errcode = '40001'; end if; return n; end $$",
+            if (select broken from public.switch) and n = 100 then raise exception 'not now' using errcode = '53100'; end if; return n; end $$",
     );
     let v = s.stream_table_with(
         "v",
