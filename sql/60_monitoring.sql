@@ -142,7 +142,7 @@ BEGIN
     FOR reads IN
         SELECT d.source::oid AS source, up.pgt_id AS upstream, us.data_version, v.version AS consumed,
             d.source_type = 'uncaptured' OR (c.unlogged AND NOT EXISTS (
-                SELECT FROM pgtrickle.pgt_unlogged_alive a WHERE a.source = d.source)) AS unknown
+                SELECT FROM pgtrickle.pgt_unlogged_alive a WHERE a.source = d.source AND a.pgt_id = d.pgt_id)) AS unknown
         FROM pgtrickle.pgt_dependencies d
         LEFT JOIN pgtrickle.pgt_change_sources c ON c.source = d.source
         LEFT JOIN pgtrickle.pgt_stream_tables up ON up.pgt_relid = d.source
@@ -522,16 +522,12 @@ COMMENT ON FUNCTION pgtrickle.dependency_tree IS 'sources with the stream tables
 
 ---------------------------------------------------------------------------------------------------- frontiers
 
-CREATE FUNCTION pgtrickle.pgt_transaction_holder(transaction xid8) RETURNS TABLE (pid integer, description text)
+CREATE FUNCTION pgtrickle.pgt_transaction_holder(transaction xid8) RETURNS integer
     LANGUAGE sql STABLE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-    SELECT a.pid, format('transaction of process %s', a.pid) FROM pg_stat_activity a
-    WHERE a.backend_xid = transaction::xid
-    UNION ALL
-    SELECT NULL, format('prepared transaction %L', p.gid) FROM pg_prepared_xacts p
-    WHERE p.transaction = pgt_transaction_holder.transaction::xid;
+    SELECT a.pid FROM pg_stat_activity a WHERE a.backend_xid = transaction::xid LIMIT 1;
 END;
-COMMENT ON FUNCTION pgtrickle.pgt_transaction_holder IS 'who keeps a transaction open, if it still is';
+COMMENT ON FUNCTION pgtrickle.pgt_transaction_holder IS 'the process that keeps a transaction open, if one does';
 
 CREATE FUNCTION pgtrickle.get_frontier(name text)
     RETURNS TABLE (base pg_snapshot, data_version bigint, upstream jsonb, data_timestamp timestamptz, usable boolean)
@@ -558,7 +554,7 @@ BEGIN ATOMIC
     SELECT COALESCE(pending.changes, 0), pending.oldest::text::xid8,
         pg_snapshot_xmax(pg_current_snapshot())::text::bigint - pg_snapshot_xmin(state.frontier_base)::text::bigint,
         (SELECT holder.pid FROM pg_snapshot_xip(state.frontier_base) AS held (transaction),
-            LATERAL pgtrickle.pgt_transaction_holder(held.transaction) holder
+            LATERAL (SELECT pgtrickle.pgt_transaction_holder(held.transaction)) AS holder (pid)
          WHERE holder.pid IS NOT NULL ORDER BY held.transaction LIMIT 1)
     FROM pgtrickle.pgt_lookup(frontier_lag.name) AS wanted (pgt_id), LATERAL (
         SELECT sum(p.pending)::bigint AS changes, min(p.oldest) FILTER (WHERE c.kind = 'table') AS oldest
@@ -624,37 +620,35 @@ BEGIN ATOMIC
     ), held AS MATERIALIZED (
         SELECT max(newest) AS newest, bool_or(is_next) AS ring_full, array_agg(relid) AS relids
         FROM segments WHERE NOT is_current AND newest IS NOT NULL
-    ), slowest AS MATERIALIZED (
-        SELECT d.pgt_id AS unit, st.pgt_id, s.data_timestamp, s.frontier_base,
-            CASE WHEN c.kind = 'table' THEN pg_snapshot_xmin(s.frontier_base)::text::bigint ELSE v.version + 1 END AS position
+    ), readers AS (
+        SELECT d.pgt_id AS unit, u.pgt_id,
+            CASE WHEN c.kind = 'table' THEN pg_snapshot_xmax(s.frontier_base)::text::bigint ELSE v.version + 1 END AS position
         FROM pgtrickle.pgt_change_sources c
         JOIN pgtrickle.pgt_dependencies d ON d.source = c.source
         JOIN pgtrickle.pgt_refresh_state s ON s.pgt_id = d.pgt_id
         JOIN pgtrickle.pgt_units u ON u.unit = d.pgt_id
-        JOIN pgtrickle.pgt_stream_tables st ON st.pgt_id = u.pgt_id
         LEFT JOIN pgtrickle.pgt_stream_tables up ON up.pgt_relid = c.source
         LEFT JOIN pgtrickle.pgt_consumed v ON v.unit = d.pgt_id AND v.upstream = up.pgt_id
         WHERE c.source = of_source AND s.is_populated AND NOT s.needs_reinit
-        ORDER BY position, st.pgt_id LIMIT 1
+    ), slowest AS (
+        SELECT pgtrickle.pgt_name(st.pgt_relid) AS blocked_by, readers.pgt_id AS reader, p.since
+        FROM held, readers JOIN pgtrickle.pgt_stream_tables st ON st.pgt_id = readers.pgt_id,
+            LATERAL pgtrickle.pgt_pending(readers.unit, false) p
+        WHERE held.newest IS NOT NULL AND p.source = of_source
+            -- Either later than the frontier, or by a transaction that was open then.
+            AND (held.newest >= readers.position OR p.oldest < readers.position)
+        ORDER BY readers.position, readers.pgt_id LIMIT 1
     ), verdict AS (
-        SELECT pgtrickle.pgt_name(st.pgt_relid) AS blocked_by, slowest.pgt_id AS reader, p.since, 1 AS rank
-        FROM held, slowest JOIN pgtrickle.pgt_stream_tables st ON st.pgt_id = slowest.pgt_id,
-            LATERAL pgtrickle.pgt_pending(slowest.unit, false) p
-        WHERE held.newest >= slowest.position AND p.source = of_source
+        SELECT slowest.*, 1 AS rank FROM slowest
         UNION ALL
-        -- The reader has seen everything, but its frontier has to remember a transaction that is still open.
-        SELECT holder.description, NULL, slowest.data_timestamp, 2
-        FROM held, slowest, LATERAL pgtrickle.pgt_transaction_holder(pg_snapshot_xmin(slowest.frontier_base)) holder
-        WHERE held.newest >= slowest.position
-        UNION ALL
-        -- Everybody has passed, but somebody has the segment locked for longer than a refresh takes.
-        SELECT format('transaction of process %s', a.pid), NULL, a.xact_start, 3
+        -- Everybody has passed, but somebody still writes to the segment, or reads it for longer than a refresh takes.
+        SELECT format('transaction of process %s', a.pid), NULL, a.xact_start, 2
         FROM held, pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
         WHERE l.relation = ANY (held.relids) AND l.granted AND l.database = (SELECT d.oid FROM pg_database d
             WHERE d.datname = current_database()) AND a.pid <> pg_backend_pid()
-            AND a.xact_start < clock_timestamp() - '5 seconds'::interval
+            AND (l.mode = 'RowExclusiveLock' OR a.xact_start < clock_timestamp() - '5 seconds'::interval)
         UNION ALL
-        SELECT format('prepared transaction %L', p.gid), NULL, p.prepared, 3
+        SELECT format('prepared transaction %L', p.gid), NULL, p.prepared, 2
         FROM held, pg_locks l JOIN pg_prepared_xacts p ON l.virtualtransaction = '-1/' || p.transaction::text
         WHERE l.relation = ANY (held.relids) AND l.pid IS NULL AND p.database = current_database()
     )

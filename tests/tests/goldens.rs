@@ -1,0 +1,180 @@
+//! Goldens: for many queries the relational tree, the plans it is cut into and the delta SQL, as reviewed text files in
+//! `tests/goldens`. Queries that are not incremental are there with their reason. `PGT_BLESS=1` rewrites the files.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use pgt_tests::{Session, database, quote};
+
+const SCHEMA: &str = "
+    create table a (id int primary key, k int not null, n int, v numeric(10,2), t text);
+    create table b (id int primary key, k int, m int not null);
+    create table c (x numeric, f float8, j json);
+";
+
+/// Name and query. A name starting with `not_` is not incremental.
+const QUERIES: &[(&str, &str)] = &[
+    (
+        "filter_with_key",
+        "select id, n * 2 as double from a where n > 10 and t <> 'x'",
+    ),
+    ("projection_without_key", "select k, t from a"),
+    (
+        "join_on_primary_key",
+        "select b.id, a.t from a join b on a.id = b.k",
+    ),
+    (
+        "join_many_to_many",
+        "select a.t, b.m from a, b where a.k = b.k and a.n < b.m",
+    ),
+    (
+        "self_join",
+        "select x.id, y.n from a x join a y on x.k = y.id",
+    ),
+    (
+        "union_all",
+        "select id, n from a union all select k, m from b where m > 0",
+    ),
+    ("union_distinct", "select n from a union select m from b"),
+    ("distinct", "select distinct k, t from a"),
+    (
+        "count_and_sum",
+        "select k, count(*), sum(n), count(n) as counted from a group by k",
+    ),
+    (
+        "average_of_fixed_scale",
+        "select k, avg(v), sum(v * 2) from a group by k",
+    ),
+    ("sum_of_free_numeric", "select sum(x) from c"),
+    (
+        "minimum_and_maximum",
+        "select k, min(n), max(t) from a group by k",
+    ),
+    ("floats_are_recomputed", "select sum(f), count(*) from c"),
+    (
+        "aggregate_filter",
+        "select k, count(*) filter (where n > 5) as big, sum(n) filter (where t is null) from a group by k",
+    ),
+    (
+        "expression_over_aggregates",
+        "select k + 1 as k1, sum(n) / count(*) as mean from a group by k",
+    ),
+    (
+        "having_is_a_stage",
+        "select k, sum(n) as total from a group by k having sum(n) > 10",
+    ),
+    (
+        "nested_aggregates",
+        "select total, count(*) from (select k, sum(n) as total from a group by k) s group by total",
+    ),
+    (
+        "join_of_an_aggregate",
+        "select b.id, s.total from b join (select k, sum(n) as total from a group by k) s on s.k = b.k",
+    ),
+    (
+        "cte_used_twice",
+        "with s as (select id, k from a where n > 0) select x.id, y.k from s x join s y on x.k = y.id",
+    ),
+    ("not_volatile", "select id, random() as r from a"),
+    ("not_clock", "select id from a where now() > '2020-01-01'"),
+    ("not_limit", "select id from a order by n limit 3"),
+    (
+        "not_recursive",
+        "with recursive r as (select 1 as i union all select i + 1 from r where i < 3) select i from r",
+    ),
+];
+
+#[test]
+fn plans_are_as_reviewed() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec(SCHEMA);
+    let mut problems = Vec::new();
+    for (name, query) in QUERIES {
+        let found = describe(&mut s, name, query);
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+            .join("goldens")
+            .join(format!("{name}.txt"));
+        if std::env::var("PGT_BLESS").is_ok_and(|bless| bless == "1") {
+            std::fs::write(&path, &found).expect("goldens can be written");
+            continue;
+        }
+        let expected = std::fs::read_to_string(&path).unwrap_or_default();
+        if expected != found {
+            problems.push(format!(
+                "{name}: {}\n{}",
+                path.display(),
+                first_difference(&expected, &found)
+            ));
+        }
+    }
+    assert!(
+        problems.is_empty(),
+        "plans differ from the goldens; look at them and bless them with PGT_BLESS=1\n{}",
+        problems.join("\n")
+    );
+}
+
+fn describe(s: &mut Session, name: &str, query: &str) -> String {
+    if name.starts_with("not_") {
+        let reasons = s.lines(&format!(
+            "select concat_ws(' | ', node, class, reason, hint) from pgtrickle.validate_query({})",
+            quote(query)
+        ));
+        return format!("{query}\n\n{}\n", reasons.join("\n"));
+    }
+    s.exec(&format!(
+        "select pgtrickle.create_stream_table({}, {}, schedule => '1d', refresh_mode => 'DIFFERENTIAL')",
+        quote(name),
+        quote(query)
+    ));
+    let mut text = format!("{query}\n");
+    for stage in ["rewritten", "delta", "apply", "sql"] {
+        let explained = s.value(&format!(
+            "select pgtrickle.explain_stream_table({}, '{stage}')",
+            quote(name)
+        ));
+        text.push_str(&format!("\n== {stage}\n\n{}\n", explained.trim_end()));
+    }
+    s.exec(&format!(
+        "select pgtrickle.drop_stream_table({})",
+        quote(name)
+    ));
+    without_numbers_of_this_run(&text)
+}
+
+/// Oids and ids differ from run to run: they are replaced by their order of appearance.
+fn without_numbers_of_this_run(text: &str) -> String {
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    let mut result = String::new();
+    let mut rest = text;
+    while let Some(position) = rest.find(|c: char| c.is_ascii_digit()) {
+        let (before, tail) = rest.split_at(position);
+        result.push_str(before);
+        let digits = tail.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, tail) = tail.split_at(digits);
+        let marked = ["\"d", "log_", "stage_", "def_"]
+            .iter()
+            .any(|prefix| result.ends_with(prefix));
+        if marked && digits > 0 {
+            let next = seen.len() + 1;
+            let order = *seen.entry(number.to_owned()).or_insert(next);
+            result.push_str(&format!("@{order}"));
+        } else {
+            result.push_str(number);
+        }
+        rest = tail;
+    }
+    result + rest
+}
+
+fn first_difference(expected: &str, found: &str) -> String {
+    let mut found_lines = found.lines();
+    for (number, line) in expected.lines().enumerate() {
+        let now = found_lines.next().unwrap_or("(end)");
+        if line != now {
+            return format!("  line {}:\n  - {line}\n  + {now}", number + 1);
+        }
+    }
+    format!("  + {}", found_lines.next().unwrap_or("(nothing)"))
+}
