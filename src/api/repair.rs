@@ -14,9 +14,15 @@ fn repair_stream_table(
 ) -> Result<TableIterator<'static, (name!(op, String), name!(row, pgrx::JsonB))>, ErrorReport> {
     let table = catalog::by_name(name)?;
     // First to the present, so that only what is wrong remains.
-    let differences = super::refresh::manual_then(&table, None, Then::List)?
-        .map(|outcome| outcome.differences)
+    let (mut differences, comparison) = super::refresh::manual_then(&table, None, Then::List)?
+        .map(|outcome| (outcome.differences, outcome.comparison))
         .unwrap_or_default();
+    if let (true, Some(found)) = (differences.is_empty(), comparison)
+        && !found.ok()
+    {
+        // What is shown is right; the state kept beside it is not.
+        differences.push(("state".to_owned(), format!("{{\"rows\": {}}}", found.missing.max(found.surplus))));
+    }
     if !dry_run && !differences.is_empty() {
         super::refresh::manual(&table, Some("repair"))?;
     }

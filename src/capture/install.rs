@@ -200,6 +200,12 @@ fn triggers_complete(source: pg_sys::Oid) -> bool {
         && tree(source).iter().all(|(relation, _)| has_trigger(*relation, TRUNCATE_TRIGGER))
 }
 
+/// Every relation of the source has its capture triggers.
+pub fn has_triggers(source: pg_sys::Oid) -> bool {
+    let _scope = Scope::internal();
+    triggers_complete(source)
+}
+
 /// Row triggers are cloned to partitions by PostgreSQL; statement triggers are not, so each partition gets its own.
 fn install_triggers(source: pg_sys::Oid) {
     for (relation, name) in tree(source) {

@@ -16,5 +16,5 @@ pub use create::{Definition, create, creation_name};
 pub use dropped::{drop_stream_table, forget_dropped};
 pub use names::require_owner;
 pub use probe::{QueryComparison, analyze_text, compare_query};
-pub use rebuild::ensure_ready;
+pub use rebuild::{ensure_ready, is_being_restored};
 pub use schedule::check_schedule;

@@ -27,6 +27,21 @@ pub fn ensure_ready(table: &StreamTable) -> Result<()> {
     rebuild(table, None)
 }
 
+/// A dump is being restored and has not come to this stream table's triggers and index, or those of its sources. Workers
+/// leave it alone until then: what they would create, the dump creates.
+pub fn is_being_restored(table: &StreamTable) -> Result<bool> {
+    if refresh::is_compiled(table) || depend::is_part(table.view, table.relid) {
+        return Ok(false);
+    }
+    let stored = storage::read_layout(&table.layout)?;
+    if !storage::has_guard(table.relid) || !index_fits(table, &stored)? {
+        return Ok(true);
+    }
+    Ok(catalog::dependencies(table.id)
+        .iter()
+        .any(|dependency| dependency.kind == SourceType::Table && !capture::has_triggers(dependency.source)))
+}
+
 /// Whether everything the stream table stands on is in place.
 fn fits(table: &StreamTable) -> Result<bool> {
     if !depend::is_part(table.view, table.relid) {

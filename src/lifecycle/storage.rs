@@ -74,6 +74,15 @@ pub(super) fn drop_index(table: &Name) {
 
 const GUARD: &str = "pgt_refuse_write";
 
+/// The table has the trigger that keeps users from writing to it.
+pub(super) fn has_guard(relid: pg_sys::Oid) -> bool {
+    spi::first(
+        "SELECT 1 FROM pg_catalog.pg_trigger WHERE tgrelid = $1 AND tgname = $2 AND tgenabled = 'A'",
+        &[Value::Oid(relid), Value::Text(GUARD.to_owned())],
+    )
+    .is_some()
+}
+
 /// Keeps users from writing to the table directly.
 pub(super) fn guard(table: &Name) {
     spi::command(&format!(

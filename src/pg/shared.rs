@@ -22,8 +22,8 @@ pub struct DatabaseSlot {
     closed_until: AtomicI64,
     /// Grows when stream tables of the database are defined, altered or dropped.
     generation: AtomicU64,
-    /// A prepared transaction has touched sources.
-    prepared: AtomicBool,
+    /// Prepared transactions that touched sources, so far.
+    prepared: AtomicU64,
 }
 
 /// A source with changes to be noticed.
@@ -110,7 +110,7 @@ impl Default for Shared {
                     scheduler_pid: AtomicI32::new(0),
                     closed_until: AtomicI64::new(0),
                     generation: AtomicU64::new(0),
-                    prepared: AtomicBool::new(false),
+                    prepared: AtomicU64::new(0),
                 }
             }; DATABASES],
             sources: [const { SourceSlot { key: AtomicU64::new(0), commits: AtomicU64::new(0), wake: AtomicBool::new(false) } }; SOURCES],
@@ -209,7 +209,7 @@ fn ensure_database(oid: pg_sys::Oid) -> bool {
     slot.scheduler_pid.store(0, Ordering::Release);
     slot.closed_until.store(0, Ordering::Release);
     slot.generation.store(0, Ordering::Release);
-    slot.prepared.store(false, Ordering::Release);
+    slot.prepared.store(0, Ordering::Release);
     slot.oid.store(oid.to_u32(), Ordering::Release);
     true
 }
@@ -293,15 +293,16 @@ pub fn mark_prepared() {
         && ensure_database(super::snapshot::database_id())
         && let Some(slot) = SHARED.share().database(super::snapshot::database_id())
     {
-        slot.prepared.store(true, Ordering::Release);
+        slot.prepared.fetch_add(1, Ordering::AcqRel);
     }
 }
 
-/// Whether prepared transactions may hold unseen changes; the answer is forgotten if `clear`.
-pub fn prepared_pending(clear: bool) -> bool {
-    let shared = SHARED.share();
-    let Some(slot) = shared.database(super::snapshot::database_id()) else { return false };
-    if clear { slot.prepared.swap(false, Ordering::AcqRel) } else { slot.prepared.load(Ordering::Acquire) }
+/// How many transactions of this database that touched sources have been prepared.
+pub fn prepared_so_far() -> u64 {
+    SHARED
+        .share()
+        .database(super::snapshot::database_id())
+        .map_or(0, |slot| slot.prepared.load(Ordering::Acquire))
 }
 
 /// How many commits have touched each source so far; overflow counts for all.

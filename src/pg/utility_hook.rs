@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use pgrx::pg_guard;
 use pgrx::pg_sys::{self, NodeTag};
 
-use super::{lock, shared, worker};
+use super::{lock, shared, worker, xact};
 
 static mut PREVIOUS: pg_sys::ProcessUtility_hook_type = None;
 
@@ -38,8 +38,15 @@ unsafe extern "C-unwind" fn utility(
 ) {
     // SAFETY: arguments are passed on as they came.
     unsafe {
-        if let Some(database) = needs_for_itself((*statement).utilityStmt) {
+        let node = (*statement).utilityStmt;
+        if let Some(database) = needs_for_itself(node) {
             clear(database);
+        }
+        if (*node).type_ == NodeTag::T_DropStmt
+            && (*node.cast::<pg_sys::DropStmt>()).removeType == pg_sys::ObjectType::OBJECT_EXTENSION
+        {
+            // Perhaps ours: the scheduler looks whether it still has anything to do.
+            xact::definitions_will_change();
         }
         match PREVIOUS {
             Some(previous) => pg_sys::ffi::pg_guard_ffi_boundary(|| {

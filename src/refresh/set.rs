@@ -283,7 +283,10 @@ fn refresh_one(
                 total.snapshot = catalog::frontier_of(under);
                 total.comparison = Some(super::verify::compare(compiled, under)?);
             }
-            Then::List => total.differences = super::verify::differences(compiled, under)?,
+            Then::List => {
+                total.comparison = Some(super::verify::compare(compiled, under)?);
+                total.differences = super::verify::differences(compiled, under)?;
+            }
         }
     }
     Ok(total)

@@ -34,14 +34,14 @@ pub(super) fn pass(sources: &[pg_sys::Oid], settings: &SchedulerSettings) {
     }
 }
 
-/// Transactions of this database are prepared and not yet decided.
-pub(super) fn prepared_transactions() -> bool {
+/// The transactions of this database that are prepared and not yet decided; none if that could not be found out.
+pub(super) fn prepared_transactions() -> Option<Vec<String>> {
     worker::transaction(|| {
-        Ok(spi::first(
-            "SELECT 1 FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database()",
+        let rows = spi::run(
+            "SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database()",
             &[],
-        )
-        .is_some())
+        );
+        Ok(rows.iter().map(|row| row.text(0)).collect())
     })
-    .unwrap_or(true)
+    .ok()
 }

@@ -31,6 +31,9 @@ pub(super) fn main(database: pg_sys::Oid) {
     worker::at_exit(shared::leave_scheduler);
     let mut scheduler = Scheduler::new(database);
     while scheduler.turn() {}
+    for view in shared::my_workers() {
+        worker::terminate(view.pid);
+    }
 }
 
 struct Scheduler {
@@ -45,6 +48,9 @@ struct Scheduler {
     last_maintenance: Instant,
     empty_since: Option<Instant>,
     failures: HashMap<i64, u32>,
+    /// Transactions seen prepared, and how many there have been.
+    prepared: Vec<String>,
+    prepared_count: u64,
 }
 
 impl Scheduler {
@@ -60,6 +66,8 @@ impl Scheduler {
             last_maintenance: Instant::now(),
             empty_since: None,
             failures: HashMap::new(),
+            prepared: maintenance::prepared_transactions().unwrap_or_default(),
+            prepared_count: shared::prepared_so_far(),
         }
     }
 
@@ -106,10 +114,10 @@ impl Scheduler {
         if self.last_maintenance.elapsed() >= MAINTENANCE {
             self.last_maintenance = Instant::now();
             maintenance::pass(&self.watched, &settings);
+            // Whatever way the extension went, its scheduler goes too.
+            self.generation = None;
         }
-        if shared::prepared_pending(false) && !maintenance::prepared_transactions() {
-            shared::prepared_pending(true);
-            self.board.mark_all_dirty();
+        if self.notice_prepared() {
             wake_at = now;
         }
         worker::report_idle();
@@ -174,6 +182,23 @@ impl Scheduler {
                 }
             }
         }
+    }
+
+    /// COMMIT PREPARED happens in a session that knows nothing of the changes. Whenever a transaction that was prepared is
+    /// no longer, everything is looked at. True if that is the case.
+    fn notice_prepared(&mut self) -> bool {
+        let count = shared::prepared_so_far();
+        if count == self.prepared_count && self.prepared.is_empty() {
+            return false;
+        }
+        let Some(now) = maintenance::prepared_transactions() else { return false };
+        let decided = count != self.prepared_count || self.prepared.iter().any(|known| !now.contains(known));
+        self.prepared_count = count;
+        self.prepared = now;
+        if decided {
+            self.board.mark_all_dirty();
+        }
+        decided
     }
 
     /// Asks to be woken by commits that matter. True if one came in while asking.

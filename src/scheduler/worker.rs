@@ -60,7 +60,9 @@ fn run(id: i64) -> WorkerState {
     let started = Instant::now();
     let started_at = refresh::now();
     let failure = match refresh_once(id) {
-        Ok(()) => return WorkerState::Done,
+        Ok(true) => return WorkerState::Done,
+        // It is being restored: look again later.
+        Ok(false) => return WorkerState::Failed,
         Err(failure) => failure,
     };
     let elapsed = started.elapsed().as_secs_f64() * 1000.0;
@@ -73,13 +75,17 @@ fn run(id: i64) -> WorkerState {
     }
 }
 
-fn refresh_once(id: i64) -> Result<(), Failure> {
+/// False if the stream table is not complete yet.
+fn refresh_once(id: i64) -> Result<bool, Failure> {
     worker::transaction(|| {
         let table = match catalog::load(id) {
             Ok(table) => table,
             // Dropped while the job was waiting.
-            Err(_) => return Ok(()),
+            Err(_) => return Ok(true),
         };
+        if lifecycle::is_being_restored(&table)? {
+            return Ok(false);
+        }
         lifecycle::ensure_ready(&table)?;
         refresh::refresh(&Request {
             ids: vec![id],
@@ -89,19 +95,13 @@ fn refresh_once(id: i64) -> Result<(), Failure> {
             settings: RefreshSettings::read(),
             then: Then::Nothing,
         })?;
-        Ok(())
+        Ok(true)
     })
 }
 
 /// Failures that will be the same the next time: bad data, violated constraints, missing rights, missing objects.
 fn permanent(sqlstate: &str) -> bool {
     ["22", "23", "28", "42"].iter().any(|class| sqlstate.starts_with(class))
-}
-
-/// Failures that say nothing about the stream table: deadlocks, serialization failures, lock timeouts. However many of
-/// them there are, it stays in the schedule.
-fn transient(sqlstate: &str) -> bool {
-    sqlstate.starts_with("40") || sqlstate == "55P03"
 }
 
 fn record_failure(
@@ -131,9 +131,6 @@ fn record_failure(
         error: Some((failure.sqlstate.clone(), failure.message.clone())),
     });
     let limit = SchedulerSettings::read().max_consecutive_errors;
-    if transient(&failure.sqlstate) {
-        return Ok(WorkerState::Failed);
-    }
     let status = if permanent(&failure.sqlstate) {
         "ERROR"
     } else if failures >= limit {
