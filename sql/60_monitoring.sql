@@ -619,7 +619,7 @@ BEGIN ATOMIC
         JOIN pgtrickle.pgt_change_sources c ON c.source = of_source
     ), held AS MATERIALIZED (
         SELECT max(newest) AS newest, bool_or(is_next) AS ring_full, array_agg(relid) AS relids
-        FROM segments WHERE NOT is_current AND newest IS NOT NULL
+        FROM segments WHERE NOT is_current AND pg_relation_size(relid) > 0
     ), readers AS (
         SELECT d.pgt_id AS unit, u.pgt_id,
             CASE WHEN c.kind = 'table' THEN pg_snapshot_xmax(s.frontier_base)::text::bigint ELSE v.version + 1 END AS position
@@ -649,8 +649,9 @@ BEGIN ATOMIC
             AND (l.mode = 'RowExclusiveLock' OR a.xact_start < clock_timestamp() - '5 seconds'::interval)
         UNION ALL
         SELECT format('prepared transaction %L', p.gid), NULL, p.prepared, 2
-        FROM held, pg_locks l JOIN pg_prepared_xacts p ON l.virtualtransaction = '-1/' || p.transaction::text
-        WHERE l.relation = ANY (held.relids) AND l.pid IS NULL AND p.database = current_database()
+        FROM held, pg_locks l JOIN pg_locks own ON own.virtualtransaction = l.virtualtransaction AND own.pid IS NULL
+        JOIN pg_prepared_xacts p ON p.transaction = own.transactionid AND p.database = current_database()
+        WHERE l.relation = ANY (held.relids) AND l.pid IS NULL
     )
     SELECT verdict.blocked_by, verdict.reader, verdict.since, held.ring_full FROM held, verdict
     ORDER BY verdict.rank, verdict.since LIMIT 1;
@@ -697,7 +698,7 @@ BEGIN ATOMIC
         LATERAL pgtrickle.pgt_log_segments(wanted.source, true) g
     LEFT JOIN LATERAL (
         SELECT blocker.blocked_by, blocker.since FROM pgtrickle.pgt_log_blocker(wanted.source) blocker
-        WHERE NOT g.is_current AND g.newest IS NOT NULL
+        WHERE NOT g.is_current AND pg_relation_size(g.relid) > 0
     ) b ON true
     ORDER BY g.layout, g.segment;
 END;
