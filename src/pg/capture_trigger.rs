@@ -91,9 +91,10 @@ unsafe extern "C-unwind" fn invalidated(_argument: pg_sys::Datum, relation: pg_s
             if relation == pg_sys::InvalidOid {
                 backend.targets.clear();
             } else {
+                // A relation that is not captured may be from now on, as part of whatever was invalidated.
                 backend.targets.retain(|on, target| {
                     *on != relation.to_u32()
-                        && target.as_ref().is_none_or(|target| !target.depends_on.contains(&relation))
+                        && target.as_ref().is_some_and(|target| !target.depends_on.contains(&relation))
                 });
             }
         }
