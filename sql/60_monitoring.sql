@@ -493,22 +493,24 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION pgtrickle.list_auxiliary_columns IS 'hidden columns of a stream table: state kept for the next refresh';
 
+CREATE VIEW pgtrickle.pgt_edges AS
+    SELECT DISTINCT d.source::oid AS source, reader.pgt_relid::oid AS reader
+    FROM pgtrickle.pgt_dependencies d JOIN pgtrickle.pgt_units unit ON unit.unit = d.pgt_id
+    JOIN pgtrickle.pgt_stream_tables reader ON reader.pgt_id = unit.pgt_id
+    WHERE d.source_type <> 'stage';
+COMMENT ON VIEW pgtrickle.pgt_edges IS 'which stream table reads what';
+
 CREATE FUNCTION pgtrickle.dependency_tree()
     RETURNS TABLE (tree text, name text, kind text, depth integer, status text, schedule text, refresh_mode text)
     LANGUAGE sql STABLE
 BEGIN ATOMIC
-    WITH RECURSIVE edges AS (
-        SELECT DISTINCT d.source::oid AS source, reader.pgt_relid::oid AS reader
-        FROM pgtrickle.pgt_dependencies d JOIN pgtrickle.pgt_units unit ON unit.unit = d.pgt_id
-        JOIN pgtrickle.pgt_stream_tables reader ON reader.pgt_id = unit.pgt_id
-        WHERE d.source_type <> 'stage'
-    ), nodes (relid, depth, path) AS (
+    WITH RECURSIVE nodes (relid, depth, path) AS (
         SELECT root.relid, 0, ARRAY[pgtrickle.pgt_name(root.relid)] FROM (
-            SELECT source AS relid FROM edges UNION SELECT relid FROM pgtrickle.pgt_states
-        ) root WHERE NOT EXISTS (SELECT FROM edges e WHERE e.reader = root.relid)
+            SELECT source AS relid FROM pgtrickle.pgt_edges UNION SELECT relid FROM pgtrickle.pgt_states
+        ) root WHERE NOT EXISTS (SELECT FROM pgtrickle.pgt_edges e WHERE e.reader = root.relid)
         UNION ALL
         SELECT e.reader, nodes.depth + 1, nodes.path || pgtrickle.pgt_name(e.reader)
-        FROM nodes JOIN edges e ON e.source = nodes.relid
+        FROM nodes JOIN pgtrickle.pgt_edges e ON e.source = nodes.relid
         WHERE nodes.depth < 100
     )
     SELECT CASE WHEN nodes.depth = 0 THEN '' ELSE repeat('    ', nodes.depth - 1) || ' -> ' END
@@ -519,6 +521,38 @@ BEGIN ATOMIC
     ORDER BY nodes.path;
 END;
 COMMENT ON FUNCTION pgtrickle.dependency_tree IS 'sources with the stream tables that read them below, directly and through others';
+
+CREATE FUNCTION pgtrickle.explain_dag(format text DEFAULT 'mermaid') RETURNS text
+    LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    nodes text;
+    edges text;
+BEGIN
+    IF explain_dag.format NOT IN ('mermaid', 'dot') THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'invalid_parameter_value',
+            MESSAGE = format('unknown format "%s"', explain_dag.format),
+            HINT = 'Use mermaid or dot.';
+    END IF;
+    SELECT string_agg(CASE explain_dag.format
+            WHEN 'dot' THEN format(E'    n%s [label="%s", shape=%s];\n', n.relid,
+                replace(replace(pgtrickle.pgt_name(n.relid), '\', '\\'), '"', '\"'),
+                CASE WHEN n.stream THEN 'ellipse' ELSE 'box' END)
+            ELSE format(CASE WHEN n.stream THEN E'    n%s(["%s"])\n' ELSE E'    n%s["%s"]\n' END, n.relid,
+                replace(pgtrickle.pgt_name(n.relid), '"', '#quot;')) END,
+        '' ORDER BY pgtrickle.pgt_name(n.relid))
+    INTO nodes
+    FROM (SELECT relid, bool_or(stream) AS stream FROM (
+              SELECT source AS relid, false AS stream FROM pgtrickle.pgt_edges
+              UNION ALL SELECT relid, true FROM pgtrickle.pgt_states) r GROUP BY relid) n;
+    SELECT string_agg(format(CASE explain_dag.format WHEN 'dot' THEN E'    n%s -> n%s;\n' ELSE E'    n%s --> n%s\n' END,
+        e.source, e.reader), '' ORDER BY pgtrickle.pgt_name(e.source), pgtrickle.pgt_name(e.reader))
+    INTO edges FROM pgtrickle.pgt_edges e;
+    RETURN CASE explain_dag.format
+        WHEN 'dot' THEN concat(E'digraph stream_tables {\n    rankdir=LR;\n', nodes, edges, E'}\n')
+        ELSE concat(E'graph LR\n', nodes, edges) END;
+END $$;
+COMMENT ON FUNCTION pgtrickle.explain_dag IS 'sources and stream tables as a graph, for Mermaid or Graphviz';
 
 ---------------------------------------------------------------------------------------------------- frontiers
 
@@ -892,5 +926,5 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION pgtrickle.preflight IS 'whether this server and database are set up for stream tables';
 
-GRANT SELECT ON pgtrickle.pgt_units, pgtrickle.pgt_upstream_versions, pgtrickle.pgt_states, pgtrickle.stream_tables_info,
+GRANT SELECT ON pgtrickle.pgt_units, pgtrickle.pgt_edges, pgtrickle.pgt_upstream_versions, pgtrickle.pgt_states, pgtrickle.stream_tables_info,
     pgtrickle.pg_stat_stream_tables, pgtrickle.quick_health TO PUBLIC;

@@ -685,6 +685,15 @@ fn definition_is_explained() {
             "2|public.w|stream table|ACTIVE",
         ]
     );
+    assert_eq!(
+        s.value("select regexp_replace(pgtrickle.explain_dag(), 'n\\d+', 'n', 'g')"),
+        "graph LR\n    n[\"public.a\"]\n    n[\"public.b\"]\n    n([\"public.v\"])\n    n([\"public.w\"])\n    n --> n\n    n --> n\n    n --> n\n"
+    );
+    let dot = s.value("select pgtrickle.explain_dag('dot')");
+    assert!(
+        dot.starts_with("digraph") && dot.matches(" -> ").count() == 3,
+        "{dot}"
+    );
     let info = s.lines("select sources, defining_query, owner, total_bytes > 0 from pgtrickle.stream_tables_info where table_name = 'v'");
     assert!(
         info[0].starts_with("{public.a,public.b}|") && info[0].contains("GROUP BY"),
@@ -778,6 +787,7 @@ fn calls(s: &mut Session) {
         "frontier_lag('app.v')",
         "get_frontier('app.v')",
         "dependency_tree()",
+        "explain_dag('dot')",
         "diagnose_errors('app.v')",
         "explain_refresh_mode('app.v')",
         "list_sources('app.v')",
