@@ -113,7 +113,7 @@ impl Analyzer {
                     .ok_or_else(|| {
                         NotIncremental::new("an aggregate's argument cannot be traced", "Name the columns explicitly.")
                     }),
-                Kind::Sublink => Err(NotIncremental::new(
+                Kind::Sublink(_) => Err(NotIncremental::new(
                     "a sub-query inside an aggregate is not incremental yet",
                     "Compute it in a sub-query in FROM.",
                 )),

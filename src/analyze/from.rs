@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pgrx::pg_sys;
-use pgt_ivm::rel::{At, ColId, Rel, Scan, ScanColumn, SourceId};
+use pgt_ivm::rel::{At, Body, ColId, PartitionInput, Rel, Scan, ScanColumn, SourceId};
+use pgt_ivm::scalar::{Piece, Scalar, Shape, Type};
 
-use super::query::{Analyzer, Known, Level, Produced, Result};
+use super::query::{Analyzer, Known, Level, Produced, Result, refuse_unsupported};
 use super::{NotIncremental, source};
-use crate::pg::node::{Expr, FromNode, JoinKind, Rte};
+use crate::pg::node::{self, Expr, FromNode, JoinKind, Kind, Query, Rte, SublinkKind, SublinkNode};
 
 impl Analyzer {
     /// A FROM list with its WHERE clause.
@@ -24,8 +25,14 @@ impl Analyzer {
             inputs.push(input);
             conditions.extend(on);
         }
+        let mut links = Vec::new();
         if let Some(condition) = condition {
-            conditions.extend(self.conditions(condition, level)?);
+            for part in conjuncts(condition) {
+                match sublink(part) {
+                    Some(link) => links.push(link),
+                    None => conditions.extend(self.conditions(part, level)?),
+                }
+            }
         }
         if inputs.is_empty() {
             return Err(NotIncremental::new(
@@ -33,7 +40,11 @@ impl Analyzer {
                 "Nothing can change; the stream table is refreshed fully.",
             ));
         }
-        Ok(combine(inputs, conditions))
+        let mut rel = combine(inputs, conditions);
+        for (present, link) in links {
+            rel = self.matching(rel, present, link, level)?;
+        }
+        Ok(rel)
     }
 
     /// A join tree node and conditions that may be applied above it.
@@ -54,11 +65,205 @@ impl Analyzer {
                 }
                 Ok((combine(vec![left, right], conditions), vec![]))
             }
-            FromNode::Join { .. } => Err(NotIncremental::new(
-                "an outer join is not incremental yet",
-                "The stream table is refreshed fully.",
-            )),
+            FromNode::Join { kind, left, right, on } => {
+                let (left, conditions) = self.from_node(left, level)?;
+                let left = combine(vec![left], conditions);
+                let (right, conditions) = self.from_node(right, level)?;
+                let right = combine(vec![right], conditions);
+                let (left, right) = if *kind == JoinKind::Right { (right, left) } else { (left, right) };
+                let on = match on {
+                    Some(on) => self.conditions(*on, level)?,
+                    None => vec![],
+                };
+                Ok((self.outer(left, right, *kind == JoinKind::Full, on, level)?, vec![]))
+            }
         }
+    }
+
+    /// A left or full join. Its partitions are the values of the columns that have to be equal.
+    fn outer<'q>(
+        &mut self,
+        left: Rel,
+        right: Rel,
+        full: bool,
+        on: Vec<Scalar>,
+        level: &mut Level<'q, '_>,
+    ) -> Result<Rel> {
+        let (left_keys, right_keys) = equal_pairs(&left, &right, &on);
+        if left_keys.is_empty() {
+            return Err(NotIncremental::new(
+                "an outer join without an equality between columns of its sides",
+                "Every row could meet every other; the stream table is refreshed fully.",
+            ));
+        }
+        let nullable = right.columns().into_iter().chain(full.then(|| left.columns()).into_iter().flatten());
+        let nullable: BTreeSet<ColId> = nullable.collect();
+        for known in level.known.values_mut().filter(|known| nullable.contains(&known.id)) {
+            known.nullable = true;
+        }
+        let keys = left_keys
+            .iter()
+            .zip(&right_keys)
+            .map(|(a, b)| {
+                let key = if full { coalesce(a, b) } else { a.clone() };
+                (self.column(), key)
+            })
+            .collect();
+        Ok(Rel::Partitioned {
+            inputs: vec![
+                PartitionInput { rel: left, keys: left_keys },
+                PartitionInput { rel: right, keys: right_keys },
+            ],
+            keys,
+            body: Body::Outer { full, on },
+        })
+    }
+
+    /// `EXISTS`, `NOT EXISTS`, `IN` or `NOT IN` as a condition on `rel`.
+    fn matching<'q>(
+        &mut self,
+        rel: Rel,
+        present: bool,
+        link: SublinkNode<'q>,
+        level: &mut Level<'q, '_>,
+    ) -> Result<Rel> {
+        let (inner, produced, mut on) = self.sub_select(link.query, level)?;
+        let (mut left_keys, mut right_keys) = equal_pairs(&rel, &inner, &on);
+        if let Some(test) = link.test {
+            level.sublink_columns = produced.iter().map(|column| column.known.clone()).collect();
+            for part in conjuncts(test) {
+                let (left, right) = self.comparison(part, level)?;
+                if !present && (left.nullable || right.nullable) {
+                    return Err(NotIncremental::new(
+                        "NOT IN over values that can be NULL",
+                        "Use NOT EXISTS, or declare the columns NOT NULL.",
+                    ));
+                }
+                on.extend(self.conditions(part, level)?);
+                left_keys.push(left);
+                right_keys.push(right);
+            }
+            level.sublink_columns.clear();
+        }
+        if left_keys.is_empty() {
+            return Err(NotIncremental::new(
+                "a sub-query condition without an equality to a column of the outer query",
+                "Every row could decide about every other; the stream table is refreshed fully.",
+            ));
+        }
+        let outer_columns = rel.columns();
+        let bound = |scalar: &Scalar| {
+            let inner_columns = inner.columns();
+            scalar.columns().iter().all(|id| outer_columns.contains(id) || inner_columns.contains(id))
+        };
+        if !on.iter().chain(&left_keys).all(bound) {
+            return Err(NotIncremental::new(
+                "a sub-query refers to a query further out",
+                "Write it as a join.",
+            ));
+        }
+        let keys = left_keys.iter().map(|key| (self.column(), key.clone())).collect();
+        Ok(Rel::Partitioned {
+            inputs: vec![
+                PartitionInput { rel, keys: left_keys },
+                PartitionInput { rel: inner, keys: right_keys },
+            ],
+            keys,
+            body: Body::Match { present, on },
+        })
+    }
+
+    /// `outer expression = column of the sub-select`, both sides.
+    fn comparison<'q>(&mut self, test: Expr<'q>, level: &Level<'q, '_>) -> Result<(Scalar, Scalar)> {
+        let refuse = || {
+            NotIncremental::new("a sub-query is compared by something else than =", "Write it as a join or EXISTS.")
+        };
+        let Kind::Operator { operator, arguments } = test.kind() else { return Err(refuse()) };
+        let [left, right] = arguments.as_slice() else { return Err(refuse()) };
+        let (_, _, equality) = node::operator_facts(operator, left.type_of().0, right.type_of().0);
+        if !equality {
+            return Err(refuse());
+        }
+        Ok((self.scalar(*left, level)?.0, self.scalar(*right, level)?.0))
+    }
+
+    /// The rows of a sub-select in a condition, and the conditions that tie them to the query around it.
+    fn sub_select<'q>(
+        &mut self,
+        query: Query<'q>,
+        level: &Level<'q, '_>,
+    ) -> Result<(Rel, Vec<Produced>, Vec<Scalar>)> {
+        let used = query.vars();
+        if !used.iter().any(|var| var.levels_up > 0) {
+            let (rel, produced) = self.query(query, Some(level))?;
+            return Ok((rel, produced, vec![]));
+        }
+        refuse_unsupported(&query)?;
+        if query.has_aggregates() || query.has_group_by() || query.set_operation().is_some() {
+            return Err(NotIncremental::new(
+                "a correlated sub-query with aggregates or set operations is not incremental yet",
+                "Compute it in a sub-query in FROM and join it.",
+            ));
+        }
+        let mut inner = Level {
+            query,
+            range_table: query.range_table(),
+            used,
+            known: BTreeMap::new(),
+            aggregates: vec![],
+            sublink_columns: vec![],
+            outer: Some(level),
+        };
+        let FromNode::List { items, condition } = query.from() else {
+            return Err(NotIncremental::new("the FROM clause has an unknown form", "Please report the query."));
+        };
+        let (correlated, own): (Vec<Expr<'q>>, Vec<Expr<'q>>) =
+            condition.map(conjuncts).unwrap_or_default().into_iter().partition(|part| is_correlated(part));
+        let mut rel = self.from_list(&items, None, &mut inner)?;
+        let mut conditions = Vec::new();
+        let mut links = Vec::new();
+        for part in own {
+            match sublink(part) {
+                Some(link) => links.push(link),
+                None => conditions.extend(self.conditions(part, &inner)?),
+            }
+        }
+        rel = combine(vec![rel], conditions);
+        for (present, link) in links {
+            rel = self.matching(rel, present, link, &mut inner)?;
+        }
+        let mut on = Vec::new();
+        for part in correlated {
+            on.extend(self.conditions(part, &inner)?);
+        }
+        let mut produced = Vec::new();
+        let mut columns: Vec<(ColId, Scalar)> = Vec::new();
+        for target in query.targets().iter().filter(|target| !target.junk) {
+            // What an EXISTS selects does not matter, and an IN may only select what its own tables have.
+            if let Ok((scalar, scale)) = self.scalar(target.expr, &inner) {
+                let id = self.column();
+                let known = Known { id, ty: scalar.ty.clone(), nullable: scalar.nullable, scale };
+                produced.push(Produced { name: target.name.clone(), known });
+                columns.push((id, scalar));
+            }
+        }
+        // The columns the conditions use pass through beside the selected ones.
+        let below = rel.column_types();
+        let mut renamed: BTreeMap<ColId, ColId> = BTreeMap::new();
+        for id in on.iter().flat_map(Scalar::columns) {
+            if let (Some((ty, nullable)), false) = (below.get(&id), renamed.contains_key(&id)) {
+                let fresh = self.column();
+                columns.push((fresh, Scalar::column(id, ty.clone(), *nullable)));
+                renamed.insert(id, fresh);
+            }
+        }
+        let columns = columns
+            .into_iter()
+            .filter(|(_, scalar)| scalar.columns().iter().all(|id| below.contains_key(id)))
+            .collect::<Vec<_>>();
+        produced.retain(|column| columns.iter().any(|(id, _)| *id == column.known.id));
+        let on = on.iter().map(|condition| rename(condition, &renamed)).collect();
+        Ok((Rel::Project { input: Box::new(rel), columns }, produced, on))
     }
 
     fn range<'q>(&mut self, index: usize, level: &mut Level<'q, '_>) -> Result<Rel> {
@@ -174,6 +379,82 @@ impl Analyzer {
             columns,
             keys,
         }))
+    }
+}
+
+/// The parts of a conjunction.
+fn conjuncts(condition: Expr<'_>) -> Vec<Expr<'_>> {
+    match condition.kind() {
+        Kind::And(parts) => parts.into_iter().flat_map(conjuncts).collect(),
+        _ => vec![condition],
+    }
+}
+
+/// A condition that is a sub-link or the negation of one.
+fn sublink(condition: Expr<'_>) -> Option<(bool, SublinkNode<'_>)> {
+    let usable = |node: &SublinkNode<'_>| node.kind != SublinkKind::Other;
+    match condition.kind() {
+        Kind::Sublink(node) if usable(&node) => Some((true, node)),
+        Kind::Not(inner) => match inner.kind() {
+            Kind::Sublink(node) if usable(&node) => Some((false, node)),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// The expression refers to the query around its own, other than through a sub-select of its own.
+fn is_correlated(expr: &Expr<'_>) -> bool {
+    let mut found = false;
+    expr.vars_outside_aggregates(&mut |var| found |= var.levels_up > 0);
+    found
+}
+
+/// The pairs of columns that conditions equate, by side.
+fn equal_pairs(left: &Rel, right: &Rel, on: &[Scalar]) -> (Vec<Scalar>, Vec<Scalar>) {
+    let (left_types, right_types) = (left.column_types(), right.column_types());
+    let column = |id: ColId, types: &BTreeMap<ColId, (Type, bool)>| {
+        types.get(&id).map(|(ty, nullable)| Scalar::column(id, ty.clone(), *nullable))
+    };
+    on.iter()
+        .filter_map(|condition| match condition.shape {
+            Shape::Equal(a, b) => column(a, &left_types)
+                .zip(column(b, &right_types))
+                .or_else(|| column(b, &left_types).zip(column(a, &right_types))),
+            _ => None,
+        })
+        .unzip()
+}
+
+/// `COALESCE(a, b)`
+fn coalesce(a: &Scalar, b: &Scalar) -> Scalar {
+    let mut pieces = vec![Piece::Text("COALESCE(".into())];
+    pieces.extend(a.pieces.clone());
+    pieces.push(Piece::Text(", ".into()));
+    pieces.extend(b.pieces.clone());
+    pieces.push(Piece::Text(")".into()));
+    Scalar { pieces, ty: a.ty.clone(), nullable: a.nullable || b.nullable, shape: Shape::Opaque }
+}
+
+/// A condition with columns called by other ids.
+fn rename(scalar: &Scalar, to: &BTreeMap<ColId, ColId>) -> Scalar {
+    let name = |id: ColId| to.get(&id).copied().unwrap_or(id);
+    Scalar {
+        pieces: scalar
+            .pieces
+            .iter()
+            .map(|piece| match piece {
+                Piece::Column(id) => Piece::Column(name(*id)),
+                Piece::Text(text) => Piece::Text(text.clone()),
+            })
+            .collect(),
+        shape: match scalar.shape {
+            Shape::Column(id) => Shape::Column(name(id)),
+            Shape::Equal(a, b) => Shape::Equal(name(a), name(b)),
+            Shape::EqualConstant(id) => Shape::EqualConstant(name(id)),
+            ref other => other.clone(),
+        },
+        ..scalar.clone()
     }
 }
 

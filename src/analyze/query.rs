@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pgt_ivm::rel::{ColId, OutputColumn, Query as RelQuery, Rel};
+use pgt_ivm::rel::{self, Body, ColId, OutputColumn, PartitionInput, Query as RelQuery, Rel};
 use pgt_ivm::scalar::{Piece, Scalar, Shape, Type};
 
 use super::NotIncremental;
@@ -43,6 +43,8 @@ pub(super) struct Level<'q, 'a> {
     pub known: BTreeMap<(usize, i16), Known>,
     /// Aggregate calls that have become columns.
     pub aggregates: Vec<(Expr<'q>, Known)>,
+    /// The columns of the sub-select that a sub-link under analysis compares with.
+    pub sublink_columns: Vec<Known>,
     /// The level around this one, for common table expressions.
     pub outer: Option<&'a Level<'q, 'a>>,
 }
@@ -81,6 +83,7 @@ impl Analyzer {
             used: query.vars(),
             known: BTreeMap::new(),
             aggregates: vec![],
+            sublink_columns: vec![],
             outer,
         };
         if level.used.iter().any(|var| var.levels_up > 0) {
@@ -186,11 +189,14 @@ impl Analyzer {
                 let (rel, produced) = self.union_all(inputs, targets)?;
                 if *all { Ok((rel, produced)) } else { self.distinct(rel, produced) }
             }
-            SetOperation::Operation { kind: SetKind::Intersect, .. } => {
-                Err(NotIncremental::new("INTERSECT is not incremental yet", "Use a join or EXISTS where possible."))
-            }
-            SetOperation::Operation { kind: SetKind::Except, .. } => {
-                Err(NotIncremental::new("EXCEPT is not incremental yet", "The stream table is refreshed fully."))
+            SetOperation::Operation { kind, all, left, right } => {
+                let kind = match kind {
+                    SetKind::Intersect => rel::SetKind::Intersect,
+                    _ => rel::SetKind::Except,
+                };
+                let left = self.set_node(left, level, targets)?;
+                let right = self.set_node(right, level, targets)?;
+                self.intersect_or_except(kind, *all, left, right, targets)
             }
         }
     }
@@ -223,6 +229,65 @@ impl Analyzer {
             .collect();
         let columns = produced.iter().map(|column| (column.known.id, column.known.ty.clone())).collect();
         Ok((Rel::UnionAll { inputs, columns }, produced))
+    }
+
+    /// INTERSECT or EXCEPT: each distinct row is a partition of its own.
+    fn intersect_or_except<'q>(
+        &mut self,
+        kind: rel::SetKind,
+        all: bool,
+        left: (Rel, Vec<Produced>),
+        right: (Rel, Vec<Produced>),
+        targets: &[node::Target<'q>],
+    ) -> Result<(Rel, Vec<Produced>)> {
+        let mut types = Vec::new();
+        for target in targets.iter().filter(|target| !target.junk) {
+            let (oid, modifier, collation) = target.expr.type_of();
+            types.push(node::describe_type(oid, modifier, collation));
+        }
+        if let Some(ty) = types.iter().find(|ty| !ty.bitwise) {
+            return Err(NotIncremental::new(
+                format!("INTERSECT or EXCEPT of type {}", ty.name),
+                "Values of this type can be equal and still look different; which one is shown is not determined.",
+            ));
+        }
+        let mut produced = Vec::new();
+        for (position, ty) in types.iter().enumerate() {
+            let nullable = left.1[position].known.nullable || right.1[position].known.nullable;
+            let known = Known { id: self.column(), ty: ty.clone(), nullable, scale: None };
+            produced.push(Produced { name: left.1[position].name.clone(), known });
+        }
+        let nullable: Vec<Vec<bool>> = [&left.1, &right.1]
+            .iter()
+            .map(|columns| columns.iter().map(|column| column.known.nullable).collect())
+            .collect();
+        let (left, from_left) = self.cast_columns(left.0, left.1, &types);
+        let (right, from_right) = self.cast_columns(right.0, right.1, &types);
+        let input = |rel: Rel, from: &[ColId], nullable: &[bool]| PartitionInput {
+            rel,
+            keys: from
+                .iter()
+                .zip(&types)
+                .zip(nullable)
+                .map(|((id, ty), nullable)| Scalar::column(*id, ty.clone(), *nullable))
+                .collect(),
+        };
+        let inputs = vec![input(left, &from_left, &nullable[0]), input(right, &from_right, &nullable[1])];
+        let columns = produced
+            .iter()
+            .enumerate()
+            .map(|(position, column)| {
+                (column.known.id, column.known.ty.clone(), [from_left[position], from_right[position]])
+            })
+            .collect();
+        let keys = produced
+            .iter()
+            .map(|column| {
+                let known = &column.known;
+                (self.column(), Scalar::column(known.id, known.ty.clone(), known.nullable))
+            })
+            .collect();
+        Ok((Rel::Partitioned { inputs, keys, body: Body::SetOperation { kind, all, columns } }, produced))
     }
 
     fn cast_columns(&mut self, rel: Rel, columns: Vec<Produced>, types: &[Type]) -> (Rel, Vec<ColId>) {
@@ -278,7 +343,7 @@ fn flatten_union<'a>(operation: &'a SetOperation, all: bool, leaves: &mut Vec<&'
     }
 }
 
-fn refuse_unsupported(query: &Query<'_>) -> Result<()> {
+pub(super) fn refuse_unsupported(query: &Query<'_>) -> Result<()> {
     let refuse = |what: &str| {
         Err(NotIncremental::new(format!("{what} is not incremental yet"), "The stream table is refreshed fully."))
     };

@@ -17,7 +17,10 @@ impl<'q> Level<'q, '_> {
 
     fn known(&self, var: VarRef) -> Result<&Known> {
         if var.levels_up > 0 {
-            return Err(NotIncremental::new("an expression refers to an outer query", "Rewrite it as a join."));
+            let outer = self.outer.ok_or_else(|| {
+                NotIncremental::new("an expression refers to an outer query", "Rewrite it as a join.")
+            })?;
+            return outer.known(VarRef { levels_up: var.levels_up - 1, ..var });
         }
         self.known.get(&(var.range, var.attnum)).ok_or_else(|| {
             NotIncremental::new(
@@ -38,7 +41,12 @@ impl Analyzer {
                     NotIncremental::new("an aggregate stands where none is expected", "Please report the query.")
                 })
             }
-            Kind::Sublink => Err(NotIncremental::new(
+            Kind::SublinkColumn(number) => level
+                .sublink_columns
+                .get(number as usize - 1)
+                .map(|known| Some(known.id.0))
+                .ok_or_else(|| NotIncremental::new("a sub-query's column cannot be traced", "Write it as a join.")),
+            Kind::Sublink(_) => Err(NotIncremental::new(
                 "a sub-query in an expression is not incremental yet",
                 "Write it as a join where possible.",
             )),
@@ -78,6 +86,9 @@ impl Analyzer {
         match expr.kind() {
             Kind::Var(var) => level.known(var).map_or(true, |known| known.nullable),
             Kind::Const { is_null } => is_null,
+            Kind::SublinkColumn(number) => {
+                level.sublink_columns.get(number as usize - 1).is_none_or(|known| known.nullable)
+            }
             Kind::Aggregate(_) => level.aggregate(expr).is_none_or(|known| known.nullable),
             Kind::NullTest => false,
             Kind::And(arguments) | Kind::Or(arguments) => any(&arguments),

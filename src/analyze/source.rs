@@ -39,14 +39,26 @@ pub(super) fn unusable(relid: pg_sys::Oid) -> Option<Error> {
     None
 }
 
-/// The relation's changes can be captured by triggers.
-pub fn capturable(relkind: u8) -> bool {
-    matches!(relkind, b'r' | b'p')
+/// The relation's changes can be captured by triggers: an ordinary or partitioned table that is read as a whole.
+pub fn capturable(relid: pg_sys::Oid, relkind: u8) -> bool {
+    matches!(relkind, b'r' | b'p') && !is_partition(relid) && (relkind == b'p' || !has_children(relid))
+}
+
+/// The table is a partition of another one, whose triggers fire for it too.
+fn is_partition(relid: pg_sys::Oid) -> bool {
+    spi::first("SELECT relispartition FROM pg_catalog.pg_class WHERE oid = $1", &[Value::Oid(relid)])
+        .is_some_and(|row| row.bool(0))
 }
 
 /// Refuses relations whose changes cannot be followed row by row.
 pub(super) fn check(relid: pg_sys::Oid, relkind: u8, inherit: bool) -> Result<(), NotIncremental> {
-    if !capturable(relkind) {
+    if is_partition(relid) {
+        return Err(NotIncremental::new(
+            format!("{} is a partition", display_name(relid)),
+            "Read the partitioned table, with the partition's bounds as a condition.",
+        ));
+    }
+    if !matches!(relkind, b'r' | b'p') {
         let what = match relkind {
             b'f' => "a foreign table",
             b'm' => "a materialized view",

@@ -2,7 +2,7 @@
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
-use pgt_ivm::rel::{AggregateKind, Rel};
+use pgt_ivm::rel::{AggregateKind, Body, Rel, SetKind};
 
 use crate::error::Error;
 use crate::lifecycle;
@@ -47,6 +47,18 @@ fn describe(rel: &Rel, findings: &mut Vec<Finding>) {
         Rel::Project { .. } => ("project", "linear", None),
         Rel::UnionAll { .. } => ("union all", "linear", None),
         Rel::Join { .. } => ("inner join", "bilinear", None),
+        Rel::Partitioned { body, .. } => (
+            match body {
+                Body::Outer { full: false, .. } => "left join",
+                Body::Outer { full: true, .. } => "full join",
+                Body::Match { present: true, .. } => "semi join",
+                Body::Match { present: false, .. } => "anti join",
+                Body::SetOperation { kind: SetKind::Intersect, .. } => "intersect",
+                Body::SetOperation { kind: SetKind::Except, .. } => "except",
+            },
+            "keyed",
+            None,
+        ),
         Rel::Aggregate { calls, .. } if calls.is_empty() => ("distinct", "algebraic", None),
         Rel::Aggregate { calls, .. } => {
             let recomputed: Vec<String> = calls

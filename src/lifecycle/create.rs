@@ -206,7 +206,7 @@ pub(super) fn check_privileges(analysis: &Analysis) -> Result<()> {
             &[Value::Oid(relation.relid)],
         );
         let Some(row) = row else { continue };
-        let missing = match (row.bool(0), row.bool(1) || !analyze::capturable(relation.relkind)) {
+        let missing = match (row.bool(0), row.bool(1) || !analyze::capturable(relation.relid, relation.relkind)) {
             (false, _) => "SELECT",
             (true, false) => "TRIGGER",
             _ => continue,
@@ -275,7 +275,7 @@ pub(super) fn attach_sources(
                 let columns = all_columns(relation.relid);
                 let kind = if catalog::by_relation(relation.relid)?.is_some() {
                     SourceType::StreamTable
-                } else if analyze::capturable(relation.relkind) {
+                } else if analyze::capturable(relation.relid, relation.relkind) {
                     SourceType::Table
                 } else {
                     SourceType::Uncaptured

@@ -45,7 +45,7 @@ pub(super) fn create_index(table: &Name, layout: &Layout) {
             let names: Vec<String> = names.iter().map(|name| sql::quote_identifier(name)).collect();
             Some(("UNIQUE ", names.join(", ")))
         }
-        Identity::Group(names) => {
+        Identity::Group(names) | Identity::Partition(names) => {
             let hashed: Vec<Expr> = names
                 .iter()
                 .filter_map(|name| layout.column_named(name))

@@ -16,8 +16,17 @@ struct ArgumentType {
     oid: pg_sys::Oid,
     length: i16,
     by_value: bool,
+    composite: bool,
     /// The type's extended hash function, once it has been needed.
     hash: Cell<*mut pg_sys::FmgrInfo>,
+}
+
+impl ArgumentType {
+    fn new(oid: pg_sys::Oid, length: i16, by_value: bool) -> ArgumentType {
+        // SAFETY: catalog lookup.
+        let composite = length == -1 && unsafe { pg_sys::type_is_rowtype(oid) };
+        ArgumentType { oid, length, by_value, composite, hash: Cell::new(std::ptr::null_mut()) }
+    }
 }
 
 /// The types of the call's arguments, looked up once and kept with the call site.
@@ -37,7 +46,7 @@ unsafe fn argument_types(fcinfo: pg_sys::FunctionCallInfo) -> &'static [Argument
                 let mut length = 0;
                 let mut by_value = false;
                 pg_sys::get_typlenbyval(oid, &raw mut length, &raw mut by_value);
-                types.add(position).write(ArgumentType { oid, length, by_value, hash: Cell::new(std::ptr::null_mut()) });
+                types.add(position).write(ArgumentType::new(oid, length, by_value));
             }
             (*info).fn_extra = types.cast::<c_void>();
         }
@@ -66,6 +75,47 @@ unsafe fn with_bytes(value: pg_sys::Datum, ty: &ArgumentType, sink: &mut dyn FnM
     }
 }
 
+/// Feeds the injective encoding of a value of any type to `sink`: a null marker, then length and bytes. A composite value
+/// is encoded attribute by attribute: its header holds bits that say nothing about the value.
+unsafe fn encode_value(value: Option<pg_sys::Datum>, ty: &ArgumentType, sink: &mut dyn FnMut(&[u8])) {
+    let Some(value) = value else { return sink(&[0]) };
+    // SAFETY: the datum is of the type described; a composite datum carries its row type in its header.
+    unsafe {
+        if !ty.composite {
+            with_bytes(value, ty, &mut |bytes| {
+                sink(&[1]);
+                if ty.length < 0 {
+                    sink(&(bytes.len() as u32).to_le_bytes());
+                }
+                sink(bytes);
+            });
+            return;
+        }
+        let header: pg_sys::HeapTupleHeader = pg_sys::pg_detoast_datum(value.cast_mut_ptr()).cast();
+        let row_type = (*header).t_choice.t_datum;
+        let desc = pg_sys::lookup_rowtype_tupdesc(row_type.datum_typeid, row_type.datum_typmod);
+        let width = (*desc).natts as usize;
+        let mut tuple = pg_sys::HeapTupleData {
+            t_len: pgrx::varsize_any(header.cast()) as u32,
+            t_data: header,
+            ..Default::default()
+        };
+        let mut values = vec![pg_sys::Datum::from(0usize); width];
+        let mut nulls = vec![true; width];
+        pg_sys::heap_deform_tuple(&raw mut tuple, desc, values.as_mut_ptr(), nulls.as_mut_ptr());
+        sink(&[2]);
+        for position in 0..width {
+            let attribute = super::relation::attribute(desc, position);
+            if !attribute.attisdropped {
+                let ty = ArgumentType::new(attribute.atttypid, attribute.attlen, attribute.attbyval);
+                encode_value((!nulls[position]).then_some(values[position]), &ty, sink);
+            }
+        }
+        sink(&[3]);
+        pg_sys::DecrTupleDescRefCount(desc);
+    }
+}
+
 unsafe fn each_value(fcinfo: pg_sys::FunctionCallInfo, sink: &mut dyn FnMut(Option<pg_sys::Datum>, &ArgumentType)) {
     // SAFETY: arguments 0..nargs are valid for the call.
     unsafe {
@@ -78,20 +128,11 @@ unsafe fn each_value(fcinfo: pg_sys::FunctionCallInfo, sink: &mut dyn FnMut(Opti
     }
 }
 
-/// Feeds the injective encoding of all arguments to `sink`: a null marker, then length and bytes.
+/// Feeds the injective encoding of all arguments to `sink`.
 unsafe fn encode(fcinfo: pg_sys::FunctionCallInfo, sink: &mut dyn FnMut(&[u8])) {
     // SAFETY: as `each_value`.
     unsafe {
-        each_value(fcinfo, &mut |value, ty| match value {
-            None => sink(&[0]),
-            Some(value) => with_bytes(value, ty, &mut |bytes| {
-                sink(&[1]);
-                if ty.length < 0 {
-                    sink(&(bytes.len() as u32).to_le_bytes());
-                }
-                sink(bytes);
-            }),
-        });
+        each_value(fcinfo, &mut |value, ty| encode_value(value, ty, sink));
     }
 }
 

@@ -98,10 +98,28 @@ pub enum Kind<'q> {
     Case { results: Vec<Expr<'q>>, otherwise: Option<Expr<'q>> },
     NullTest,
     Aggregate(AggregateNode<'q>),
-    Sublink,
+    Sublink(SublinkNode<'q>),
+    /// A column of the sub-select a sub-link compares with, from 1.
+    SublinkColumn(u32),
     Window,
     Grouping,
     SetReturning,
+    Other,
+}
+
+/// A sub-select in an expression.
+#[derive(Clone, Copy)]
+pub struct SublinkNode<'q> {
+    pub kind: SublinkKind,
+    /// The comparison of an ANY or ALL sub-link.
+    pub test: Option<Expr<'q>>,
+    pub query: Query<'q>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SublinkKind {
+    Exists,
+    Any,
     Other,
 }
 
@@ -230,10 +248,40 @@ unsafe fn prepare(query: *mut pg_sys::Query) {
         }
         let flatten =
             move |node: *mut pg_sys::Node| pg_sys::flatten_join_alias_vars(std::ptr::null_mut(), query, node);
+        for link in sublinks(query) {
+            prepare((*link).subselect.cast());
+        }
         (*query).targetList = flatten((*query).targetList.cast()).cast();
         (*query).havingQual = flatten((*query).havingQual);
         flatten_from((*query).jointree.cast(), query);
     }
+}
+
+/// The sub-selects in the expressions of this query level.
+unsafe fn sublinks(query: *mut pg_sys::Query) -> Vec<*mut pg_sys::SubLink> {
+    #[pg_guard]
+    unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
+        if node.is_null() {
+            return false;
+        }
+        // SAFETY: `context` is the vector passed below; nodes are valid.
+        unsafe {
+            match tag(node) {
+                NodeTag::T_SubLink => {
+                    (*context.cast::<Vec<*mut pg_sys::SubLink>>()).push(node.cast());
+                    pg_sys::expression_tree_walker_impl((*node.cast::<pg_sys::SubLink>()).testexpr, Some(walk), context)
+                }
+                NodeTag::T_Query => false,
+                _ => pg_sys::expression_tree_walker_impl(node, Some(walk), context),
+            }
+        }
+    }
+    let mut found: Vec<*mut pg_sys::SubLink> = Vec::new();
+    // SAFETY: the walker only reads; sub-queries in FROM are prepared on their own.
+    unsafe {
+        pg_sys::query_tree_walker_impl(query, Some(walk), (&raw mut found).cast(), pg_sys::QTW_IGNORE_RT_SUBQUERIES as c_int);
+    }
+    found
 }
 
 unsafe fn flatten_from(node: *mut pg_sys::Node, query: *mut pg_sys::Query) {
@@ -668,7 +716,25 @@ impl<'q> Expr<'q> {
                 }
                 NodeTag::T_NullTest | NodeTag::T_BooleanTest => Kind::NullTest,
                 NodeTag::T_Aggref => Kind::Aggregate(self.aggregate(&*self.ptr.cast::<pg_sys::Aggref>())),
-                NodeTag::T_SubLink => Kind::Sublink,
+                NodeTag::T_SubLink => {
+                    let node = &*self.ptr.cast::<pg_sys::SubLink>();
+                    Kind::Sublink(SublinkNode {
+                        kind: match node.subLinkType {
+                            pg_sys::SubLinkType::EXISTS_SUBLINK => SublinkKind::Exists,
+                            pg_sys::SubLinkType::ANY_SUBLINK => SublinkKind::Any,
+                            _ => SublinkKind::Other,
+                        },
+                        test: Query::expr(node.testexpr),
+                        query: Query::query(node.subselect.cast()),
+                    })
+                }
+                NodeTag::T_Param => {
+                    let node = &*self.ptr.cast::<pg_sys::Param>();
+                    match node.paramkind {
+                        pg_sys::ParamKind::PARAM_SUBLINK => Kind::SublinkColumn(node.paramid as u32),
+                        _ => Kind::Other,
+                    }
+                }
                 NodeTag::T_WindowFunc => Kind::Window,
                 NodeTag::T_GroupingFunc => Kind::Grouping,
                 _ => Kind::Other,
@@ -1033,7 +1099,11 @@ pub fn operator_facts(operator: pg_sys::Oid, left: pg_sys::Oid, right: pg_sys::O
         let function = function_facts(pg_sys::get_opcode(operator));
         let base = |oid| pg_sys::getBaseType(oid);
         let cache = &*pg_sys::lookup_type_cache(base(left), pg_sys::TYPECACHE_EQ_OPR as c_int);
-        (name, function, cache.eq_opr == operator && base(left) == base(right))
+        // Equality between integers of different width relates the same values.
+        let integer = |oid| matches!(base(oid), pg_sys::INT2OID | pg_sys::INT4OID | pg_sys::INT8OID);
+        let equality = (cache.eq_opr == operator && base(left) == base(right))
+            || (function.builtin && name == "=" && integer(left) && integer(right));
+        (name, function, equality)
     }
 }
 

@@ -145,7 +145,7 @@ pub fn differences(compiled: &Compiled, under: Under<'_>) -> Result<Vec<(String,
             })
             .collect(),
         Identity::Single => Some(vec![]),
-        Identity::Bag => None,
+        Identity::Bag | Identity::Partition(_) => None,
     };
     let columns = visible.join(", ");
     let side = |alias: &str, from: String| {

@@ -2,10 +2,10 @@
 
 use super::grouped::{evaluate_state, stored_value};
 use super::outcome::{self, DONE, Outcome, cte, from_cte, modify};
-use super::{Identity, Layout, Target};
+use super::{Identity, Layout, Role, Target};
 use crate::rel::{Query, Rel};
 use crate::sql::ast::{Cte, CteBody, Expr, From, JoinKind, Merge, Name, Select, Statement};
-use crate::sql::{self, Sources};
+use crate::sql::{self, Lowered, Sources};
 
 fn value(position: usize) -> String {
     format!("v{position}")
@@ -14,14 +14,7 @@ fn value(position: usize) -> String {
 /// The query's stored columns `v*`, evaluated over the new state.
 pub(super) fn evaluate(query: &Query, layout: &Layout, sources: &Sources) -> Select {
     let Some(grouped) = &layout.grouped else {
-        let row = sql::lower(&query.root, sources);
-        let items = query
-            .output
-            .iter()
-            .enumerate()
-            .map(|(position, column)| (row.column(column.id), value(position)))
-            .collect();
-        return row.select(items);
+        return stored_columns(sql::lower(&query.root, sources), layout);
     };
     let input: &Rel = &grouped.input;
     let row = sql::lower(input, sources);
@@ -62,6 +55,20 @@ pub(super) fn evaluate(query: &Query, layout: &Layout, sources: &Sources) -> Sel
         from: vec![From::Select { query: Box::new(groups.into()), alias: "g".into(), lateral: false }],
         ..Select::default()
     }
+}
+
+/// The layout's columns `v*` of a row without grouping.
+pub(super) fn stored_columns(row: Lowered, layout: &Layout) -> Select {
+    let items = layout
+        .columns
+        .iter()
+        .enumerate()
+        .map(|(position, column)| match column.role {
+            Role::Column(id) => (row.column(id), value(position)),
+            _ => (Expr::Null, value(position)),
+        })
+        .collect();
+    row.select(items)
 }
 
 /// The layout's columns `v*`, read from a view.
@@ -109,8 +116,9 @@ pub(super) fn fill(layout: &Layout, target: &Target, rows: Select) -> Statement 
 pub(super) fn difference(layout: &Layout, target: &Target, rows: Select) -> Statement {
     let mut ctes = vec![cte("q", rows)];
     let mut outcome = Outcome::default();
-    if layout.identity == Identity::Bag {
-        ctes.extend(bag_difference(layout, target));
+    if matches!(layout.identity, Identity::Bag | Identity::Partition(_)) {
+        let stored = From::Table { name: target.table.clone(), alias: "s".into(), only: true };
+        ctes.extend(bag_difference(layout, target, stored));
         outcome.inserted = Some(outcome.count("come", None));
         outcome.deleted = Some(outcome.count("gone", None));
     } else {
@@ -175,8 +183,10 @@ fn keyed_difference(layout: &Layout, target: &Target) -> Vec<Cte> {
     ctes
 }
 
-/// The multiset difference by image: the n-th copy of an image on one side pairs with the n-th on the other.
-fn bag_difference(layout: &Layout, target: &Target) -> Vec<Cte> {
+/// The multiset difference between `q` and `present` (stored rows under alias `s`) by image: the n-th copy of an image on
+/// one side pairs with the n-th on the other.
+pub(super) fn bag_difference(layout: &Layout, target: &Target, present: From) -> Vec<Cte> {
+    let from_present = present;
     let width = layout.columns.len();
     let numbered = |image: Expr, from: From, mut items: Vec<(Expr, String)>| {
         items.push((image.clone(), "image".into()));
@@ -195,7 +205,7 @@ fn bag_difference(layout: &Layout, target: &Target) -> Vec<Cte> {
     present_items.push((Expr::column("s", "ctid"), "tid".into()));
     let present = numbered(
         sql::image(stored),
-        From::Table { name: target.table.clone(), alias: "s".into(), only: true },
+        from_present,
         present_items,
     );
     let mut items: Vec<(Expr, String)> = (0..width)
@@ -250,7 +260,13 @@ fn bag_difference(layout: &Layout, target: &Target) -> Vec<Cte> {
         returning: one(),
     };
     let mut ctes = vec![cte("diff", difference), modify("gone", gone), modify("come", come)];
-    let old_side = (0..width).map(|position| Expr::column("x", format!("o{position}"))).collect();
+    let old_side = layout
+        .columns
+        .iter()
+        .enumerate()
+        .filter(|(_, column)| column.visible)
+        .map(|(position, _)| Expr::column("x", format!("o{position}")))
+        .collect();
     let branch = |condition: Expr| Select {
         from: vec![from_cte("diff", "x")],
         conditions: vec![condition],
@@ -258,7 +274,7 @@ fn bag_difference(layout: &Layout, target: &Target) -> Vec<Cte> {
     };
     ctes.extend(outcome::write_output(
         target,
-        width,
+        layout.visible().count(),
         vec![
             (Expr::Integer(-1), old_side, branch(goes())),
             (Expr::Integer(1), visible_values(layout, "x"), branch(comes())),

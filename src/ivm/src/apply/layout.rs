@@ -15,6 +15,8 @@ pub enum Identity {
     Key(Vec<String>),
     /// Group columns that may be null: found by `row_hash`, confirmed by `IS NOT DISTINCT FROM`.
     Group(Vec<String>),
+    /// Rows belong to partitions, found by the hash of these columns; within one they are a bag.
+    Partition(Vec<String>),
     /// No key: rows are found by the hash of their image, confirmed by the image.
     Bag,
     /// The result always has exactly one row.
@@ -123,10 +125,35 @@ impl Layout {
             Rel::Aggregate { input, keys, calls } => Layout::grouped(query, input, keys, calls, None),
             Rel::Project { input: below, columns } => match &**below {
                 Rel::Aggregate { input, keys, calls } => Layout::grouped(query, input, keys, calls, Some(columns)),
-                _ => Layout::linear(query),
+                _ => Layout::partitioned(query).unwrap_or_else(|| Layout::linear(query)),
             },
-            _ => Layout::linear(query),
+            _ => Layout::partitioned(query).unwrap_or_else(|| Layout::linear(query)),
         }
+    }
+
+    /// The layout of a partitioned operator under filters and projections: the result's columns, and the partition keys
+    /// that are not among them.
+    fn partitioned(query: &Query) -> Option<Layout> {
+        let keys = partition_keys(&query.root)?;
+        let mut columns = visible_columns(&query.output);
+        let mut names = Vec::new();
+        for (position, (id, key)) in keys.iter().enumerate() {
+            let shown = key.as_column().and_then(|base| {
+                query.output.iter().find(|column| origin(&query.root, column.id) == base).map(|column| column.name.clone())
+            });
+            let name = shown.unwrap_or_else(|| {
+                let name = format!("__pgt_part_{position}");
+                columns.push(StoredColumn {
+                    name: name.clone(),
+                    ty: key.ty.clone(),
+                    role: Role::Column(*id),
+                    visible: false,
+                });
+                name
+            });
+            names.push(name);
+        }
+        Some(Layout { columns, identity: Identity::Partition(names), grouped: None })
     }
 
     /// The layout of a result known only by its columns: a bag.
@@ -240,6 +267,29 @@ impl Layout {
 
     pub fn visible(&self) -> impl Iterator<Item = &StoredColumn> {
         self.columns.iter().filter(|column| column.visible)
+    }
+}
+
+/// The keys of the partitioned operator under a chain of filters and projections.
+pub(super) fn partition_keys(rel: &Rel) -> Option<&[(ColId, Scalar)]> {
+    match rel {
+        Rel::Filter { input, .. } | Rel::Project { input, .. } => partition_keys(input),
+        Rel::Partitioned { keys, .. } => Some(keys),
+        _ => None,
+    }
+}
+
+/// The column that `id` is a mere copy of, through the projections of a chain.
+fn origin(rel: &Rel, id: ColId) -> ColId {
+    match rel {
+        Rel::Filter { input, .. } => origin(input, id),
+        Rel::Project { input, columns } => {
+            match columns.iter().find(|(known, _)| *known == id).and_then(|(_, scalar)| scalar.as_column()) {
+                Some(below) => origin(input, below),
+                None => id,
+            }
+        }
+        _ => id,
     }
 }
 

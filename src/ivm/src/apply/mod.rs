@@ -13,6 +13,7 @@ mod full;
 mod grouped;
 mod layout;
 mod outcome;
+mod partitioned;
 
 use std::collections::BTreeSet;
 
@@ -52,6 +53,9 @@ pub fn differential(
 ) -> Statement {
     match &layout.grouped {
         Some(grouped) => grouped::differential(grouped, layout, sources, target, change),
+        None if matches!(layout.identity, Identity::Partition(_)) => {
+            partitioned::differential(query, layout, sources, target, change)
+        }
         None => bag::differential(query, layout, sources, target, change),
     }
 }

@@ -114,7 +114,7 @@ pub(super) fn identify(layout: &Layout, stored: &str, other: &dyn Fn(&str) -> Ex
         Identity::Key(names) => {
             Expr::and(pairs(names).into_iter().map(|(a, b, ty)| equal(a, b, &ty)).collect())
         }
-        Identity::Group(names) => {
+        Identity::Group(names) | Identity::Partition(names) => {
             let pairs = pairs(names);
             let hashed: Vec<_> = pairs.iter().filter(|(_, _, ty)| ty.hashable).cloned().collect();
             let hash = sql::row_hash(hashed.iter().map(|(a, _, _)| a.clone()).collect())

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::rel::{ColId, Rel};
+use crate::rel::{Body, ColId, PartitionInput, Rel};
 use crate::scalar::{Scalar, Shape};
 
 /// Keys considered per node; more only cost time here.
@@ -46,6 +46,7 @@ pub fn keys(rel: &Rel) -> Vec<BTreeSet<ColId>> {
             reduce_all(combined, &closure)
         }
         Rel::UnionAll { .. } => vec![],
+        Rel::Partitioned { inputs, body, .. } => partitioned(inputs, body),
         Rel::Aggregate { keys, .. } => {
             if keys.iter().any(|(_, scalar)| scalar.nullable) {
                 vec![]
@@ -53,6 +54,27 @@ pub fn keys(rel: &Rel) -> Vec<BTreeSet<ColId>> {
                 vec![keys.iter().map(|(id, _)| *id).collect()]
             }
         }
+    }
+}
+
+/// A semi or anti join keeps the keys of its first input, and so does a left join to at most one row.
+fn partitioned(inputs: &[PartitionInput], body: &Body) -> Vec<BTreeSet<ColId>> {
+    let [first, second] = inputs else { return vec![] };
+    match body {
+        Body::Match { .. } => keys(&first.rel),
+        Body::Outer { full: false, on } => {
+            let right = second.rel.columns();
+            let matched: BTreeSet<ColId> = on
+                .iter()
+                .filter_map(|condition| match condition.shape {
+                    Shape::Equal(a, b) if right.contains(&b) && !right.contains(&a) => Some(b),
+                    Shape::Equal(a, b) if right.contains(&a) && !right.contains(&b) => Some(a),
+                    _ => None,
+                })
+                .collect();
+            if keys(&second.rel).iter().any(|key| key.is_subset(&matched)) { keys(&first.rel) } else { vec![] }
+        }
+        Body::Outer { full: true, .. } | Body::SetOperation { .. } => vec![],
     }
 }
 

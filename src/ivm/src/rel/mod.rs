@@ -90,6 +90,31 @@ pub struct AggregateCall {
     pub call: Scalar,
 }
 
+/// One input of a partitioned operator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionInput {
+    pub rel: Rel,
+    /// Which partition a row belongs to, as values compared by their types' equality.
+    pub keys: Vec<Scalar>,
+}
+
+/// What a partitioned operator does with its inputs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Body {
+    /// `A LEFT JOIN B ON ..`, or FULL.
+    Outer { full: bool, on: Vec<Scalar> },
+    /// Rows of the first input for which the second has (or has not) a row satisfying `on`.
+    Match { present: bool, on: Vec<Scalar> },
+    /// `A INTERSECT B` or `A EXCEPT B`, with or without ALL. Each column comes from one column of each input.
+    SetOperation { kind: SetKind, all: bool, columns: Vec<(ColId, Type, [ColId; 2])> },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SetKind {
+    Intersect,
+    Except,
+}
+
 /// A relational operator. Weights are implicit: each node is a multiset.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Rel {
@@ -104,6 +129,58 @@ pub enum Rel {
     UnionAll { inputs: Vec<(Rel, Vec<ColId>)>, columns: Vec<(ColId, Type)> },
     /// One row per distinct combination of keys; with no keys exactly one row. No calls: DISTINCT.
     Aggregate { input: Box<Rel>, keys: Vec<(ColId, Scalar)>, calls: Vec<(ColId, AggregateCall)> },
+    /// An operator whose result falls apart into partitions: rows of a partition depend on the rows of the inputs with the
+    /// same key values and on nothing else. `keys` are the key values of a result row.
+    Partitioned { inputs: Vec<PartitionInput>, keys: Vec<(ColId, Scalar)>, body: Body },
+}
+
+impl Body {
+    /// The columns of the result, without the partition keys.
+    fn columns(&self, inputs: &[PartitionInput]) -> BTreeSet<ColId> {
+        match self {
+            Body::Outer { .. } => inputs.iter().flat_map(|input| input.rel.columns()).collect(),
+            Body::Match { .. } => inputs.first().map(|input| input.rel.columns()).unwrap_or_default(),
+            Body::SetOperation { columns, .. } => columns.iter().map(|(id, _, _)| *id).collect(),
+        }
+    }
+
+    /// Type and nullability of the result's columns.
+    fn column_types(&self, inputs: &[PartitionInput]) -> BTreeMap<ColId, (Type, bool)> {
+        match self {
+            Body::Outer { full, .. } => inputs
+                .iter()
+                .enumerate()
+                .flat_map(|(position, input)| {
+                    input
+                        .rel
+                        .column_types()
+                        .into_iter()
+                        .map(move |(id, (ty, nullable))| (id, (ty, nullable || *full || position > 0)))
+                })
+                .collect(),
+            Body::Match { .. } => inputs.first().map(|input| input.rel.column_types()).unwrap_or_default(),
+            Body::SetOperation { columns, .. } => {
+                let types: Vec<_> = inputs.iter().map(|input| input.rel.column_types()).collect();
+                columns
+                    .iter()
+                    .map(|(id, ty, from)| {
+                        let nullable = from.iter().zip(&types).any(|(id, types)| {
+                            types.get(id).is_none_or(|(_, nullable)| *nullable)
+                        });
+                        (*id, (ty.clone(), nullable))
+                    })
+                    .collect()
+            }
+        }
+    }
+
+    /// The conditions under which rows of the inputs meet.
+    pub fn conditions(&self) -> &[Scalar] {
+        match self {
+            Body::Outer { on, .. } | Body::Match { on, .. } => on,
+            Body::SetOperation { .. } => &[],
+        }
+    }
 }
 
 /// A column of the query's result.
@@ -132,6 +209,9 @@ impl Rel {
             Rel::UnionAll { columns, .. } => columns.iter().map(|(id, _)| *id).collect(),
             Rel::Aggregate { keys, calls, .. } => {
                 keys.iter().map(|(id, _)| *id).chain(calls.iter().map(|(id, _)| *id)).collect()
+            }
+            Rel::Partitioned { inputs, keys, body } => {
+                body.columns(inputs).into_iter().chain(keys.iter().map(|(id, _)| *id)).collect()
             }
         }
     }
@@ -168,6 +248,11 @@ impl Rel {
                 .map(|(id, scalar)| (*id, (scalar.ty.clone(), scalar.nullable)))
                 .chain(calls.iter().map(|(id, call)| (*id, (call.call.ty.clone(), call.call.nullable))))
                 .collect(),
+            Rel::Partitioned { inputs, keys, body } => body
+                .column_types(inputs)
+                .into_iter()
+                .chain(keys.iter().map(|(id, key)| (*id, (key.ty.clone(), true))))
+                .collect(),
         }
     }
 
@@ -178,6 +263,7 @@ impl Rel {
             Rel::Filter { input, .. } | Rel::Project { input, .. } | Rel::Aggregate { input, .. } => vec![input],
             Rel::Join { inputs, .. } => inputs.iter().collect(),
             Rel::UnionAll { inputs, .. } => inputs.iter().map(|(input, _)| input).collect(),
+            Rel::Partitioned { inputs, .. } => inputs.iter().map(|input| &input.rel).collect(),
         }
     }
 
@@ -231,6 +317,14 @@ impl Rel {
                 input: Box::new(input.map_scans(change)),
                 keys: keys.clone(),
                 calls: calls.clone(),
+            },
+            Rel::Partitioned { inputs, keys, body } => Rel::Partitioned {
+                inputs: inputs
+                    .iter()
+                    .map(|input| PartitionInput { rel: input.rel.map_scans(change), keys: input.keys.clone() })
+                    .collect(),
+                keys: keys.clone(),
+                body: body.clone(),
             },
         }
     }

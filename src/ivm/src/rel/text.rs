@@ -1,6 +1,6 @@
 //! The text form of a tree: one operator a line, inputs indented below it.
 
-use super::{AggregateCall, AggregateKind, At, Query, Rel};
+use super::{AggregateCall, AggregateKind, At, Body, Query, Rel};
 use crate::scalar::{Piece, Scalar};
 
 pub(super) fn query(query: &Query) -> String {
@@ -53,6 +53,29 @@ fn describe(rel: &Rel, depth: usize, lines: &mut Vec<String>) {
             let calls: Vec<String> =
                 calls.iter().map(|(id, call)| format!("#{}={}", id.0, aggregate(call))).collect();
             format!("Aggregate keys [{}] calls [{}]", keys.join(", "), calls.join(", "))
+        }
+        Rel::Partitioned { inputs, keys, body } => {
+            let keys: Vec<String> =
+                keys.iter().map(|(id, scalar)| format!("#{}={}", id.0, expression(scalar))).collect();
+            let by: Vec<String> = inputs
+                .iter()
+                .map(|input| input.keys.iter().map(expression).collect::<Vec<_>>().join(","))
+                .collect();
+            let what = match body {
+                Body::Outer { full: false, on } => format!("LeftJoin {}", conjunction(on)),
+                Body::Outer { full: true, on } => format!("FullJoin {}", conjunction(on)),
+                Body::Match { present: true, on } => format!("SemiJoin {}", conjunction(on)),
+                Body::Match { present: false, on } => format!("AntiJoin {}", conjunction(on)),
+                Body::SetOperation { kind, all, columns } => {
+                    let columns: Vec<String> = columns
+                        .iter()
+                        .map(|(id, _, from)| format!("#{}=(#{}|#{})", id.0, from[0].0, from[1].0))
+                        .collect();
+                    let all = if *all { " all" } else { "" };
+                    format!("{kind:?}{all} {}", columns.join(", "))
+                }
+            };
+            format!("{what} keys [{}] by ({})", keys.join(", "), by.join(") ("))
         }
     };
     lines.push(format!("{}{line}", "  ".repeat(depth)));

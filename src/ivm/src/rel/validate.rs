@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{ColId, Query, Rel};
+use super::{Body, ColId, Query, Rel};
 use crate::scalar::Scalar;
 
 /// A tree that breaks an invariant: always a defect of this program, never of the user's query.
@@ -63,6 +63,22 @@ fn check(rel: &Rel) -> Result<BTreeSet<ColId>, Malformed> {
                 scalars(&below, call.filter.iter(), "an aggregate's filter")?;
             }
         }
+        Rel::Partitioned { inputs, keys, body } => {
+            let mut below = BTreeSet::new();
+            for input in inputs {
+                let columns = check(&input.rel)?;
+                scalars(&columns, input.keys.iter(), "a partition key")?;
+                below.extend(columns);
+            }
+            scalars(&below, body.conditions().iter(), "a join")?;
+            if let Body::SetOperation { columns, .. } = body {
+                for id in columns.iter().flat_map(|(_, _, from)| from) {
+                    bound(&below, *id, "a set operation")?;
+                }
+                below.extend(columns.iter().map(|(id, _, _)| *id));
+            }
+            scalars(&below, keys.iter().map(|(_, key)| key), "a partition key")?;
+        }
     }
     Ok(rel.columns())
 }
@@ -94,6 +110,13 @@ fn unique(rel: &Rel, seen: &mut BTreeSet<ColId>) -> Result<(), Malformed> {
             keys.iter().map(|(id, _)| *id).chain(calls.iter().map(|(id, _)| *id)).collect()
         }
         Rel::Filter { .. } | Rel::Join { .. } => vec![],
+        Rel::Partitioned { keys, body, .. } => {
+            let own: Vec<ColId> = match body {
+                Body::SetOperation { columns, .. } => columns.iter().map(|(id, _, _)| *id).collect(),
+                _ => vec![],
+            };
+            keys.iter().map(|(id, _)| *id).chain(own).collect()
+        }
     };
     for id in produced {
         if !seen.insert(id) {

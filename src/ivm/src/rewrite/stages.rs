@@ -1,9 +1,12 @@
 //! A plan has at most one stateful operator, at its root: every other one becomes a stage, a stored intermediate result
 //! with its own plan, read like any source.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
-use crate::rel::{At, OutputColumn, Query, Rel, Scan, ScanColumn, SourceId};
+use crate::facts;
+use crate::rel::{At, ColId, OutputColumn, PartitionInput, Query, Rel, Scan, ScanColumn, SourceId};
 
 /// Source ids of stages start here, above every oid.
 pub const STAGE_SOURCE: u64 = 1 << 32;
@@ -26,20 +29,12 @@ pub struct Planned {
 pub fn cut(query: &Query) -> Planned {
     let mut stages = Vec::new();
     let mut instance = query.root.scans().iter().map(|scan| scan.instance).max().unwrap_or(0);
-    let root = match &query.root {
-        Rel::Project { input, columns } => match &**input {
-            Rel::Aggregate { .. } => Rel::Project {
-                input: Box::new(keep_root(input, &mut stages, &mut instance)),
-                columns: columns.clone(),
-            },
-            _ => below(&query.root, &mut stages, &mut instance),
-        },
-        other => keep_root(other, &mut stages, &mut instance),
-    };
+    let root = keep_root(&query.root, &mut stages, &mut instance);
     Planned { stages, query: Query { root, output: query.output.clone() } }
 }
 
-/// A stateful operator that stays where it is; only what is below it is cut.
+/// The root of a plan: a stateful operator stays where it is and only what is below it is cut. An aggregate may have a
+/// projection above it, a partitioned operator any filters and projections.
 fn keep_root(rel: &Rel, stages: &mut Vec<Stage>, instance: &mut u32) -> Rel {
     match rel {
         Rel::Aggregate { input, keys, calls } => Rel::Aggregate {
@@ -47,7 +42,31 @@ fn keep_root(rel: &Rel, stages: &mut Vec<Stage>, instance: &mut u32) -> Rel {
             keys: keys.clone(),
             calls: calls.clone(),
         },
+        Rel::Partitioned { inputs, keys, body } => Rel::Partitioned {
+            inputs: inputs
+                .iter()
+                .map(|input| PartitionInput { rel: below(&input.rel, stages, instance), keys: input.keys.clone() })
+                .collect(),
+            keys: keys.clone(),
+            body: body.clone(),
+        },
+        Rel::Project { input, columns } if matches!(**input, Rel::Aggregate { .. }) || is_partitioned(input) => {
+            Rel::Project { input: Box::new(keep_root(input, stages, instance)), columns: columns.clone() }
+        }
+        Rel::Filter { input, conditions } if is_partitioned(input) => Rel::Filter {
+            input: Box::new(keep_root(input, stages, instance)),
+            conditions: conditions.clone(),
+        },
         other => below(other, stages, instance),
+    }
+}
+
+/// A partitioned operator under nothing but filters and projections.
+fn is_partitioned(rel: &Rel) -> bool {
+    match rel {
+        Rel::Partitioned { .. } => true,
+        Rel::Filter { input, .. } | Rel::Project { input, .. } => is_partitioned(input),
+        _ => false,
     }
 }
 
@@ -68,11 +87,18 @@ fn below(rel: &Rel, stages: &mut Vec<Stage>, instance: &mut u32) -> Rel {
             inputs: inputs.iter().map(|(input, from)| (below(input, stages, instance), from.clone())).collect(),
             columns: columns.clone(),
         },
-        Rel::Aggregate { keys, .. } => {
+        Rel::Aggregate { .. } | Rel::Partitioned { .. } => {
+            let unique = facts::keys(rel);
             let root = keep_root(rel, stages, instance);
             let types = root.column_types();
+            // The partition keys are kept beside the columns, where the plan needs them.
+            let internal: BTreeSet<ColId> = match &root {
+                Rel::Partitioned { keys, .. } => keys.iter().map(|(id, _)| *id).collect(),
+                _ => BTreeSet::new(),
+            };
             let output: Vec<OutputColumn> = types
                 .iter()
+                .filter(|(id, _)| !internal.contains(id))
                 .enumerate()
                 .map(|(position, (id, (ty, _)))| OutputColumn {
                     id: *id,
@@ -91,7 +117,6 @@ fn below(rel: &Rel, stages: &mut Vec<Stage>, instance: &mut u32) -> Rel {
                     nullable: types[&column.id].1,
                 })
                 .collect();
-            let unique = !keys.iter().any(|(_, key)| key.nullable);
             let source = SourceId(STAGE_SOURCE + stages.len() as u64);
             stages.push(Stage { source, query: Query { root, output } });
             *instance += 1;
@@ -100,7 +125,7 @@ fn below(rel: &Rel, stages: &mut Vec<Stage>, instance: &mut u32) -> Rel {
                 instance: *instance,
                 at: At::New,
                 columns,
-                keys: if unique { vec![keys.iter().map(|(id, _)| *id).collect()] } else { vec![] },
+                keys: unique,
             })
         }
     }

@@ -133,6 +133,8 @@ pub enum From {
     Cte { name: String, alias: String },
     /// A parenthesised query under an alias.
     Select { query: Box<Query>, alias: String, lateral: bool },
+    /// `(left INTERSECT right) AS alias`, or another set operation.
+    SetOperation { left: Box<Query>, operator: &'static str, right: Box<Query>, alias: String },
     /// A call of a set-returning function with one column.
     Function { function: Name, arguments: Vec<Expr>, alias: String, column: String },
     /// `left <kind> JOIN right ON condition`

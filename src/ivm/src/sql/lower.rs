@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::ast::{Cte, CteBody, Expr, From, Name, Query, Select, TextPiece};
+use super::partition;
 use crate::rel::{At, ColId, Rel, Scan, SourceId};
 use crate::scalar::{Piece, Scalar, Type};
 
@@ -82,17 +83,8 @@ pub fn log_column(attnum: i16) -> String {
 pub fn lower(rel: &Rel, sources: &Sources) -> Lowered {
     match rel {
         Rel::Scan(scan) => lower_scan(scan, &sources[&scan.source]),
-        Rel::Filter { input, conditions } => {
-            let mut lowered = lower(input, sources);
-            let conditions: Vec<Expr> = conditions.iter().map(|condition| scalar(condition, &lowered)).collect();
-            lowered.conditions.extend(conditions);
-            lowered
-        }
-        Rel::Project { input, columns } => {
-            let mut lowered = lower(input, sources);
-            lowered.columns = columns.iter().map(|(id, value)| (*id, scalar(value, &lowered))).collect();
-            lowered
-        }
+        Rel::Filter { input, conditions } => filter(lower(input, sources), conditions),
+        Rel::Project { input, columns } => project(lower(input, sources), columns),
         Rel::Join { inputs, conditions } => {
             let mut joined = Lowered::default();
             for input in inputs {
@@ -121,7 +113,35 @@ pub fn lower(rel: &Rel, sources: &Sources) -> Lowered {
             select.group_by = group_by;
             derived(select.into(), &ids, false)
         }
+        Rel::Partitioned { inputs, keys, body } => partition::lower(inputs, keys, body, sources, None),
     }
+}
+
+/// As [`lower`], for a tree whose stateful operator is partitioned: only the partitions whose keys are in CTE `touched`
+/// (columns `k0, k1, ..`).
+pub fn lower_touched(rel: &Rel, sources: &Sources, touched: &str) -> Lowered {
+    match rel {
+        Rel::Filter { input, conditions } => filter(lower_touched(input, sources, touched), conditions),
+        Rel::Project { input, columns } => project(lower_touched(input, sources, touched), columns),
+        Rel::Partitioned { inputs, keys, body } => {
+            partition::lower(inputs, keys, body, sources, Some(touched))
+        }
+        other => lower(other, sources),
+    }
+}
+
+fn filter(mut lowered: Lowered, conditions: &[Scalar]) -> Lowered {
+    let conditions: Vec<Expr> = conditions.iter().map(|condition| scalar(condition, &lowered)).collect();
+    lowered.conditions.extend(conditions);
+    lowered
+}
+
+/// Columns below stay known: the partition keys of the operator under a projection are asked for by id.
+fn project(mut lowered: Lowered, columns: &[(ColId, Scalar)]) -> Lowered {
+    let computed: Vec<(ColId, Expr)> =
+        columns.iter().map(|(id, value)| (*id, scalar(value, &lowered))).collect();
+    lowered.columns.extend(computed);
+    lowered
 }
 
 fn lower_scan(scan: &Scan, source: &SourceTable) -> Lowered {
@@ -222,7 +242,7 @@ fn derived(query: Query, ids: &[ColId], weighted: bool) -> Lowered {
     }
 }
 
-fn column_name(id: ColId) -> String {
+pub(super) fn column_name(id: ColId) -> String {
     format!("c{}", id.0)
 }
 

@@ -148,6 +148,9 @@ impl Display for From {
                 let lateral = if *lateral { "LATERAL " } else { "" };
                 write!(f, "{lateral}({query}) AS {}", quote_identifier(alias))
             }
+            From::SetOperation { left, operator, right, alias } => {
+                write!(f, "(({left}) {operator} ({right})) AS {}", quote_identifier(alias))
+            }
             From::Function { function, arguments, alias, column } => {
                 write!(f, "{function}(")?;
                 list(f, arguments, ", ")?;
