@@ -10,7 +10,8 @@ static MIN_SCHEDULE_MS: GucSetting<i32> = GucSetting::<i32>::new(100);
 static DEFAULT_SCHEDULE_SECONDS: GucSetting<i32> = GucSetting::<i32>::new(1);
 static MAX_CONSECUTIVE_ERRORS: GucSetting<i32> = GucSetting::<i32>::new(3);
 static MAX_CONCURRENT_REFRESHES: GucSetting<i32> = GucSetting::<i32>::new(4);
-static REFRESH_STRATEGY: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"auto"));
+static REFRESH_STRATEGY: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"auto"));
 static DIFFERENTIAL_MAX_CHANGE_RATIO: GucSetting<f64> = GucSetting::<f64>::new(0.15);
 static HISTORY_RETENTION_DAYS: GucSetting<i32> = GucSetting::<i32>::new(90);
 static MAX_CHANGES_PER_TX: GucSetting<i32> = GucSetting::<i32>::new(-1);
@@ -21,8 +22,17 @@ static TEST_BREAK: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::
 /// The type, default and range of a setting, with the variable behind it.
 pub enum Kind {
     Bool(&'static GucSetting<bool>),
-    Int { variable: &'static GucSetting<i32>, min: i32, max: i32, flags: GucFlags },
-    Real { variable: &'static GucSetting<f64>, min: f64, max: f64 },
+    Int {
+        variable: &'static GucSetting<i32>,
+        min: i32,
+        max: i32,
+        flags: GucFlags,
+    },
+    Real {
+        variable: &'static GucSetting<f64>,
+        min: f64,
+        max: f64,
+    },
     Text(&'static GucSetting<Option<CString>>),
 }
 
@@ -39,7 +49,12 @@ pub struct Setting {
 
 /// Every setting, in the order of the documentation.
 pub fn settings() -> Vec<Setting> {
-    let int = |variable, min, max, flags| Kind::Int { variable, min, max, flags };
+    let int = |variable, min, max, flags| Kind::Int {
+        variable,
+        min,
+        max,
+        flags,
+    };
     vec![
         Setting {
             name: c"pg_trickle.enabled",
@@ -151,17 +166,44 @@ pub fn settings() -> Vec<Setting> {
 /// Registers every setting.
 pub fn register() {
     for setting in settings() {
-        let Setting { name, short, long, kind, context, public } = setting;
-        let flags = if public { GucFlags::default() } else { GucFlags::NO_SHOW_ALL };
+        let Setting {
+            name,
+            short,
+            long,
+            kind,
+            context,
+            public,
+        } = setting;
+        let flags = if public {
+            GucFlags::default()
+        } else {
+            GucFlags::NO_SHOW_ALL
+        };
         match kind {
             Kind::Bool(variable) => {
                 GucRegistry::define_bool_guc(name, short, long, variable, context, flags);
             }
-            Kind::Int { variable, min, max, flags: unit } => {
-                GucRegistry::define_int_guc(name, short, long, variable, min, max, context, flags | unit);
+            Kind::Int {
+                variable,
+                min,
+                max,
+                flags: unit,
+            } => {
+                GucRegistry::define_int_guc(
+                    name,
+                    short,
+                    long,
+                    variable,
+                    min,
+                    max,
+                    context,
+                    flags | unit,
+                );
             }
             Kind::Real { variable, min, max } => {
-                GucRegistry::define_float_guc(name, short, long, variable, min, max, context, flags);
+                GucRegistry::define_float_guc(
+                    name, short, long, variable, min, max, context, flags,
+                );
             }
             Kind::Text(variable) => {
                 GucRegistry::define_string_guc(name, short, long, variable, context, flags);
@@ -199,7 +241,10 @@ pub struct RefreshSettings {
 }
 
 fn text(variable: &'static GucSetting<Option<CString>>) -> String {
-    variable.get().map(|value| value.to_string_lossy().into_owned()).unwrap_or_default()
+    variable
+        .get()
+        .map(|value| value.to_string_lossy().into_owned())
+        .unwrap_or_default()
 }
 
 impl RefreshSettings {

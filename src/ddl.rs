@@ -31,11 +31,14 @@ pub fn ddl_end() {
     for command in &commands {
         let tag = command.text(2);
         match tag.as_str() {
-            "CREATE TABLE" | "ALTER TABLE" | "CREATE INDEX" | "ALTER INDEX" => relation_changed(command.oid(1)),
+            "CREATE TABLE" | "ALTER TABLE" | "CREATE INDEX" | "ALTER INDEX" => {
+                relation_changed(command.oid(1))
+            }
             "CREATE VIEW" | "ALTER VIEW" | "CREATE FUNCTION" | "ALTER FUNCTION" => {
                 ingredient_changed(command.oid(0), command.oid(1));
             }
-            "ALTER SCHEMA" | "ALTER TYPE" | "ALTER DOMAIN" | "ALTER OPERATOR" | "ALTER COLLATION" => bump_all(),
+            "ALTER SCHEMA" | "ALTER TYPE" | "ALTER DOMAIN" | "ALTER OPERATOR"
+            | "ALTER COLLATION" => bump_all(),
             _ => {}
         }
     }
@@ -71,7 +74,10 @@ pub fn dropped() {
         bump_all();
     }
     if dropped.bool(2) {
-        for source in spi::run("SELECT source FROM pgtrickle.pgt_change_sources s WHERE kind = 'table' AND EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = s.source)", &[]) {
+        for source in spi::run(
+            "SELECT source FROM pgtrickle.pgt_change_sources s WHERE kind = 'table' AND EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = s.source)",
+            &[],
+        ) {
             if let Err(error) = capture::insist_on_triggers(source.oid(0)) {
                 raise(error);
             }
@@ -102,7 +108,12 @@ fn relation_changed(relation: pg_sys::Oid) {
         source_changed(row.oid(1));
     }
     // A detached partition is not under its former root any more.
-    for part in row.text(4).trim_matches(['{', '}']).split(',').filter_map(|part| part.parse::<u32>().ok()) {
+    for part in row
+        .text(4)
+        .trim_matches(['{', '}'])
+        .split(',')
+        .filter_map(|part| part.parse::<u32>().ok())
+    {
         members_changed(pg_sys::Oid::from(part));
     }
     inheritance_changed(relation);
@@ -177,7 +188,10 @@ fn ingredient_changed(class: pg_sys::Oid, object: pg_sys::Oid) {
 }
 
 fn bump_all() {
-    spi::run("UPDATE pgtrickle.pgt_stream_tables SET generation = generation + 1 WHERE stage_of IS NULL", &[]);
+    spi::run(
+        "UPDATE pgtrickle.pgt_stream_tables SET generation = generation + 1 WHERE stage_of IS NULL",
+        &[],
+    );
 }
 
 fn raise(error: Error) -> ! {

@@ -54,7 +54,12 @@ pub struct Error {
 
 impl Error {
     pub fn new(kind: Kind, message: impl Into<String>) -> Error {
-        Error { kind, message: message.into(), detail: None, hint: None }
+        Error {
+            kind,
+            message: message.into(),
+            detail: None,
+            hint: None,
+        }
     }
 
     pub fn code(&self) -> Code {
@@ -87,7 +92,10 @@ impl From<Error> for ErrorReport {
 
 impl From<pgt_ivm::rel::Malformed> for Error {
     fn from(malformed: pgt_ivm::rel::Malformed) -> Error {
-        Error::new(Kind::Internal, format!("malformed relational tree: {malformed}"))
+        Error::new(
+            Kind::Internal,
+            format!("malformed relational tree: {malformed}"),
+        )
     }
 }
 

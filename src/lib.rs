@@ -33,7 +33,10 @@ pub extern "C-unwind" fn _PG_init() {
         resolve: capture::resolve,
         limit: config::max_changes_per_tx,
     });
-    pg::entry::install(pg::entry::Callbacks { ddl_end: ddl::ddl_end, dropped: ddl::dropped });
+    pg::entry::install(pg::entry::Callbacks {
+        ddl_end: ddl::ddl_end,
+        dropped: ddl::dropped,
+    });
     pg::xact::install();
     pg::worker::install(scheduler::MAINS);
     if pg::worker::preloading() {

@@ -19,7 +19,11 @@ impl Analyzer {
     ) -> Result<Rel> {
         let mut calls = Vec::new();
         let mut found: Vec<Expr<'q>> = Vec::new();
-        for expr in targets.iter().map(|target| target.expr).chain(level.query.having()) {
+        for expr in targets
+            .iter()
+            .map(|target| target.expr)
+            .chain(level.query.having())
+        {
             expr.find(&mut |part| {
                 if let Kind::Aggregate(_) = part.kind()
                     && !found.iter().any(|known| known.equals(&part))
@@ -31,17 +35,32 @@ impl Analyzer {
         }
         let mut columns = Vec::new();
         for expr in found {
-            let Kind::Aggregate(node) = expr.kind() else { continue };
+            let Kind::Aggregate(node) = expr.kind() else {
+                continue;
+            };
             let (call, scale) = self.call(expr, &node, level)?;
             let id = self.column();
-            columns.push((expr, Known { id, ty: call.call.ty.clone(), nullable: call.call.nullable, scale }));
+            columns.push((
+                expr,
+                Known {
+                    id,
+                    ty: call.call.ty.clone(),
+                    nullable: call.call.nullable,
+                    scale,
+                },
+            ));
             calls.push((id, call));
         }
         let mut keys = Vec::new();
         let mut known_keys = Vec::new();
-        let group_range = level.range_table.iter().position(|rte| matches!(rte, Rte::Group { .. }));
+        let group_range = level
+            .range_table
+            .iter()
+            .position(|rte| matches!(rte, Rte::Group { .. }));
         if let Some(position) = group_range {
-            let Rte::Group { expressions } = &level.range_table[position] else { unreachable!() };
+            let Rte::Group { expressions } = &level.range_table[position] else {
+                unreachable!()
+            };
             for (number, expr) in expressions.clone().into_iter().enumerate() {
                 let (key, scale) = self.scalar(expr, level)?;
                 if key.ty.equality.is_none() {
@@ -51,7 +70,12 @@ impl Analyzer {
                     ));
                 }
                 let id = self.column();
-                let known = Known { id, ty: key.ty.clone(), nullable: key.nullable, scale };
+                let known = Known {
+                    id,
+                    ty: key.ty.clone(),
+                    nullable: key.nullable,
+                    scale,
+                };
                 known_keys.push(((position + 1, number as i16 + 1), known));
                 keys.push((id, key));
             }
@@ -59,7 +83,9 @@ impl Analyzer {
         // Columns that depend functionally on the group keys may stand ungrouped: grouping by them too changes nothing.
         let ungrouped = self.ungrouped_columns(targets, level);
         for var in ungrouped {
-            let Some(known) = level.known.get(&var).cloned() else { continue };
+            let Some(known) = level.known.get(&var).cloned() else {
+                continue;
+            };
             if known.ty.equality.is_none() {
                 return Err(NotIncremental::new(
                     format!("ungrouped column of type {} has no equality", known.ty.name),
@@ -67,20 +93,38 @@ impl Analyzer {
                 ));
             }
             let id = self.column();
-            keys.push((id, Scalar::column(known.id, known.ty.clone(), known.nullable)));
+            keys.push((
+                id,
+                Scalar::column(known.id, known.ty.clone(), known.nullable),
+            ));
             known_keys.push((var, Known { id, ..known }));
         }
         level.known.extend(known_keys);
         level.aggregates = columns;
-        Ok(Rel::Aggregate { input: Box::new(input), keys, calls })
+        Ok(Rel::Aggregate {
+            input: Box::new(input),
+            keys,
+            calls,
+        })
     }
 
     /// Columns of the input that group-level expressions use outside aggregates.
-    fn ungrouped_columns<'q>(&self, targets: &[Target<'q>], level: &Level<'q, '_>) -> Vec<(usize, i16)> {
+    fn ungrouped_columns<'q>(
+        &self,
+        targets: &[Target<'q>],
+        level: &Level<'q, '_>,
+    ) -> Vec<(usize, i16)> {
         let mut found = Vec::new();
-        for expr in targets.iter().map(|target| target.expr).chain(level.query.having()) {
+        for expr in targets
+            .iter()
+            .map(|target| target.expr)
+            .chain(level.query.having())
+        {
             expr.vars_outside_aggregates(&mut |var| {
-                let grouped = matches!(level.range_table.get(var.range - 1), Some(Rte::Group { .. }));
+                let grouped = matches!(
+                    level.range_table.get(var.range - 1),
+                    Some(Rte::Group { .. })
+                );
                 if var.levels_up == 0 && !grouped && !found.contains(&(var.range, var.attnum)) {
                     found.push((var.range, var.attnum));
                 }
@@ -97,7 +141,10 @@ impl Analyzer {
         level: &Level<'q, '_>,
     ) -> Result<(AggregateCall, Option<i32>)> {
         if node.levels_up > 0 {
-            return Err(NotIncremental::new("an aggregate of an outer query", "Rewrite it as a join."));
+            return Err(NotIncremental::new(
+                "an aggregate of an outer query",
+                "Rewrite it as a join.",
+            ));
         }
         let mut first = true;
         let fragments = expr.deparse(&mut |part| {
@@ -111,7 +158,10 @@ impl Analyzer {
                     .filter(|_| var.levels_up == 0)
                     .map(|known| Some(known.id.0))
                     .ok_or_else(|| {
-                        NotIncremental::new("an aggregate's argument cannot be traced", "Name the columns explicitly.")
+                        NotIncremental::new(
+                            "an aggregate's argument cannot be traced",
+                            "Name the columns explicitly.",
+                        )
                     }),
                 Kind::Sublink(_) => Err(NotIncremental::new(
                     "a sub-query inside an aggregate is not incremental yet",
@@ -138,7 +188,10 @@ impl Analyzer {
         };
         if order_dependent(&facts.name, facts.builtin) && !node.ordered {
             return Err(NotIncremental::new(
-                format!("the result of {} depends on the order of its input", facts.name),
+                format!(
+                    "the result of {} depends on the order of its input",
+                    facts.name
+                ),
                 "Write ORDER BY inside the aggregate call.",
             ));
         }
@@ -153,8 +206,12 @@ impl Analyzer {
             }
             _ => (None, None),
         };
-        let input_type =
-            node.arguments.first().map_or(pg_sys::InvalidOid, |argument| node::base_type(argument.type_of().0));
+        let input_type = node
+            .arguments
+            .first()
+            .map_or(pg_sys::InvalidOid, |argument| {
+                node::base_type(argument.type_of().0)
+            });
         let kind = if !facts.builtin || !node.plain {
             AggregateKind::Recompute
         } else {
@@ -165,8 +222,20 @@ impl Analyzer {
             AggregateKind::Sum(SumKind::BigInteger) => Some(0),
             _ => None,
         };
-        let argument = if kind == AggregateKind::Recompute { None } else { argument };
-        Ok((AggregateCall { kind, argument, filter, call: whole }, result_scale))
+        let argument = if kind == AggregateKind::Recompute {
+            None
+        } else {
+            argument
+        };
+        Ok((
+            AggregateCall {
+                kind,
+                argument,
+                filter,
+                call: whole,
+            },
+            result_scale,
+        ))
     }
 }
 
@@ -200,13 +269,17 @@ fn classify(
     let sum_kind = match input {
         pg_sys::INT2OID | pg_sys::INT4OID => Some(SumKind::Integer),
         pg_sys::INT8OID => Some(SumKind::BigInteger),
-        pg_sys::NUMERICOID => {
-            Some(scale.and_then(|scale| u16::try_from(scale).ok()).map_or(SumKind::FreeNumeric, SumKind::FixedNumeric))
-        }
+        pg_sys::NUMERICOID => Some(
+            scale
+                .and_then(|scale| u16::try_from(scale).ok())
+                .map_or(SumKind::FreeNumeric, SumKind::FixedNumeric),
+        ),
         pg_sys::MONEYOID => Some(SumKind::Money),
         _ => None,
     };
-    let ordered = argument.as_ref().is_some_and(|argument| argument.ty.equality.is_some());
+    let ordered = argument
+        .as_ref()
+        .is_some_and(|argument| argument.ty.equality.is_some());
     match (name, sum_kind) {
         ("count", _) if star => AggregateKind::CountStar,
         ("count", _) => AggregateKind::Count,

@@ -55,8 +55,15 @@ impl Analyzer {
     ) -> Result<(Rel, Vec<pgt_ivm::scalar::Scalar>)> {
         match node {
             FromNode::Range(index) => Ok((self.range(*index, level)?, vec![])),
-            FromNode::List { items, condition } => Ok((self.from_list(items, *condition, level)?, vec![])),
-            FromNode::Join { kind: JoinKind::Inner, left, right, on } => {
+            FromNode::List { items, condition } => {
+                Ok((self.from_list(items, *condition, level)?, vec![]))
+            }
+            FromNode::Join {
+                kind: JoinKind::Inner,
+                left,
+                right,
+                on,
+            } => {
                 let (left, mut conditions) = self.from_node(left, level)?;
                 let (right, more) = self.from_node(right, level)?;
                 conditions.extend(more);
@@ -65,17 +72,29 @@ impl Analyzer {
                 }
                 Ok((combine(vec![left, right], conditions), vec![]))
             }
-            FromNode::Join { kind, left, right, on } => {
+            FromNode::Join {
+                kind,
+                left,
+                right,
+                on,
+            } => {
                 let (left, conditions) = self.from_node(left, level)?;
                 let left = combine(vec![left], conditions);
                 let (right, conditions) = self.from_node(right, level)?;
                 let right = combine(vec![right], conditions);
-                let (left, right) = if *kind == JoinKind::Right { (right, left) } else { (left, right) };
+                let (left, right) = if *kind == JoinKind::Right {
+                    (right, left)
+                } else {
+                    (left, right)
+                };
                 let on = match on {
                     Some(on) => self.conditions(*on, level)?,
                     None => vec![],
                 };
-                Ok((self.outer(left, right, *kind == JoinKind::Full, on, level)?, vec![]))
+                Ok((
+                    self.outer(left, right, *kind == JoinKind::Full, on, level)?,
+                    vec![],
+                ))
             }
         }
     }
@@ -96,9 +115,16 @@ impl Analyzer {
                 "Every row could meet every other; the stream table is refreshed fully.",
             ));
         }
-        let nullable = right.columns().into_iter().chain(full.then(|| left.columns()).into_iter().flatten());
+        let nullable = right
+            .columns()
+            .into_iter()
+            .chain(full.then(|| left.columns()).into_iter().flatten());
         let nullable: BTreeSet<ColId> = nullable.collect();
-        for known in level.known.values_mut().filter(|known| nullable.contains(&known.id)) {
+        for known in level
+            .known
+            .values_mut()
+            .filter(|known| nullable.contains(&known.id))
+        {
             known.nullable = true;
         }
         let keys = left_keys
@@ -111,8 +137,14 @@ impl Analyzer {
             .collect();
         Ok(Rel::Partitioned {
             inputs: vec![
-                PartitionInput { rel: left, keys: left_keys },
-                PartitionInput { rel: right, keys: right_keys },
+                PartitionInput {
+                    rel: left,
+                    keys: left_keys,
+                },
+                PartitionInput {
+                    rel: right,
+                    keys: right_keys,
+                },
             ],
             keys,
             body: Body::Outer { full, on },
@@ -154,7 +186,10 @@ impl Analyzer {
         let outer_columns = rel.columns();
         let bound = |scalar: &Scalar| {
             let inner_columns = inner.columns();
-            scalar.columns().iter().all(|id| outer_columns.contains(id) || inner_columns.contains(id))
+            scalar
+                .columns()
+                .iter()
+                .all(|id| outer_columns.contains(id) || inner_columns.contains(id))
         };
         if !on.iter().chain(&left_keys).all(bound) {
             return Err(NotIncremental::new(
@@ -162,11 +197,20 @@ impl Analyzer {
                 "Write it as a join.",
             ));
         }
-        let keys = left_keys.iter().map(|key| (self.column(), key.clone())).collect();
+        let keys = left_keys
+            .iter()
+            .map(|key| (self.column(), key.clone()))
+            .collect();
         Ok(Rel::Partitioned {
             inputs: vec![
-                PartitionInput { rel, keys: left_keys },
-                PartitionInput { rel: inner, keys: right_keys },
+                PartitionInput {
+                    rel,
+                    keys: left_keys,
+                },
+                PartitionInput {
+                    rel: inner,
+                    keys: right_keys,
+                },
             ],
             keys,
             body: Body::Match { present, on },
@@ -174,12 +218,27 @@ impl Analyzer {
     }
 
     /// `outer expression = column of the sub-select`, both sides.
-    fn comparison<'q>(&mut self, test: Expr<'q>, level: &Level<'q, '_>) -> Result<(Scalar, Scalar)> {
+    fn comparison<'q>(
+        &mut self,
+        test: Expr<'q>,
+        level: &Level<'q, '_>,
+    ) -> Result<(Scalar, Scalar)> {
         let refuse = || {
-            NotIncremental::new("a sub-query is compared by something else than =", "Write it as a join or EXISTS.")
+            NotIncremental::new(
+                "a sub-query is compared by something else than =",
+                "Write it as a join or EXISTS.",
+            )
         };
-        let Kind::Operator { operator, arguments } = test.kind() else { return Err(refuse()) };
-        let [left, right] = arguments.as_slice() else { return Err(refuse()) };
+        let Kind::Operator {
+            operator,
+            arguments,
+        } = test.kind()
+        else {
+            return Err(refuse());
+        };
+        let [left, right] = arguments.as_slice() else {
+            return Err(refuse());
+        };
         let (_, _, equality) = node::operator_facts(operator, left.type_of().0, right.type_of().0);
         if !equality {
             return Err(refuse());
@@ -215,10 +274,16 @@ impl Analyzer {
             outer: Some(level),
         };
         let FromNode::List { items, condition } = query.from() else {
-            return Err(NotIncremental::new("the FROM clause has an unknown form", "Please report the query."));
+            return Err(NotIncremental::new(
+                "the FROM clause has an unknown form",
+                "Please report the query.",
+            ));
         };
-        let (correlated, own): (Vec<Expr<'q>>, Vec<Expr<'q>>) =
-            condition.map(conjuncts).unwrap_or_default().into_iter().partition(|part| is_correlated(part));
+        let (correlated, own): (Vec<Expr<'q>>, Vec<Expr<'q>>) = condition
+            .map(conjuncts)
+            .unwrap_or_default()
+            .into_iter()
+            .partition(|part| is_correlated(part));
         let mut rel = self.from_list(&items, None, &mut inner)?;
         let mut conditions = Vec::new();
         let mut links = Vec::new();
@@ -242,8 +307,16 @@ impl Analyzer {
             // What an EXISTS selects does not matter, and an IN may only select what its own tables have.
             if let Ok((scalar, scale)) = self.scalar(target.expr, &inner) {
                 let id = self.column();
-                let known = Known { id, ty: scalar.ty.clone(), nullable: scalar.nullable, scale };
-                produced.push(Produced { name: target.name.clone(), known });
+                let known = Known {
+                    id,
+                    ty: scalar.ty.clone(),
+                    nullable: scalar.nullable,
+                    scale,
+                };
+                produced.push(Produced {
+                    name: target.name.clone(),
+                    known,
+                });
                 columns.push((id, scalar));
             }
         }
@@ -262,8 +335,18 @@ impl Analyzer {
             .filter(|(_, scalar)| scalar.columns().iter().all(|id| below.contains_key(id)))
             .collect::<Vec<_>>();
         produced.retain(|column| columns.iter().any(|(id, _)| *id == column.known.id));
-        let on = on.iter().map(|condition| rename(condition, &renamed)).collect();
-        Ok((Rel::Project { input: Box::new(rel), columns }, produced, on))
+        let on = on
+            .iter()
+            .map(|condition| rename(condition, &renamed))
+            .collect();
+        Ok((
+            Rel::Project {
+                input: Box::new(rel),
+                columns,
+            },
+            produced,
+            on,
+        ))
     }
 
     fn range<'q>(&mut self, index: usize, level: &mut Level<'q, '_>) -> Result<Rel> {
@@ -274,7 +357,13 @@ impl Analyzer {
             ))
         };
         match &level.range_table[index - 1] {
-            Rte::Relation { relid, inherit, relkind, sampled, row_security } => {
+            Rte::Relation {
+                relid,
+                inherit,
+                relkind,
+                sampled,
+                row_security,
+            } => {
                 if *sampled {
                     return refuse("TABLESAMPLE");
                 }
@@ -290,7 +379,11 @@ impl Analyzer {
                 bind(index, produced, level);
                 Ok(rel)
             }
-            Rte::Cte { name, levels_up, recursive } => {
+            Rte::Cte {
+                name,
+                levels_up,
+                recursive,
+            } => {
                 if *recursive {
                     return refuse("a recursive reference");
                 }
@@ -306,15 +399,26 @@ impl Analyzer {
     }
 
     /// A common table expression is analyzed where it is read: each reference gets columns of its own.
-    fn cte<'q>(&mut self, name: &str, levels_up: u32, level: &Level<'q, '_>) -> Result<(Rel, Vec<Produced>)> {
+    fn cte<'q>(
+        &mut self,
+        name: &str,
+        levels_up: u32,
+        level: &Level<'q, '_>,
+    ) -> Result<(Rel, Vec<Produced>)> {
         let mut home = level;
         for _ in 0..levels_up {
             home = home.outer.ok_or_else(|| {
-                NotIncremental::new(format!("WITH query \"{name}\" is out of reach"), "Please report the query.")
+                NotIncremental::new(
+                    format!("WITH query \"{name}\" is out of reach"),
+                    "Please report the query.",
+                )
             })?;
         }
         let query = home.query.cte(name).ok_or_else(|| {
-            NotIncremental::new(format!("WITH query \"{name}\" is missing"), "Please report the query.")
+            NotIncremental::new(
+                format!("WITH query \"{name}\" is missing"),
+                "Please report the query.",
+            )
         })?;
         self.query(query, Some(home))
     }
@@ -329,8 +433,12 @@ impl Analyzer {
     ) -> Result<Rel> {
         source::check(relid, relkind, inherit)?;
         let facts = source::columns(relid);
-        let wanted: BTreeSet<i16> =
-            level.used.iter().filter(|var| var.range == index).map(|var| var.attnum).collect();
+        let wanted: BTreeSet<i16> = level
+            .used
+            .iter()
+            .filter(|var| var.range == index)
+            .map(|var| var.attnum)
+            .collect();
         if wanted.contains(&0) {
             return Err(NotIncremental::new(
                 "a whole row is used as one value",
@@ -341,7 +449,10 @@ impl Analyzer {
         let mut ids: BTreeMap<i16, ColId> = BTreeMap::new();
         for attnum in wanted {
             let Some(column) = facts.get(&attnum) else {
-                return Err(NotIncremental::new("a system column is used", "Leave it out of the query."));
+                return Err(NotIncremental::new(
+                    "a system column is used",
+                    "Leave it out of the query.",
+                ));
             };
             if column.name.starts_with("__pgt_") && source::is_stream_table(relid) {
                 return Err(NotIncremental::new(
@@ -357,8 +468,12 @@ impl Analyzer {
             }
             let id = self.column();
             ids.insert(attnum, id);
-            let known =
-                Known { id, ty: column.ty.clone(), nullable: column.nullable, scale: scale_of(&column.ty) };
+            let known = Known {
+                id,
+                ty: column.ty.clone(),
+                nullable: column.nullable,
+                scale: scale_of(&column.ty),
+            };
             level.known.insert((index, attnum), known);
             columns.push(ScanColumn {
                 id,
@@ -414,7 +529,9 @@ fn is_correlated(expr: &Expr<'_>) -> bool {
 fn equal_pairs(left: &Rel, right: &Rel, on: &[Scalar]) -> (Vec<Scalar>, Vec<Scalar>) {
     let (left_types, right_types) = (left.column_types(), right.column_types());
     let column = |id: ColId, types: &BTreeMap<ColId, (Type, bool)>| {
-        types.get(&id).map(|(ty, nullable)| Scalar::column(id, ty.clone(), *nullable))
+        types
+            .get(&id)
+            .map(|(ty, nullable)| Scalar::column(id, ty.clone(), *nullable))
     };
     on.iter()
         .filter_map(|condition| match condition.shape {
@@ -433,7 +550,12 @@ fn coalesce(a: &Scalar, b: &Scalar) -> Scalar {
     pieces.push(Piece::Text(", ".into()));
     pieces.extend(b.pieces.clone());
     pieces.push(Piece::Text(")".into()));
-    Scalar { pieces, ty: a.ty.clone(), nullable: a.nullable || b.nullable, shape: Shape::Opaque }
+    Scalar {
+        pieces,
+        ty: a.ty.clone(),
+        nullable: a.nullable || b.nullable,
+        shape: Shape::Opaque,
+    }
 }
 
 /// A condition with columns called by other ids.
@@ -461,13 +583,18 @@ fn rename(scalar: &Scalar, to: &BTreeMap<ColId, ColId>) -> Scalar {
 /// The scale fixed by a numeric type's modifier.
 pub(super) fn scale_of(ty: &pgt_ivm::scalar::Type) -> Option<i32> {
     let inside = ty.name.strip_prefix("numeric(")?.strip_suffix(')')?;
-    inside.split_once(',').map_or(Some(0), |(_, scale)| scale.parse().ok()).filter(|scale| *scale >= 0)
+    inside
+        .split_once(',')
+        .map_or(Some(0), |(_, scale)| scale.parse().ok())
+        .filter(|scale| *scale >= 0)
 }
 
 /// Makes a sub-query's result columns known under its range-table index.
 fn bind(index: usize, produced: Vec<Produced>, level: &mut Level<'_, '_>) {
     for (position, column) in produced.into_iter().enumerate() {
-        level.known.insert((index, position as i16 + 1), column.known);
+        level
+            .known
+            .insert((index, position as i16 + 1), column.known);
     }
 }
 
@@ -476,7 +603,10 @@ fn combine(inputs: Vec<Rel>, mut conditions: Vec<pgt_ivm::scalar::Scalar>) -> Re
     let mut flat = Vec::new();
     for input in inputs {
         match input {
-            Rel::Join { inputs: below, conditions: on } => {
+            Rel::Join {
+                inputs: below,
+                conditions: on,
+            } => {
                 flat.extend(below);
                 conditions.extend(on);
             }
@@ -485,8 +615,18 @@ fn combine(inputs: Vec<Rel>, mut conditions: Vec<pgt_ivm::scalar::Scalar>) -> Re
     }
     if flat.len() == 1 {
         let only = flat.remove(0);
-        if conditions.is_empty() { only } else { Rel::Filter { input: Box::new(only), conditions } }
+        if conditions.is_empty() {
+            only
+        } else {
+            Rel::Filter {
+                input: Box::new(only),
+                conditions,
+            }
+        }
     } else {
-        Rel::Join { inputs: flat, conditions }
+        Rel::Join {
+            inputs: flat,
+            conditions,
+        }
     }
 }

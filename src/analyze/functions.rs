@@ -155,7 +155,10 @@ pub(super) fn check(functions: &BTreeSet<MutableFunction>) -> Result<(), NotIncr
         }
         if !SETTINGS_ONLY.contains(&function.name.as_str()) {
             return Err(NotIncremental::new(
-                format!("function {} depends on the session or on the current time", function.name),
+                format!(
+                    "function {} depends on the session or on the current time",
+                    function.name
+                ),
                 "Its value for an earlier state of the sources cannot be reproduced.",
             ));
         }

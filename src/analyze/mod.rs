@@ -28,7 +28,10 @@ pub struct NotIncremental {
 
 impl NotIncremental {
     fn new(reason: impl Into<String>, hint: impl Into<String>) -> NotIncremental {
-        NotIncremental { reason: reason.into(), hint: hint.into() }
+        NotIncremental {
+            reason: reason.into(),
+            hint: hint.into(),
+        }
     }
 }
 
@@ -50,20 +53,32 @@ pub fn analyze(view: pg_sys::Oid, timezone: &str) -> Result<Analysis> {
         let relations = root.relations();
         reject_unusable(&relations)?;
         if root.has_modifying_cte() {
-            return Err(Error::new(Kind::NotIncremental, "a defining query cannot modify data"));
+            return Err(Error::new(
+                Kind::NotIncremental,
+                "a defining query cannot modify data",
+            ));
         }
         if root.has_row_marks() {
-            return Err(Error::new(Kind::NotIncremental, "a defining query cannot lock rows")
-                .hint("Leave out FOR UPDATE or FOR SHARE."));
+            return Err(
+                Error::new(Kind::NotIncremental, "a defining query cannot lock rows")
+                    .hint("Leave out FOR UPDATE or FOR SHARE."),
+            );
         }
         let functions = root.mutable_functions();
-        let volatile = functions.iter().find(|function| function.volatile).map(|function| function.name.clone());
-        let query = functions::check(&functions)
-            .and_then(|()| query::Analyzer::default().view(root));
+        let volatile = functions
+            .iter()
+            .find(|function| function.volatile)
+            .map(|function| function.name.clone());
+        let query =
+            functions::check(&functions).and_then(|()| query::Analyzer::default().view(root));
         if let Ok(query) = &query {
             query.validate()?;
         }
-        Ok(Analysis { query, relations, volatile })
+        Ok(Analysis {
+            query,
+            relations,
+            volatile,
+        })
     })
 }
 

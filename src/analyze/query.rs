@@ -65,7 +65,11 @@ impl Analyzer {
         let (root, produced) = self.query(query, None)?;
         let output = produced
             .into_iter()
-            .map(|column| OutputColumn { id: column.known.id, name: column.name, ty: column.known.ty })
+            .map(|column| OutputColumn {
+                id: column.known.id,
+                name: column.name,
+                ty: column.known.ty,
+            })
             .collect();
         Ok(RelQuery { root, output })
     }
@@ -97,7 +101,10 @@ impl Analyzer {
         }
         let from = query.from();
         let FromNode::List { items, condition } = from else {
-            return Err(NotIncremental::new("the FROM clause has an unknown form", "Please report the query."));
+            return Err(NotIncremental::new(
+                "the FROM clause has an unknown form",
+                "Please report the query.",
+            ));
         };
         let mut rel = self.from_list(&items, condition, &mut level)?;
         let targets: Vec<_> = query.targets();
@@ -105,25 +112,45 @@ impl Analyzer {
             rel = self.group(rel, &targets, &mut level)?;
             if let Some(having) = query.having() {
                 let conditions = self.conditions(having, &level)?;
-                rel = Rel::Filter { input: Box::new(rel), conditions };
+                rel = Rel::Filter {
+                    input: Box::new(rel),
+                    conditions,
+                };
             }
         } else if let Some(having) = query.having() {
             let conditions = self.conditions(having, &level)?;
-            rel = Rel::Filter { input: Box::new(rel), conditions };
+            rel = Rel::Filter {
+                input: Box::new(rel),
+                conditions,
+            };
         }
         let mut columns = Vec::new();
         let mut produced = Vec::new();
         for target in targets.iter().filter(|target| !target.junk) {
             let (scalar, scale) = self.scalar(target.expr, &level)?;
             let id = self.column();
-            let known = Known { id, ty: scalar.ty.clone(), nullable: scalar.nullable, scale };
-            produced.push(Produced { name: target.name.clone(), known });
+            let known = Known {
+                id,
+                ty: scalar.ty.clone(),
+                nullable: scalar.nullable,
+                scale,
+            };
+            produced.push(Produced {
+                name: target.name.clone(),
+                known,
+            });
             columns.push((id, scalar));
         }
         if columns.is_empty() {
-            return Err(NotIncremental::new("the query has no columns", "Select at least one column."));
+            return Err(NotIncremental::new(
+                "the query has no columns",
+                "Select at least one column.",
+            ));
         }
-        let mut rel = Rel::Project { input: Box::new(rel), columns };
+        let mut rel = Rel::Project {
+            input: Box::new(rel),
+            columns,
+        };
         if query.has_distinct() {
             (rel, produced) = self.distinct(rel, produced)?;
         }
@@ -143,10 +170,23 @@ impl Analyzer {
                 ));
             }
             let id = self.column();
-            keys.push((id, Scalar::column(known.id, known.ty.clone(), known.nullable)));
-            distinct.push(Produced { name: column.name, known: Known { id, ..known } });
+            keys.push((
+                id,
+                Scalar::column(known.id, known.ty.clone(), known.nullable),
+            ));
+            distinct.push(Produced {
+                name: column.name,
+                known: Known { id, ..known },
+            });
         }
-        Ok((Rel::Aggregate { input: Box::new(input), keys, calls: vec![] }, distinct))
+        Ok((
+            Rel::Aggregate {
+                input: Box::new(input),
+                keys,
+                calls: vec![],
+            },
+            distinct,
+        ))
     }
 
     fn set_operation<'q>(
@@ -160,7 +200,10 @@ impl Analyzer {
         let produced = names
             .iter()
             .zip(produced)
-            .map(|(target, column)| Produced { name: target.name.clone(), ..column })
+            .map(|(target, column)| Produced {
+                name: target.name.clone(),
+                ..column
+            })
             .collect();
         Ok((rel, produced))
     }
@@ -177,9 +220,16 @@ impl Analyzer {
                     let query = *query;
                     self.query(query, Some(level))
                 }
-                _ => Err(NotIncremental::new("a set operation has an unknown input", "Please report the query.")),
+                _ => Err(NotIncremental::new(
+                    "a set operation has an unknown input",
+                    "Please report the query.",
+                )),
             },
-            SetOperation::Operation { kind: SetKind::Union, all, .. } => {
+            SetOperation::Operation {
+                kind: SetKind::Union,
+                all,
+                ..
+            } => {
                 let mut leaves = Vec::new();
                 flatten_union(operation, *all, &mut leaves);
                 let mut inputs = Vec::new();
@@ -187,9 +237,18 @@ impl Analyzer {
                     inputs.push(self.set_node(leaf, level, targets)?);
                 }
                 let (rel, produced) = self.union_all(inputs, targets)?;
-                if *all { Ok((rel, produced)) } else { self.distinct(rel, produced) }
+                if *all {
+                    Ok((rel, produced))
+                } else {
+                    self.distinct(rel, produced)
+                }
             }
-            SetOperation::Operation { kind, all, left, right } => {
+            SetOperation::Operation {
+                kind,
+                all,
+                left,
+                right,
+            } => {
                 let kind = match kind {
                     SetKind::Intersect => rel::SetKind::Intersect,
                     _ => rel::SetKind::Except,
@@ -214,20 +273,33 @@ impl Analyzer {
         }
         let mut produced = Vec::new();
         for (position, ty) in types.iter().enumerate() {
-            let nullable = inputs.iter().any(|(_, columns)| columns[position].known.nullable);
+            let nullable = inputs
+                .iter()
+                .any(|(_, columns)| columns[position].known.nullable);
             let scale = inputs
                 .iter()
                 .map(|(_, columns)| columns[position].known.scale)
                 .reduce(|a, b| if a == b { a } else { None })
                 .flatten();
-            let known = Known { id: self.column(), ty: ty.clone(), nullable, scale };
-            produced.push(Produced { name: inputs[0].1[position].name.clone(), known });
+            let known = Known {
+                id: self.column(),
+                ty: ty.clone(),
+                nullable,
+                scale,
+            };
+            produced.push(Produced {
+                name: inputs[0].1[position].name.clone(),
+                known,
+            });
         }
         let inputs = inputs
             .into_iter()
             .map(|(rel, columns)| self.cast_columns(rel, columns, &types))
             .collect();
-        let columns = produced.iter().map(|column| (column.known.id, column.known.ty.clone())).collect();
+        let columns = produced
+            .iter()
+            .map(|column| (column.known.id, column.known.ty.clone()))
+            .collect();
         Ok((Rel::UnionAll { inputs, columns }, produced))
     }
 
@@ -254,8 +326,16 @@ impl Analyzer {
         let mut produced = Vec::new();
         for (position, ty) in types.iter().enumerate() {
             let nullable = left.1[position].known.nullable || right.1[position].known.nullable;
-            let known = Known { id: self.column(), ty: ty.clone(), nullable, scale: None };
-            produced.push(Produced { name: left.1[position].name.clone(), known });
+            let known = Known {
+                id: self.column(),
+                ty: ty.clone(),
+                nullable,
+                scale: None,
+            };
+            produced.push(Produced {
+                name: left.1[position].name.clone(),
+                known,
+            });
         }
         let nullable: Vec<Vec<bool>> = [&left.1, &right.1]
             .iter()
@@ -272,27 +352,56 @@ impl Analyzer {
                 .map(|((id, ty), nullable)| Scalar::column(*id, ty.clone(), *nullable))
                 .collect(),
         };
-        let inputs = vec![input(left, &from_left, &nullable[0]), input(right, &from_right, &nullable[1])];
+        let inputs = vec![
+            input(left, &from_left, &nullable[0]),
+            input(right, &from_right, &nullable[1]),
+        ];
         let columns = produced
             .iter()
             .enumerate()
             .map(|(position, column)| {
-                (column.known.id, column.known.ty.clone(), [from_left[position], from_right[position]])
+                (
+                    column.known.id,
+                    column.known.ty.clone(),
+                    [from_left[position], from_right[position]],
+                )
             })
             .collect();
         let keys = produced
             .iter()
             .map(|column| {
                 let known = &column.known;
-                (self.column(), Scalar::column(known.id, known.ty.clone(), known.nullable))
+                (
+                    self.column(),
+                    Scalar::column(known.id, known.ty.clone(), known.nullable),
+                )
             })
             .collect();
-        Ok((Rel::Partitioned { inputs, keys, body: Body::SetOperation { kind, all, columns } }, produced))
+        Ok((
+            Rel::Partitioned {
+                inputs,
+                keys,
+                body: Body::SetOperation { kind, all, columns },
+            },
+            produced,
+        ))
     }
 
-    fn cast_columns(&mut self, rel: Rel, columns: Vec<Produced>, types: &[Type]) -> (Rel, Vec<ColId>) {
-        if columns.iter().zip(types).all(|(column, ty)| column.known.ty.name == ty.name) {
-            return (rel, columns.into_iter().map(|column| column.known.id).collect());
+    fn cast_columns(
+        &mut self,
+        rel: Rel,
+        columns: Vec<Produced>,
+        types: &[Type],
+    ) -> (Rel, Vec<ColId>) {
+        if columns
+            .iter()
+            .zip(types)
+            .all(|(column, ty)| column.known.ty.name == ty.name)
+        {
+            return (
+                rel,
+                columns.into_iter().map(|column| column.known.id).collect(),
+            );
         }
         let mut ids = Vec::new();
         let mut projected = Vec::new();
@@ -315,11 +424,21 @@ impl Analyzer {
             projected.push((id, scalar));
             ids.push(id);
         }
-        (Rel::Project { input: Box::new(rel), columns: projected }, ids)
+        (
+            Rel::Project {
+                input: Box::new(rel),
+                columns: projected,
+            },
+            ids,
+        )
     }
 
     /// The conjuncts of a condition.
-    pub(super) fn conditions<'q>(&mut self, condition: Expr<'q>, level: &Level<'q, '_>) -> Result<Vec<Scalar>> {
+    pub(super) fn conditions<'q>(
+        &mut self,
+        condition: Expr<'q>,
+        level: &Level<'q, '_>,
+    ) -> Result<Vec<Scalar>> {
         match condition.kind() {
             Kind::And(parts) => {
                 let mut all = Vec::new();
@@ -335,7 +454,12 @@ impl Analyzer {
 
 fn flatten_union<'a>(operation: &'a SetOperation, all: bool, leaves: &mut Vec<&'a SetOperation>) {
     match operation {
-        SetOperation::Operation { kind: SetKind::Union, all: this, left, right } if *this == all => {
+        SetOperation::Operation {
+            kind: SetKind::Union,
+            all: this,
+            left,
+            right,
+        } if *this == all => {
             flatten_union(left, all, leaves);
             flatten_union(right, all, leaves);
         }
@@ -345,7 +469,10 @@ fn flatten_union<'a>(operation: &'a SetOperation, all: bool, leaves: &mut Vec<&'
 
 pub(super) fn refuse_unsupported(query: &Query<'_>) -> Result<()> {
     let refuse = |what: &str| {
-        Err(NotIncremental::new(format!("{what} is not incremental yet"), "The stream table is refreshed fully."))
+        Err(NotIncremental::new(
+            format!("{what} is not incremental yet"),
+            "The stream table is refreshed fully.",
+        ))
     };
     if !query.is_plain_select() {
         return refuse("a statement that is not a SELECT");

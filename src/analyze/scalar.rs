@@ -12,19 +12,32 @@ use crate::pg::node::{self, Expr, Fragment, Kind, VarRef};
 impl<'q> Level<'q, '_> {
     /// The column an aggregate call has become.
     fn aggregate(&self, call: &Expr<'q>) -> Option<&Known> {
-        self.aggregates.iter().find(|(known, _)| known.equals(call)).map(|(_, known)| known)
+        self.aggregates
+            .iter()
+            .find(|(known, _)| known.equals(call))
+            .map(|(_, known)| known)
     }
 
     fn known(&self, var: VarRef) -> Result<&Known> {
         if var.levels_up > 0 {
             let outer = self.outer.ok_or_else(|| {
-                NotIncremental::new("an expression refers to an outer query", "Rewrite it as a join.")
+                NotIncremental::new(
+                    "an expression refers to an outer query",
+                    "Rewrite it as a join.",
+                )
             })?;
-            return outer.known(VarRef { levels_up: var.levels_up - 1, ..var });
+            return outer.known(VarRef {
+                levels_up: var.levels_up - 1,
+                ..var
+            });
         }
         self.known.get(&(var.range, var.attnum)).ok_or_else(|| {
             NotIncremental::new(
-                if var.attnum == 0 { "a whole row is used as one value" } else { "a column cannot be traced" },
+                if var.attnum == 0 {
+                    "a whole row is used as one value"
+                } else {
+                    "a column cannot be traced"
+                },
                 "Name the columns explicitly.",
             )
         })
@@ -33,29 +46,44 @@ impl<'q> Level<'q, '_> {
 
 impl Analyzer {
     /// An expression over the level's columns, and the scale all its values have if it is numeric and that is known.
-    pub(super) fn scalar<'q>(&mut self, expr: Expr<'q>, level: &Level<'q, '_>) -> Result<(Scalar, Option<i32>)> {
+    pub(super) fn scalar<'q>(
+        &mut self,
+        expr: Expr<'q>,
+        level: &Level<'q, '_>,
+    ) -> Result<(Scalar, Option<i32>)> {
         let fragments = expr.deparse(&mut |part| match part.kind() {
             Kind::Var(var) => level.known(var).map(|known| Some(known.id.0)),
-            Kind::Aggregate(_) => {
-                level.aggregate(&part).map(|known| Some(known.id.0)).ok_or_else(|| {
-                    NotIncremental::new("an aggregate stands where none is expected", "Please report the query.")
-                })
-            }
+            Kind::Aggregate(_) => level
+                .aggregate(&part)
+                .map(|known| Some(known.id.0))
+                .ok_or_else(|| {
+                    NotIncremental::new(
+                        "an aggregate stands where none is expected",
+                        "Please report the query.",
+                    )
+                }),
             Kind::SublinkColumn(number) => level
                 .sublink_columns
                 .get(number as usize - 1)
                 .map(|known| Some(known.id.0))
-                .ok_or_else(|| NotIncremental::new("a sub-query's column cannot be traced", "Write it as a join.")),
+                .ok_or_else(|| {
+                    NotIncremental::new(
+                        "a sub-query's column cannot be traced",
+                        "Write it as a join.",
+                    )
+                }),
             Kind::Sublink(_) => Err(NotIncremental::new(
                 "a sub-query in an expression is not incremental yet",
                 "Write it as a join where possible.",
             )),
-            Kind::Window => {
-                Err(NotIncremental::new("a window function is not incremental yet", "It is refreshed fully."))
-            }
-            Kind::Grouping => {
-                Err(NotIncremental::new("GROUPING is not incremental yet", "It is refreshed fully."))
-            }
+            Kind::Window => Err(NotIncremental::new(
+                "a window function is not incremental yet",
+                "It is refreshed fully.",
+            )),
+            Kind::Grouping => Err(NotIncremental::new(
+                "GROUPING is not incremental yet",
+                "It is refreshed fully.",
+            )),
             Kind::SetReturning => Err(NotIncremental::new(
                 "a set-returning function is not incremental yet",
                 "It is refreshed fully.",
@@ -82,27 +110,36 @@ impl Analyzer {
 
     /// Whether the value can be NULL; true unless it is known not to be.
     fn nullable<'q>(&self, expr: &Expr<'q>, level: &Level<'q, '_>) -> bool {
-        let any = |arguments: &[Expr<'q>]| arguments.iter().any(|argument| self.nullable(argument, level));
+        let any = |arguments: &[Expr<'q>]| {
+            arguments
+                .iter()
+                .any(|argument| self.nullable(argument, level))
+        };
         match expr.kind() {
             Kind::Var(var) => level.known(var).map_or(true, |known| known.nullable),
             Kind::Const { is_null } => is_null,
-            Kind::SublinkColumn(number) => {
-                level.sublink_columns.get(number as usize - 1).is_none_or(|known| known.nullable)
-            }
+            Kind::SublinkColumn(number) => level
+                .sublink_columns
+                .get(number as usize - 1)
+                .is_none_or(|known| known.nullable),
             Kind::Aggregate(_) => level.aggregate(expr).is_none_or(|known| known.nullable),
             Kind::NullTest => false,
             Kind::And(arguments) | Kind::Or(arguments) => any(&arguments),
             Kind::Not(argument) | Kind::Relabel(argument) => self.nullable(&argument, level),
-            Kind::Coalesce(arguments) => {
-                arguments.iter().all(|argument| self.nullable(argument, level))
-            }
+            Kind::Coalesce(arguments) => arguments
+                .iter()
+                .all(|argument| self.nullable(argument, level)),
             Kind::Case { results, otherwise } => {
                 any(&results) || otherwise.is_none_or(|otherwise| self.nullable(&otherwise, level))
             }
-            Kind::Operator { operator, arguments } => {
-                !total_operator(operator, &arguments) || any(&arguments)
-            }
-            Kind::Function { function, arguments } => !total_cast(function, &arguments) || any(&arguments),
+            Kind::Operator {
+                operator,
+                arguments,
+            } => !total_operator(operator, &arguments) || any(&arguments),
+            Kind::Function {
+                function,
+                arguments,
+            } => !total_cast(function, &arguments) || any(&arguments),
             _ => true,
         }
     }
@@ -124,17 +161,28 @@ impl Analyzer {
             Kind::Var(var) => level.known(var).ok().and_then(|known| known.scale),
             Kind::Aggregate(_) => level.aggregate(expr).and_then(|known| known.scale),
             Kind::Relabel(argument) => self.scale(&argument, level),
-            Kind::Function { function, arguments } => {
+            Kind::Function {
+                function,
+                arguments,
+            } => {
                 let facts = node::function_facts(function);
                 match (facts.builtin, facts.name.as_str(), arguments.as_slice()) {
                     (true, "numeric", [only]) => self.scale(only, level),
-                    (true, "numeric", [_, _]) => scale_of(&node::describe_type(oid, modifier, collation)),
+                    (true, "numeric", [_, _]) => {
+                        scale_of(&node::describe_type(oid, modifier, collation))
+                    }
                     _ => None,
                 }
             }
-            Kind::Operator { operator, arguments } => {
-                let [left, right] = arguments.as_slice() else { return None };
-                let (name, facts, _) = node::operator_facts(operator, left.type_of().0, right.type_of().0);
+            Kind::Operator {
+                operator,
+                arguments,
+            } => {
+                let [left, right] = arguments.as_slice() else {
+                    return None;
+                };
+                let (name, facts, _) =
+                    node::operator_facts(operator, left.type_of().0, right.type_of().0);
                 if !facts.builtin {
                     return None;
                 }
@@ -149,7 +197,10 @@ impl Analyzer {
             Kind::Case { results, otherwise } => {
                 // A missing ELSE is NULL, which has no scale to disagree.
                 let mut branches = results;
-                branches.extend(otherwise.filter(|value| !matches!(value.kind(), Kind::Const { is_null: true })));
+                branches.extend(
+                    otherwise
+                        .filter(|value| !matches!(value.kind(), Kind::Const { is_null: true })),
+                );
                 self.same_scale(&branches, level)
             }
             _ => None,
@@ -171,8 +222,16 @@ fn shape<'q>(expr: &Expr<'q>, pieces: &[Piece], level: &Level<'q, '_>) -> Shape 
     if !pieces.iter().any(|piece| matches!(piece, Piece::Column(_))) {
         return Shape::Constant;
     }
-    let Kind::Operator { operator, arguments } = expr.kind() else { return Shape::Opaque };
-    let [left, right] = arguments.as_slice() else { return Shape::Opaque };
+    let Kind::Operator {
+        operator,
+        arguments,
+    } = expr.kind()
+    else {
+        return Shape::Opaque;
+    };
+    let [left, right] = arguments.as_slice() else {
+        return Shape::Opaque;
+    };
     let (_, _, equality) = node::operator_facts(operator, left.type_of().0, right.type_of().0);
     if !equality {
         return Shape::Opaque;
@@ -181,7 +240,8 @@ fn shape<'q>(expr: &Expr<'q>, pieces: &[Piece], level: &Level<'q, '_>) -> Shape 
         Kind::Var(var) => level.known(var).ok().map(|known| known.id),
         _ => None,
     };
-    let constant = |side: &Expr<'q>| matches!(strip_relabel(*side).kind(), Kind::Const { is_null: false });
+    let constant =
+        |side: &Expr<'q>| matches!(strip_relabel(*side).kind(), Kind::Const { is_null: false });
     match (column(left), column(right)) {
         (Some(a), Some(b)) => Shape::Equal(a, b),
         (Some(a), None) if constant(right) => Shape::EqualConstant(a),
@@ -221,23 +281,46 @@ fn plain_type(oid: pg_sys::Oid) -> bool {
 }
 
 fn total_operator(operator: pg_sys::Oid, arguments: &[Expr<'_>]) -> bool {
-    let first = arguments.first().map_or(pg_sys::InvalidOid, |argument| argument.type_of().0);
-    let last = arguments.last().map_or(pg_sys::InvalidOid, |argument| argument.type_of().0);
+    let first = arguments
+        .first()
+        .map_or(pg_sys::InvalidOid, |argument| argument.type_of().0);
+    let last = arguments
+        .last()
+        .map_or(pg_sys::InvalidOid, |argument| argument.type_of().0);
     let (name, facts, _) = node::operator_facts(operator, first, last);
     facts.builtin
         && facts.strict
-        && arguments.iter().all(|argument| plain_type(argument.type_of().0))
-        && matches!(name.as_str(), "+" | "-" | "*" | "/" | "%" | "=" | "<>" | "<" | "<=" | ">" | ">=" | "||")
+        && arguments
+            .iter()
+            .all(|argument| plain_type(argument.type_of().0))
+        && matches!(
+            name.as_str(),
+            "+" | "-" | "*" | "/" | "%" | "=" | "<>" | "<" | "<=" | ">" | ">=" | "||"
+        )
 }
 
 fn total_cast(function: pg_sys::Oid, arguments: &[Expr<'_>]) -> bool {
     let facts = node::function_facts(function);
     facts.builtin
         && facts.strict
-        && arguments.iter().all(|argument| plain_type(argument.type_of().0))
+        && arguments
+            .iter()
+            .all(|argument| plain_type(argument.type_of().0))
         && matches!(
             facts.name.as_str(),
-            "int2" | "int4" | "int8" | "numeric" | "float4" | "float8" | "text" | "varchar" | "bpchar" | "upper"
-                | "lower" | "abs" | "round" | "length"
+            "int2"
+                | "int4"
+                | "int8"
+                | "numeric"
+                | "float4"
+                | "float8"
+                | "text"
+                | "varchar"
+                | "bpchar"
+                | "upper"
+                | "lower"
+                | "abs"
+                | "round"
+                | "length"
         )
 }

@@ -29,25 +29,39 @@ pub(super) fn unusable(relid: pg_sys::Oid) -> Option<Error> {
     let name = row.text(0);
     if row.text(1) == "t" {
         return Some(
-            Error::new(Kind::NotIncremental, format!("temporary table \"{name}\" cannot be a source"))
-                .hint("The background workers cannot see temporary tables; use an unlogged table."),
+            Error::new(
+                Kind::NotIncremental,
+                format!("temporary table \"{name}\" cannot be a source"),
+            )
+            .hint("The background workers cannot see temporary tables; use an unlogged table."),
         );
     }
-    if matches!(row.text(2).as_str(), "pg_catalog" | "information_schema" | "pg_toast") {
-        return Some(Error::new(Kind::NotIncremental, format!("system catalog \"{name}\" cannot be a source")));
+    if matches!(
+        row.text(2).as_str(),
+        "pg_catalog" | "information_schema" | "pg_toast"
+    ) {
+        return Some(Error::new(
+            Kind::NotIncremental,
+            format!("system catalog \"{name}\" cannot be a source"),
+        ));
     }
     None
 }
 
 /// The relation's changes can be captured by triggers: an ordinary or partitioned table that is read as a whole.
 pub fn capturable(relid: pg_sys::Oid, relkind: u8) -> bool {
-    matches!(relkind, b'r' | b'p') && !is_partition(relid) && (relkind == b'p' || !has_children(relid))
+    matches!(relkind, b'r' | b'p')
+        && !is_partition(relid)
+        && (relkind == b'p' || !has_children(relid))
 }
 
 /// The table is a partition of another one, whose triggers fire for it too.
 fn is_partition(relid: pg_sys::Oid) -> bool {
-    spi::first("SELECT relispartition FROM pg_catalog.pg_class WHERE oid = $1", &[Value::Oid(relid)])
-        .is_some_and(|row| row.bool(0))
+    spi::first(
+        "SELECT relispartition FROM pg_catalog.pg_class WHERE oid = $1",
+        &[Value::Oid(relid)],
+    )
+    .is_some_and(|row| row.bool(0))
 }
 
 /// Refuses relations whose changes cannot be followed row by row.
@@ -89,12 +103,19 @@ pub(super) fn check(relid: pg_sys::Oid, relkind: u8, inherit: bool) -> Result<()
 }
 
 fn has_children(relid: pg_sys::Oid) -> bool {
-    spi::first("SELECT 1 FROM pg_catalog.pg_inherits WHERE inhparent = $1", &[Value::Oid(relid)]).is_some()
+    spi::first(
+        "SELECT 1 FROM pg_catalog.pg_inherits WHERE inhparent = $1",
+        &[Value::Oid(relid)],
+    )
+    .is_some()
 }
 
 pub(super) fn display_name(relid: pg_sys::Oid) -> String {
-    spi::first("SELECT $1::pg_catalog.oid::pg_catalog.regclass::pg_catalog.text", &[Value::Oid(relid)])
-        .map_or_else(String::new, |row| row.text(0))
+    spi::first(
+        "SELECT $1::pg_catalog.oid::pg_catalog.regclass::pg_catalog.text",
+        &[Value::Oid(relid)],
+    )
+    .map_or_else(String::new, |row| row.text(0))
 }
 
 /// The live columns of a relation by attribute number.

@@ -22,14 +22,17 @@ fn alter_stream_table(
     let name = name.ok_or_else(|| Error::new(Kind::InvalidArgument, "name must not be NULL"))?;
     let table = catalog::by_name(name)?;
     let mode = refresh_mode.map(Mode::parse).transpose()?;
-    lifecycle::alter(&table, &Changes {
-        query,
-        schedule,
-        mode,
-        status,
-        diamond_consistency,
-        diamond_schedule_policy,
-    })?;
+    lifecycle::alter(
+        &table,
+        &Changes {
+            query,
+            schedule,
+            mode,
+            status,
+            diamond_consistency,
+            diamond_schedule_policy,
+        },
+    )?;
     let redefined = query.is_some() || mode.is_some_and(|mode| mode != table.mode);
     if redefined && !matches!(table.status, Status::Suspended | Status::Error) {
         super::refresh::manual(&catalog::load(table.id)?, None)?;
@@ -39,7 +42,13 @@ fn alter_stream_table(
 
 fn set_status(name: &str, status: &str) -> Result<(), Error> {
     let table = catalog::by_name(name)?;
-    lifecycle::alter(&table, &Changes { status: Some(status), ..Changes::default() })
+    lifecycle::alter(
+        &table,
+        &Changes {
+            status: Some(status),
+            ..Changes::default()
+        },
+    )
 }
 
 #[pg_extern(sql = false)]
@@ -57,7 +66,13 @@ fn set_all(wanted: &str, changes: impl Fn(Status) -> bool) -> Result<i32, Error>
     let mut count = 0;
     for table in catalog::load_all()? {
         if session::has_privileges_of(table.owner) && changes(table.status) {
-            lifecycle::alter(&table, &Changes { status: Some(wanted), ..Changes::default() })?;
+            lifecycle::alter(
+                &table,
+                &Changes {
+                    status: Some(wanted),
+                    ..Changes::default()
+                },
+            )?;
             count += 1;
         }
     }
@@ -66,10 +81,14 @@ fn set_all(wanted: &str, changes: impl Fn(Status) -> bool) -> Result<i32, Error>
 
 #[pg_extern(sql = false)]
 fn pause_all() -> Result<i32, ErrorReport> {
-    Ok(set_all("SUSPENDED", |status| matches!(status, Status::Active | Status::Initializing))?)
+    Ok(set_all("SUSPENDED", |status| {
+        matches!(status, Status::Active | Status::Initializing)
+    })?)
 }
 
 #[pg_extern(sql = false)]
 fn resume_all() -> Result<i32, ErrorReport> {
-    Ok(set_all("ACTIVE", |status| matches!(status, Status::Suspended | Status::Error))?)
+    Ok(set_all("ACTIVE", |status| {
+        matches!(status, Status::Suspended | Status::Error)
+    })?)
 }

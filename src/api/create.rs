@@ -76,10 +76,20 @@ fn create_stream_table_if_not_exists(
     diamond_consistency: Option<&str>,
     diamond_schedule_policy: Option<&str>,
 ) -> Result<(), ErrorReport> {
-    let wanted =
-        definition(name, query, schedule, refresh_mode, initialize, diamond_consistency, diamond_schedule_policy)?;
+    let wanted = definition(
+        name,
+        query,
+        schedule,
+        refresh_mode,
+        initialize,
+        diamond_consistency,
+        diamond_schedule_policy,
+    )?;
     if let Some(known) = existing(wanted.name)? {
-        pgrx::notice!("stream table {} already exists, skipping", known.display_name());
+        pgrx::notice!(
+            "stream table {} already exists, skipping",
+            known.display_name()
+        );
         return Ok(());
     }
     lifecycle::create(&wanted)?;
@@ -97,8 +107,15 @@ fn create_or_replace_stream_table(
     diamond_consistency: Option<&str>,
     diamond_schedule_policy: Option<&str>,
 ) -> Result<(), ErrorReport> {
-    let wanted =
-        definition(name, query, schedule, refresh_mode, initialize, diamond_consistency, diamond_schedule_policy)?;
+    let wanted = definition(
+        name,
+        query,
+        schedule,
+        refresh_mode,
+        initialize,
+        diamond_consistency,
+        diamond_schedule_policy,
+    )?;
     let Some(known) = existing(wanted.name)? else {
         lifecycle::create(&wanted)?;
         return Ok(());
@@ -111,14 +128,17 @@ fn create_or_replace_stream_table(
         lifecycle::create(&wanted)?;
         return Ok(());
     }
-    lifecycle::alter(&known, &Changes {
-        query: (comparison == lifecycle::QueryComparison::Different).then_some(wanted.query),
-        schedule: (wanted.schedule != known.schedule).then_some(wanted.schedule),
-        mode: (wanted.mode != known.mode).then_some(wanted.mode),
-        status: None,
-        diamond_consistency: wanted.diamond_consistency,
-        diamond_schedule_policy: wanted.diamond_schedule_policy,
-    })?;
+    lifecycle::alter(
+        &known,
+        &Changes {
+            query: (comparison == lifecycle::QueryComparison::Different).then_some(wanted.query),
+            schedule: (wanted.schedule != known.schedule).then_some(wanted.schedule),
+            mode: (wanted.mode != known.mode).then_some(wanted.mode),
+            status: None,
+            diamond_consistency: wanted.diamond_consistency,
+            diamond_schedule_policy: wanted.diamond_schedule_policy,
+        },
+    )?;
     if comparison == lifecycle::QueryComparison::Different && wanted.initialize {
         super::refresh::manual(&known, None)?;
     }

@@ -36,49 +36,83 @@ fn explain_stream_table(name: &str, stage: &str) -> Result<String, ErrorReport> 
             let terms = delta_terms(unit, dirty);
             Ok(terms.join("\n"))
         })?,
-        "sql" if compiled.units.iter().all(|unit| unit.query.is_none()) => {
-            compiled.units.iter().map(|unit| unit.full_statement().to_string()).collect::<Vec<_>>().join("\n")
-        }
+        "sql" if compiled.units.iter().all(|unit| unit.query.is_none()) => compiled
+            .units
+            .iter()
+            .map(|unit| unit.full_statement().to_string())
+            .collect::<Vec<_>>()
+            .join("\n"),
         "sql" => each_delta(&compiled, |unit, dirty| {
             Ok(unit.differential_statement(dirty, None)?.to_string())
         })?,
-        "apply" => compiled.units.iter().map(apply).collect::<Vec<_>>().join("\n"),
+        "apply" => compiled
+            .units
+            .iter()
+            .map(apply)
+            .collect::<Vec<_>>()
+            .join("\n"),
         "plan" => each_delta(&compiled, |unit, dirty| {
             let lines = plan(&compiled.table, unit, dirty, "text")?;
             Ok(lines.join("\n"))
         })?,
         other => {
-            return Err(Error::new(Kind::InvalidArgument, format!("unknown stage \"{other}\""))
-                .hint(format!("Stages are {STAGES}."))
-                .into());
+            return Err(
+                Error::new(Kind::InvalidArgument, format!("unknown stage \"{other}\""))
+                    .hint(format!("Stages are {STAGES}."))
+                    .into(),
+            );
         }
     };
     Ok(text)
 }
 
 fn query_of(table: &StreamTable) -> OwnResult<Query> {
-    analyze::analyze(table.view, &table.timezone)?.query.map_err(|refusal| {
-        Error::new(
-            Kind::NotIncremental,
-            format!("stream table {} is not maintained incrementally: {}", table.display_name(), refusal.reason),
-        )
-        .hint(refusal.hint)
-    })
+    analyze::analyze(table.view, &table.timezone)?
+        .query
+        .map_err(|refusal| {
+            Error::new(
+                Kind::NotIncremental,
+                format!(
+                    "stream table {} is not maintained incrementally: {}",
+                    table.display_name(),
+                    refusal.reason
+                ),
+            )
+            .hint(refusal.hint)
+        })
 }
 
 fn summary(compiled: &Compiled) -> String {
     let table = &compiled.table;
     let mut lines = vec![
         format!("stream table {}", table.display_name()),
-        format!("schedule {}, mode {}, effective {}", table.schedule, table.mode.name(), table.effective.name()),
+        format!(
+            "schedule {}, mode {}, effective {}",
+            table.schedule,
+            table.mode.name(),
+            table.effective.name()
+        ),
     ];
     if let Some(reason) = &table.downgrade_reason {
         lines.push(format!("refreshed fully: {reason}"));
     }
     for unit in &compiled.units {
-        let kind = if unit.id == table.id { "result" } else { "stage" };
-        let reads: Vec<String> = unit.sources.values().map(|source| source.name.to_string()).collect();
-        lines.push(format!("{kind} {} identity {:?} reads {}", unit.target.table, unit.layout.identity, reads.join(", ")));
+        let kind = if unit.id == table.id {
+            "result"
+        } else {
+            "stage"
+        };
+        let reads: Vec<String> = unit
+            .sources
+            .values()
+            .map(|source| source.name.to_string())
+            .collect();
+        lines.push(format!(
+            "{kind} {} identity {:?} reads {}",
+            unit.target.table,
+            unit.layout.identity,
+            reads.join(", ")
+        ));
     }
     lines.join("\n") + "\n"
 }
@@ -101,25 +135,49 @@ fn each_delta(
     for unit in compiled.units.iter().filter(|unit| unit.query.is_some()) {
         for (id, source) in &unit.sources {
             let dirty = BTreeSet::from([*id]);
-            sections.push(format!("-- {} when {} changed\n{}\n", unit.target.table, source.name, describe(unit, &dirty)?));
+            sections.push(format!(
+                "-- {} when {} changed\n{}\n",
+                unit.target.table,
+                source.name,
+                describe(unit, &dirty)?
+            ));
         }
     }
     if sections.is_empty() {
-        let reason = compiled.table.downgrade_reason.clone().unwrap_or_else(|| "its mode is FULL".into());
+        let reason = compiled
+            .table
+            .downgrade_reason
+            .clone()
+            .unwrap_or_else(|| "its mode is FULL".into());
         return Err(Error::new(
             Kind::NotIncremental,
-            format!("stream table {} is not maintained incrementally: {reason}", compiled.table.display_name()),
+            format!(
+                "stream table {} is not maintained incrementally: {reason}",
+                compiled.table.display_name()
+            ),
         ));
     }
     Ok(sections.join("\n"))
 }
 
 fn delta_terms(unit: &Unit, dirty: &BTreeSet<SourceId>) -> Vec<String> {
-    let Some(query) = &unit.query else { return vec![] };
-    let input = unit.layout.grouped.as_ref().map_or(&query.root, |grouped| &grouped.input);
+    let Some(query) = &unit.query else {
+        return vec![];
+    };
+    let input = unit
+        .layout
+        .grouped
+        .as_ref()
+        .map_or(&query.root, |grouped| &grouped.input);
     delta::terms(input, dirty)
         .into_iter()
-        .map(|root| Query { root, output: vec![] }.text())
+        .map(|root| {
+            Query {
+                root,
+                output: vec![],
+            }
+            .text()
+        })
         .collect()
 }
 
@@ -128,13 +186,31 @@ fn apply(unit: &Unit) -> String {
         .layout
         .columns
         .iter()
-        .map(|column| format!("  {} {} {:?}{}", column.name, column.ty.name, column.role, if column.visible { "" } else { " hidden" }))
+        .map(|column| {
+            format!(
+                "  {} {} {:?}{}",
+                column.name,
+                column.ty.name,
+                column.role,
+                if column.visible { "" } else { " hidden" }
+            )
+        })
         .collect();
-    format!("{} identity {:?}\n{}\n", unit.target.table, unit.layout.identity, columns.join("\n"))
+    format!(
+        "{} identity {:?}\n{}\n",
+        unit.target.table,
+        unit.layout.identity,
+        columns.join("\n")
+    )
 }
 
 /// EXPLAIN of the delta statement, as a refresh would run it.
-fn plan(table: &StreamTable, unit: &Unit, dirty: &BTreeSet<SourceId>, format: &str) -> OwnResult<Vec<String>> {
+fn plan(
+    table: &StreamTable,
+    unit: &Unit,
+    dirty: &BTreeSet<SourceId>,
+    format: &str,
+) -> OwnResult<Vec<String>> {
     let statement = unit.differential_statement(dirty, Some(1_000))?;
     let _scope = Scope::restricted(table.owner, &table.timezone);
     let lines = spi::explain(&statement.to_string(), format);
@@ -144,9 +220,12 @@ fn plan(table: &StreamTable, unit: &Unit, dirty: &BTreeSet<SourceId>, format: &s
 #[pg_extern(sql = false)]
 fn explain_delta(name: &str, format: &str) -> Result<SetOfIterator<'static, String>, ErrorReport> {
     if !["text", "json", "xml", "yaml"].contains(&format.to_ascii_lowercase().as_str()) {
-        return Err(Error::new(Kind::InvalidArgument, format!("unknown format \"{format}\""))
-            .hint("Use text, json, xml or yaml.")
-            .into());
+        return Err(Error::new(
+            Kind::InvalidArgument,
+            format!("unknown format \"{format}\""),
+        )
+        .hint("Use text, json, xml or yaml.")
+        .into());
     }
     let compiled = compiled(name)?;
     let mut lines = Vec::new();
@@ -155,10 +234,17 @@ fn explain_delta(name: &str, format: &str) -> Result<SetOfIterator<'static, Stri
         lines.extend(plan(&compiled.table, unit, &dirty, format)?);
     }
     if lines.is_empty() {
-        let reason = compiled.table.downgrade_reason.clone().unwrap_or_else(|| "its mode is FULL".into());
+        let reason = compiled
+            .table
+            .downgrade_reason
+            .clone()
+            .unwrap_or_else(|| "its mode is FULL".into());
         return Err(Error::new(
             Kind::NotIncremental,
-            format!("stream table {} is not maintained incrementally: {reason}", compiled.table.display_name()),
+            format!(
+                "stream table {} is not maintained incrementally: {reason}",
+                compiled.table.display_name()
+            ),
         )
         .into());
     }

@@ -16,7 +16,11 @@ pub(super) fn manual(table: &StreamTable, force_full: Option<&str>) -> OwnResult
 }
 
 /// As [`manual`], looking at the result under the same snapshot.
-pub(super) fn manual_then(table: &StreamTable, force_full: Option<&str>, then: Then) -> OwnResult<Option<Outcome>> {
+pub(super) fn manual_then(
+    table: &StreamTable,
+    force_full: Option<&str>,
+    then: Then,
+) -> OwnResult<Option<Outcome>> {
     lifecycle::require_owner(table)?;
     for id in refresh::order(&[table.id], true)? {
         lifecycle::ensure_ready(&catalog::load(id)?)?;
@@ -24,7 +28,11 @@ pub(super) fn manual_then(table: &StreamTable, force_full: Option<&str>, then: T
     let outcomes = refresh::refresh(&Request {
         ids: vec![table.id],
         with_upstream: true,
-        initiated_by: if force_full.is_some() { InitiatedBy::Repair } else { InitiatedBy::Manual },
+        initiated_by: if force_full.is_some() {
+            InitiatedBy::Repair
+        } else {
+            InitiatedBy::Manual
+        },
         force_full: force_full.map(str::to_owned),
         settings: RefreshSettings::read(),
         then,
@@ -43,8 +51,11 @@ fn refresh_if_stale(name: &str, max_age: pgrx::datum::Interval) -> Result<bool, 
     let table = catalog::by_name(name)?;
     lifecycle::require_owner(&table)?;
     let limit = max_age.as_micros() as f64 / 1e6;
-    let stale = spi::first("SELECT pgtrickle.get_staleness($1)", &[Value::Text(name.to_owned())])
-        .is_none_or(|row| row.is_null(0) || row.float(0) > limit);
+    let stale = spi::first(
+        "SELECT pgtrickle.get_staleness($1)",
+        &[Value::Text(name.to_owned())],
+    )
+    .is_none_or(|row| row.is_null(0) || row.float(0) > limit);
     if stale {
         manual(&table, None).map_err(|error: Error| ErrorReport::from(error))?;
     }

@@ -21,14 +21,22 @@ fn repair_stream_table(
         && !found.ok()
     {
         // What is shown is right; the state kept beside it is not.
-        differences.push(("state".to_owned(), format!("{{\"rows\": {}}}", found.missing.max(found.surplus))));
+        differences.push((
+            "state".to_owned(),
+            format!("{{\"rows\": {}}}", found.missing.max(found.surplus)),
+        ));
     }
     if !dry_run && !differences.is_empty() {
         super::refresh::manual(&table, Some("repair"))?;
     }
     let rows: Vec<(String, pgrx::JsonB)> = differences
         .into_iter()
-        .map(|(op, row)| (op, pgrx::JsonB(serde_json::from_str(&row).unwrap_or(serde_json::Value::Null))))
+        .map(|(op, row)| {
+            (
+                op,
+                pgrx::JsonB(serde_json::from_str(&row).unwrap_or(serde_json::Value::Null)),
+            )
+        })
         .collect();
     Ok(TableIterator::new(rows))
 }

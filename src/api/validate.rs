@@ -33,7 +33,12 @@ fn validate_query(
             findings
         }
         Err(refusal) => {
-            vec![("query".to_owned(), "full".to_owned(), Some(refusal.reason), Some(refusal.hint))]
+            vec![(
+                "query".to_owned(),
+                "full".to_owned(),
+                Some(refusal.reason),
+                Some(refusal.hint),
+            )]
         }
     };
     Ok::<_, Error>(TableIterator::new(findings)).map_err(ErrorReport::from)
@@ -53,8 +58,14 @@ fn describe(rel: &Rel, findings: &mut Vec<Finding>) {
                 Body::Outer { full: true, .. } => "full join",
                 Body::Match { present: true, .. } => "semi join",
                 Body::Match { present: false, .. } => "anti join",
-                Body::SetOperation { kind: SetKind::Intersect, .. } => "intersect",
-                Body::SetOperation { kind: SetKind::Except, .. } => "except",
+                Body::SetOperation {
+                    kind: SetKind::Intersect,
+                    ..
+                } => "intersect",
+                Body::SetOperation {
+                    kind: SetKind::Except,
+                    ..
+                } => "except",
             },
             "keyed",
             None,

@@ -25,13 +25,17 @@ fn verify_stream_table(
     ErrorReport,
 > {
     if mode != "rows" && mode != "count" {
-        return Err(Error::new(Kind::InvalidArgument, format!("unknown mode \"{mode}\""))
-            .hint("Use 'rows' or 'count'.")
-            .into());
+        return Err(
+            Error::new(Kind::InvalidArgument, format!("unknown mode \"{mode}\""))
+                .hint("Use 'rows' or 'count'.")
+                .into(),
+        );
     }
     let table = catalog::by_name(name)?;
     let outcome = super::refresh::manual_then(&table, None, Then::Compare)?;
-    let Some((found, snapshot)) = outcome.and_then(|outcome| Some((outcome.comparison?, outcome.snapshot))) else {
+    let Some((found, snapshot)) =
+        outcome.and_then(|outcome| Some((outcome.comparison?, outcome.snapshot)))
+    else {
         return Err(Error::new(Kind::Internal, "nothing was compared").into());
     };
     let (missing, surplus) = if mode == "count" {
@@ -41,5 +45,11 @@ fn verify_stream_table(
         (found.missing, found.surplus)
     };
     let ok = missing == 0 && surplus == 0;
-    Ok(TableIterator::once((ok, missing, surplus, found.checked, snapshot)))
+    Ok(TableIterator::once((
+        ok,
+        missing,
+        surplus,
+        found.checked,
+        snapshot,
+    )))
 }

@@ -25,7 +25,9 @@ pub fn ensure_table(source: pg_sys::Oid, columns: &BTreeSet<i16>) -> Result<bool
     let _quiet = entry::defining();
     let known = catalog::change_source(source, Under::Current);
     if let Some(known) = &known
-        && columns.iter().all(|column| known.columns().contains(column))
+        && columns
+            .iter()
+            .all(|column| known.columns().contains(column))
         && triggers_complete(source)
     {
         return Ok(false);
@@ -62,21 +64,47 @@ fn ensure_layout(
 ) -> Result<bool> {
     let known = catalog::change_source(source, Under::Current);
     let (layout, columns) = match &known {
-        Some(known) if columns.iter().all(|column| known.columns().contains(column)) => return Ok(false),
-        Some(known) => (known.layout + 1, columns.iter().copied().chain(known.columns()).collect()),
+        Some(known)
+            if columns
+                .iter()
+                .all(|column| known.columns().contains(column)) =>
+        {
+            return Ok(false);
+        }
+        Some(known) => (
+            known.layout + 1,
+            columns.iter().copied().chain(known.columns()).collect(),
+        ),
         None => (1, columns.clone()),
     };
     let columns: BTreeSet<i16> = columns;
-    let members = if kind == SourceKind::Table { partition_leaves(source) } else { vec![] };
-    catalog::save_source(&ChangeSource { source, kind, layout, current: 0, unlogged, members, segments: vec![] });
+    let members = if kind == SourceKind::Table {
+        partition_leaves(source)
+    } else {
+        vec![]
+    };
+    catalog::save_source(&ChangeSource {
+        source,
+        kind,
+        layout,
+        current: 0,
+        unlogged,
+        members,
+        segments: vec![],
+    });
     for number in 0..SEGMENTS {
         let name = catalog::segment_name(source, layout, number);
         create_segment(&name, source, kind, &columns, unlogged);
         let relid = relation_oid(&name)?;
         let index = relation_oid(&Name::new(&*name.schema, format!("{}_x", name.name)))?;
         depend::make_member(relid);
-        let segment =
-            Segment { layout, number, relid, index, columns: columns.iter().copied().collect() };
+        let segment = Segment {
+            layout,
+            number,
+            relid,
+            index,
+            columns: columns.iter().copied().collect(),
+        };
         catalog::insert_segment(source, &segment);
     }
     for segment in known.iter().flat_map(|known| &known.segments) {
@@ -88,13 +116,29 @@ fn ensure_layout(
     Ok(true)
 }
 
-fn create_segment(name: &Name, source: pg_sys::Oid, kind: SourceKind, columns: &BTreeSet<i16>, unlogged: bool) {
+fn create_segment(
+    name: &Name,
+    source: pg_sys::Oid,
+    kind: SourceKind,
+    columns: &BTreeSet<i16>,
+    unlogged: bool,
+) {
     let mut definitions = match kind {
-        SourceKind::Table => vec!["xid xid8 NOT NULL".to_owned(), "w smallint NOT NULL".to_owned()],
-        SourceKind::StreamTable => vec!["version bigint NOT NULL".to_owned(), "w bigint NOT NULL".to_owned()],
+        SourceKind::Table => vec![
+            "xid xid8 NOT NULL".to_owned(),
+            "w smallint NOT NULL".to_owned(),
+        ],
+        SourceKind::StreamTable => vec![
+            "version bigint NOT NULL".to_owned(),
+            "w bigint NOT NULL".to_owned(),
+        ],
     };
     definitions.extend(column_definitions(source, columns));
-    let position = if kind == SourceKind::Table { "xid" } else { "version" };
+    let position = if kind == SourceKind::Table {
+        "xid"
+    } else {
+        "version"
+    };
     let persistence = if unlogged { "UNLOGGED " } else { "" };
     spi::command(&format!(
         "CREATE {persistence}TABLE {name} ({}) WITH (fillfactor = 100, autovacuum_enabled = off, \
@@ -197,7 +241,9 @@ fn has_trigger(relation: pg_sys::Oid, name: &str) -> bool {
 
 fn triggers_complete(source: pg_sys::Oid) -> bool {
     has_trigger(source, ROW_TRIGGER)
-        && tree(source).iter().all(|(relation, _)| has_trigger(*relation, TRUNCATE_TRIGGER))
+        && tree(source)
+            .iter()
+            .all(|(relation, _)| has_trigger(*relation, TRUNCATE_TRIGGER))
 }
 
 /// Every relation of the source has its capture triggers.
@@ -214,14 +260,18 @@ fn install_triggers(source: pg_sys::Oid) {
                 "CREATE OR REPLACE TRIGGER {ROW_TRIGGER} AFTER INSERT OR UPDATE OR DELETE ON {name} FOR EACH ROW \
                  EXECUTE FUNCTION pgtrickle.capture()"
             ));
-            spi::command(&format!("ALTER TABLE {name} ENABLE ALWAYS TRIGGER {ROW_TRIGGER}"));
+            spi::command(&format!(
+                "ALTER TABLE {name} ENABLE ALWAYS TRIGGER {ROW_TRIGGER}"
+            ));
         }
         if !has_trigger(relation, TRUNCATE_TRIGGER) {
             spi::command(&format!(
                 "CREATE OR REPLACE TRIGGER {TRUNCATE_TRIGGER} AFTER TRUNCATE ON {name} FOR EACH STATEMENT \
                  EXECUTE FUNCTION pgtrickle.capture()"
             ));
-            spi::command(&format!("ALTER TABLE ONLY {name} ENABLE ALWAYS TRIGGER {TRUNCATE_TRIGGER}"));
+            spi::command(&format!(
+                "ALTER TABLE ONLY {name} ENABLE ALWAYS TRIGGER {TRUNCATE_TRIGGER}"
+            ));
         }
     }
 }
@@ -231,7 +281,9 @@ fn install_triggers(source: pg_sys::Oid) {
 pub fn sync_members(source: pg_sys::Oid) -> bool {
     let _scope = Scope::internal();
     let _quiet = entry::defining();
-    let Some(mut known) = catalog::change_source(source, Under::Current) else { return false };
+    let Some(mut known) = catalog::change_source(source, Under::Current) else {
+        return false;
+    };
     if known.kind != SourceKind::Table {
         return false;
     }
@@ -246,7 +298,12 @@ pub fn sync_members(source: pg_sys::Oid) -> bool {
     let differing: Vec<pg_sys::Oid> = members
         .iter()
         .filter(|member| !known.members.contains(member))
-        .chain(known.members.iter().filter(|member| !members.contains(member)))
+        .chain(
+            known
+                .members
+                .iter()
+                .filter(|member| !members.contains(member)),
+        )
         .copied()
         .collect();
     known.members = members;
@@ -277,9 +334,14 @@ pub fn insist_on_triggers(source: pg_sys::Oid) -> Result<()> {
         .into_iter()
         .map(|id| catalog::load(id).map(|reader| reader.display_name()))
         .collect::<Result<_>>()?;
-    Err(Error::new(Kind::HasDependents, "cannot disable or drop the triggers that capture changes for stream tables")
-        .detail(format!("The table is read by {}.", readers.join(", ")))
-        .hint("Drop these stream tables first, or use session_replication_role for triggers of your own."))
+    Err(Error::new(
+        Kind::HasDependents,
+        "cannot disable or drop the triggers that capture changes for stream tables",
+    )
+    .detail(format!("The table is read by {}.", readers.join(", ")))
+    .hint(
+        "Drop these stream tables first, or use session_replication_role for triggers of your own.",
+    ))
 }
 
 /// Drops the logs and triggers of sources that no stream table reads any more.
@@ -296,7 +358,9 @@ pub fn release_unread() {
         if row.text(1) == "table" {
             for (relation, name) in tree(source) {
                 for trigger in [ROW_TRIGGER, TRUNCATE_TRIGGER] {
-                    if (trigger == TRUNCATE_TRIGGER || relation == source) && has_trigger(relation, trigger) {
+                    if (trigger == TRUNCATE_TRIGGER || relation == source)
+                        && has_trigger(relation, trigger)
+                    {
                         spi::command(&format!("DROP TRIGGER {trigger} ON {name}"));
                     }
                 }
@@ -309,14 +373,24 @@ pub fn release_unread() {
 
 /// Drops the segment tables of a source, of one layout or of all.
 pub(super) fn drop_segments(source: pg_sys::Oid, layout: Option<i64>) {
-    let Some(known) = catalog::change_source(source, Under::Current) else { return };
-    for segment in known.segments.iter().filter(|segment| layout.is_none_or(|wanted| segment.layout == wanted)) {
+    let Some(known) = catalog::change_source(source, Under::Current) else {
+        return;
+    };
+    for segment in known
+        .segments
+        .iter()
+        .filter(|segment| layout.is_none_or(|wanted| segment.layout == wanted))
+    {
         depend::release_member(segment.relid);
         depend::command_done();
         spi::command(&format!("DROP TABLE IF EXISTS {}", segment.name(source)));
         spi::run(
             "DELETE FROM pgtrickle.pgt_change_segments WHERE source = $1 AND layout = $2 AND segment = $3",
-            &[Value::Oid(source), Value::Int(segment.layout), Value::Int(segment.number)],
+            &[
+                Value::Oid(source),
+                Value::Int(segment.layout),
+                Value::Int(segment.number),
+            ],
         );
     }
 }

@@ -8,6 +8,9 @@ mod install;
 mod resolve;
 mod rotate;
 
-pub use install::{ensure_stream, ensure_table, has_triggers, insist_on_triggers, mark_unlogged_alive, release_unread, sync_members};
+pub use install::{
+    ensure_stream, ensure_table, has_triggers, insist_on_triggers, mark_unlogged_alive,
+    release_unread, sync_members,
+};
 pub use resolve::resolve;
 pub use rotate::{Rotation, rotate, worth_rotating};

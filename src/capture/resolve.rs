@@ -16,9 +16,13 @@ pub fn resolve(relation: pg_sys::Oid) -> Option<LogTarget> {
     let _scope = Scope::internal();
     let snapshot = Snapshot::latest();
     let under = Under::Snapshot(&snapshot);
-    if spi::run_under("SELECT pg_catalog.to_regclass('pgtrickle.pgt_change_sources')", &[], under)
-        .first()
-        .is_none_or(|row| row.is_null(0))
+    if spi::run_under(
+        "SELECT pg_catalog.to_regclass('pgtrickle.pgt_change_sources')",
+        &[],
+        under,
+    )
+    .first()
+    .is_none_or(|row| row.is_null(0))
     {
         return None;
     }
@@ -41,12 +45,19 @@ pub fn resolve(relation: pg_sys::Oid) -> Option<LogTarget> {
         segment: segment.relid,
         index: segment.index,
         attributes,
-        depends_on: std::iter::once(root).chain(source.segments.iter().map(|segment| segment.relid)).collect(),
+        depends_on: std::iter::once(root)
+            .chain(source.segments.iter().map(|segment| segment.relid))
+            .collect(),
     })
 }
 
 /// The attribute numbers in `partition` of the columns of `root`.
-fn by_name(root: pg_sys::Oid, partition: pg_sys::Oid, columns: &[i16], under: Under<'_>) -> Option<Vec<i16>> {
+fn by_name(
+    root: pg_sys::Oid,
+    partition: pg_sys::Oid,
+    columns: &[i16],
+    under: Under<'_>,
+) -> Option<Vec<i16>> {
     let rows = spi::run_under(
         "SELECT r.attnum, p.attnum FROM pg_catalog.pg_attribute r JOIN pg_catalog.pg_attribute p \
          ON p.attrelid = $2 AND p.attname = r.attname AND NOT p.attisdropped WHERE r.attrelid = $1 AND r.attnum > 0",
@@ -56,7 +67,9 @@ fn by_name(root: pg_sys::Oid, partition: pg_sys::Oid, columns: &[i16], under: Un
     columns
         .iter()
         .map(|column| {
-            rows.iter().find(|row| row.int(0) == i64::from(*column)).map(|row| row.int(1) as i16)
+            rows.iter()
+                .find(|row| row.int(0) == i64::from(*column))
+                .map(|row| row.int(1) as i16)
         })
         .collect()
 }

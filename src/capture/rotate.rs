@@ -32,8 +32,10 @@ pub fn rotate(source: pg_sys::Oid, force: bool) -> Result<Rotation> {
     let _scope = Scope::internal();
     let mut done = Rotation::default();
     let Some(mut known) = catalog::change_source(source, Under::Current) else {
-        return Err(Error::new(Kind::NotFound, "no stream table reads this relation")
-            .hint("pgtrickle.change_buffer_sizes() lists the captured sources."));
+        return Err(
+            Error::new(Kind::NotFound, "no stream table reads this relation")
+                .hint("pgtrickle.change_buffer_sizes() lists the captured sources."),
+        );
     };
     for segment in &known.segments {
         if !is_current(&known, segment) && size(segment) > 0 {
@@ -49,10 +51,9 @@ pub fn rotate(source: pg_sys::Oid, force: bool) -> Result<Rotation> {
         && (size(current) >= SMALLEST_WORTH_ROTATING || (force && size(current) > 0))
     {
         let next = (known.current + 1) % SEGMENTS;
-        let free = known
-            .segments
-            .iter()
-            .any(|segment| segment.layout == known.layout && segment.number == next && size(segment) == 0);
+        let free = known.segments.iter().any(|segment| {
+            segment.layout == known.layout && segment.number == next && size(segment) == 0
+        });
         if free {
             known.current = next;
             catalog::save_source(&known);
@@ -73,7 +74,11 @@ pub fn worth_rotating(source: pg_sys::Oid) -> bool {
     let _scope = Scope::internal();
     catalog::change_source(source, Under::Current).is_some_and(|known| {
         known.segments.iter().any(|segment| {
-            let smallest = if is_current(&known, segment) { SMALLEST_WORTH_ROTATING } else { 1 };
+            let smallest = if is_current(&known, segment) {
+                SMALLEST_WORTH_ROTATING
+            } else {
+                1
+            };
             size(segment) >= smallest
         })
     })
@@ -84,8 +89,11 @@ fn is_current(source: &ChangeSource, segment: &Segment) -> bool {
 }
 
 fn size(segment: &Segment) -> i64 {
-    spi::first("SELECT pg_catalog.pg_relation_size($1::pg_catalog.oid::pg_catalog.regclass)", &[Value::Oid(segment.relid)])
-        .map_or(0, |row| row.int(0))
+    spi::first(
+        "SELECT pg_catalog.pg_relation_size($1::pg_catalog.oid::pg_catalog.regclass)",
+        &[Value::Oid(segment.relid)],
+    )
+    .map_or(0, |row| row.int(0))
 }
 
 fn try_truncate(source: &ChangeSource, segment: &Segment) -> bool {
@@ -127,12 +135,23 @@ fn try_truncate(source: &ChangeSource, segment: &Segment) -> bool {
 /// Layouts before the current one whose segments are all empty.
 pub(super) fn drop_drained_layouts(source: &ChangeSource) -> u32 {
     let mut dropped = 0;
-    let mut layouts: Vec<i64> = source.segments.iter().map(|segment| segment.layout).collect();
+    let mut layouts: Vec<i64> = source
+        .segments
+        .iter()
+        .map(|segment| segment.layout)
+        .collect();
     layouts.dedup();
     for layout in layouts.into_iter().filter(|layout| *layout < source.layout) {
-        let of_layout = || source.segments.iter().filter(|segment| segment.layout == layout);
+        let of_layout = || {
+            source
+                .segments
+                .iter()
+                .filter(|segment| segment.layout == layout)
+        };
         // A writer that has not noticed the switch yet holds or will take a lock; under ours there is none.
-        if of_layout().all(|segment| lock::try_relation_exclusive(segment.relid) && size(segment) == 0) {
+        if of_layout()
+            .all(|segment| lock::try_relation_exclusive(segment.relid) && size(segment) == 0)
+        {
             super::install::drop_segments(source.source, Some(layout));
             relation::invalidate(source.source);
             bump_readers(source.source);

@@ -76,7 +76,11 @@ pub fn record(row: &HistoryRow) {
         Some((sqlstate, message)) => (Some(sqlstate.clone()), Some(message.clone())),
         None => (None, None),
     };
-    let status = if row.error.is_some() { "FAILED" } else { "COMPLETED" };
+    let status = if row.error.is_some() {
+        "FAILED"
+    } else {
+        "COMPLETED"
+    };
     let values = [
         Value::Int(row.id),
         row.taken_at.map_or(Value::NullFloat, Value::Float),
@@ -94,6 +98,7 @@ pub fn record(row: &HistoryRow) {
         Value::OptionalText(message),
     ];
     PLAN.with(|cell| {
-        cell.get_or_init(|| Plan::prepare(INSERT, &values)).run(&values, Under::Current);
+        cell.get_or_init(|| Plan::prepare(INSERT, &values))
+            .run(&values, Under::Current);
     });
 }

@@ -9,11 +9,18 @@ mod state;
 mod stream_tables;
 
 pub use history::{Action, HistoryRow, InitiatedBy, record};
-pub use sources::{ChangeSource, SEGMENTS, Segment, SourceKind, segment_name, change_source, delete_source, insert_segment, save_source};
-pub use state::{RefreshState, Success, ensure_state, frontier_of, last_refreshed_ms, load_state, save_failure, save_success};
+pub use sources::{
+    ChangeSource, SEGMENTS, Segment, SourceKind, change_source, delete_source, insert_segment,
+    save_source, segment_name,
+};
+pub use state::{
+    RefreshState, Success, ensure_state, frontier_of, last_refreshed_ms, load_state, save_failure,
+    save_success,
+};
 pub use stream_tables::{
-    Dependency, Mode, NewStreamTable, SourceType, Status, StreamTable, by_name, by_relation, dependencies, dependents,
-    downstream_of, generation, insert, load, load_all, replace_dependencies, resolve_name, stages_of,
+    Dependency, Mode, NewStreamTable, SourceType, Status, StreamTable, by_name, by_relation,
+    dependencies, dependents, downstream_of, generation, insert, load, load_all,
+    replace_dependencies, resolve_name, stages_of,
 };
 
 use pgrx::pg_sys;
@@ -22,7 +29,10 @@ use crate::pg::spi;
 
 /// The oid of `pgtrickle.pgt_stream_tables`, under which stream tables are locked; none without the extension.
 pub fn catalog_oid() -> Option<pg_sys::Oid> {
-    spi::first("SELECT pg_catalog.to_regclass('pgtrickle.pgt_stream_tables')::pg_catalog.oid", &[])
-        .filter(|row| !row.is_null(0))
-        .map(|row| row.oid(0))
+    spi::first(
+        "SELECT pg_catalog.to_regclass('pgtrickle.pgt_stream_tables')::pg_catalog.oid",
+        &[],
+    )
+    .filter(|row| !row.is_null(0))
+    .map(|row| row.oid(0))
 }

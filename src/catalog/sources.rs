@@ -55,7 +55,10 @@ impl Segment {
 
 /// The name of a segment's table.
 pub fn segment_name(source: pg_sys::Oid, layout: i64, number: i64) -> Name {
-    Name::new("pgtrickle_changes", format!("log_{}_{layout}_{number}", source.to_u32()))
+    Name::new(
+        "pgtrickle_changes",
+        format!("log_{}_{layout}_{number}", source.to_u32()),
+    )
 }
 
 impl ChangeSource {
@@ -68,12 +71,17 @@ impl ChangeSource {
 
     /// The columns the current layout logs.
     pub fn columns(&self) -> Vec<i16> {
-        self.current_segment().map(|segment| segment.columns.clone()).unwrap_or_default()
+        self.current_segment()
+            .map(|segment| segment.columns.clone())
+            .unwrap_or_default()
     }
 }
 
 pub(super) fn parse_numbers(text: &str) -> Vec<i16> {
-    text.trim_matches(['{', '}']).split(',').filter_map(|part| part.parse().ok()).collect()
+    text.trim_matches(['{', '}'])
+        .split(',')
+        .filter_map(|part| part.parse().ok())
+        .collect()
 }
 
 pub(super) fn print_numbers<T: ToString>(numbers: &[T]) -> String {
@@ -93,7 +101,11 @@ pub fn change_source(source: pg_sys::Oid, under: Under<'_>) -> Option<ChangeSour
     let first = rows.first()?;
     Some(ChangeSource {
         source,
-        kind: if first.text(0) == "table" { SourceKind::Table } else { SourceKind::StreamTable },
+        kind: if first.text(0) == "table" {
+            SourceKind::Table
+        } else {
+            SourceKind::StreamTable
+        },
         layout: first.int(1),
         current: first.int(2),
         unlogged: first.bool(3),
@@ -153,6 +165,12 @@ pub fn insert_segment(source: pg_sys::Oid, segment: &Segment) {
 
 /// Forgets a source and its segments (the tables are dropped by the caller).
 pub fn delete_source(source: pg_sys::Oid) {
-    spi::run("DELETE FROM pgtrickle.pgt_change_sources WHERE source = $1", &[Value::Oid(source)]);
-    spi::run("DELETE FROM pgtrickle.pgt_unlogged_alive WHERE source = $1", &[Value::Oid(source)]);
+    spi::run(
+        "DELETE FROM pgtrickle.pgt_change_sources WHERE source = $1",
+        &[Value::Oid(source)],
+    );
+    spi::run(
+        "DELETE FROM pgtrickle.pgt_unlogged_alive WHERE source = $1",
+        &[Value::Oid(source)],
+    );
 }

@@ -52,7 +52,11 @@ fn with_plans<R>(work: impl FnOnce(&Plans) -> R) -> R {
         let plans = cell.get_or_init(|| Plans {
             load: Plan::prepare(
                 LOAD,
-                &[Value::Int(0), Value::Int(0), Value::Oid(pgrx::pg_sys::InvalidOid)],
+                &[
+                    Value::Int(0),
+                    Value::Int(0),
+                    Value::Oid(pgrx::pg_sys::InvalidOid),
+                ],
             ),
             success: Plan::prepare(
                 SUCCESS,
@@ -78,7 +82,11 @@ fn with_plans<R>(work: impl FnOnce(&Plans) -> R) -> R {
 /// Reads the state of `id`. A frontier of another cluster or database, or one ahead of this cluster's transactions, is
 /// none: such a stream table has to be rebuilt.
 pub fn load_state(id: i64, under: Under<'_>) -> RefreshState {
-    let values = [Value::Int(id), Value::Int(cluster_id()), Value::Oid(database_id())];
+    let values = [
+        Value::Int(id),
+        Value::Int(cluster_id()),
+        Value::Oid(database_id()),
+    ];
     let rows = with_plans(|plans| plans.load.run(&values, under));
     rows.first().map(read).unwrap_or_default()
 }
@@ -110,9 +118,15 @@ fn read(row: &Row) -> RefreshState {
 /// A snapshot does not count the transaction it belongs to among those in progress. As a frontier it has to: what this
 /// transaction logs after the refresh is not in the refreshed rows.
 pub fn frontier_of(under: Under<'_>) -> String {
-    let taken = spi::run_under("SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text", &[], under);
+    let taken = spi::run_under(
+        "SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text",
+        &[],
+        under,
+    );
     let taken = taken.first().map_or_else(String::new, |row| row.text(0));
-    let (Some((xmax, mut in_progress)), Some(own)) = (parse_snapshot(&taken), current_xid()) else { return taken };
+    let (Some((xmax, mut in_progress)), Some(own)) = (parse_snapshot(&taken), current_xid()) else {
+        return taken;
+    };
     if own >= xmax || in_progress.contains(&own) {
         return taken;
     }
@@ -127,13 +141,20 @@ fn parse_snapshot(text: &str) -> Option<(u64, Vec<u64>)> {
     let mut parts = text.split(':');
     let _xmin = parts.next()?;
     let xmax = parts.next()?.parse().ok()?;
-    let in_progress: Result<Vec<u64>, _> =
-        parts.next()?.split(',').filter(|part| !part.is_empty()).map(str::parse).collect();
+    let in_progress: Result<Vec<u64>, _> = parts
+        .next()?
+        .split(',')
+        .filter(|part| !part.is_empty())
+        .map(str::parse)
+        .collect();
     Some((xmax, in_progress.ok()?))
 }
 
 fn parse_list(text: &str) -> Vec<i64> {
-    text.trim_matches(['{', '}']).split(',').filter_map(|part| part.parse().ok()).collect()
+    text.trim_matches(['{', '}'])
+        .split(',')
+        .filter_map(|part| part.parse().ok())
+        .collect()
 }
 
 /// Makes sure the state row exists.

@@ -22,8 +22,11 @@ impl Mode {
             "DIFFERENTIAL" => Ok(Mode::Differential),
             "FULL" => Ok(Mode::Full),
             "IMMEDIATE" => Ok(Mode::Immediate),
-            _ => Err(Error::new(Kind::InvalidArgument, format!("invalid refresh mode \"{text}\""))
-                .hint("Use AUTO, DIFFERENTIAL, FULL or IMMEDIATE.")),
+            _ => Err(Error::new(
+                Kind::InvalidArgument,
+                format!("invalid refresh mode \"{text}\""),
+            )
+            .hint("Use AUTO, DIFFERENTIAL, FULL or IMMEDIATE.")),
         }
     }
 
@@ -129,23 +132,34 @@ fn read(row: &Row) -> Result<StreamTable> {
 }
 
 fn select(condition: &str, values: &[Value]) -> Result<Vec<StreamTable>> {
-    spi::run(&format!("SELECT {COLUMNS} FROM {TABLES} WHERE {condition} ORDER BY st.pgt_id"), values)
-        .iter()
-        .map(read)
-        .collect()
+    spi::run(
+        &format!("SELECT {COLUMNS} FROM {TABLES} WHERE {condition} ORDER BY st.pgt_id"),
+        values,
+    )
+    .iter()
+    .map(read)
+    .collect()
 }
 
 /// The stream table or stage with this id.
 pub fn load(id: i64) -> Result<StreamTable> {
     select("st.pgt_id = $1", &[Value::Int(id)])?
         .pop()
-        .ok_or_else(|| Error::new(Kind::NotFound, format!("stream table with id {id} does not exist")))
+        .ok_or_else(|| {
+            Error::new(
+                Kind::NotFound,
+                format!("stream table with id {id} does not exist"),
+            )
+        })
 }
 
 /// The generation of a stream table or stage, if it exists.
 pub fn generation(id: i64) -> Option<i64> {
-    spi::first("SELECT generation FROM pgtrickle.pgt_stream_tables WHERE pgt_id = $1", &[Value::Int(id)])
-        .map(|row| row.int(0))
+    spi::first(
+        "SELECT generation FROM pgtrickle.pgt_stream_tables WHERE pgt_id = $1",
+        &[Value::Int(id)],
+    )
+    .map(|row| row.int(0))
 }
 
 /// Every stream table, without stages.
@@ -166,22 +180,30 @@ pub fn stages_of(id: i64) -> Result<Vec<StreamTable>> {
 
 /// The relation a name stands for under the caller's search_path.
 pub fn resolve_name(name: &str) -> Result<Option<pg_sys::Oid>> {
-    Ok(spi::first("SELECT pg_catalog.to_regclass($1)::pg_catalog.oid", &[Value::Text(name.to_owned())])
-        .filter(|row| !row.is_null(0))
-        .map(|row| row.oid(0)))
+    Ok(spi::first(
+        "SELECT pg_catalog.to_regclass($1)::pg_catalog.oid",
+        &[Value::Text(name.to_owned())],
+    )
+    .filter(|row| !row.is_null(0))
+    .map(|row| row.oid(0)))
 }
 
 /// The stream table a user calls `name`.
 pub fn by_name(name: &str) -> Result<StreamTable> {
     let missing = || {
-        Error::new(Kind::NotFound, format!("stream table \"{name}\" does not exist"))
-            .hint("pgtrickle.pgt_status() lists the stream tables of this database.")
+        Error::new(
+            Kind::NotFound,
+            format!("stream table \"{name}\" does not exist"),
+        )
+        .hint("pgtrickle.pgt_status() lists the stream tables of this database.")
     };
     let relid = resolve_name(name)?.ok_or_else(missing)?;
     match by_relation(relid)? {
         Some(found) if found.stage_of.is_none() => Ok(found),
-        _ => Err(Error::new(Kind::NotFound, format!("\"{name}\" is not a stream table"))
-            .hint("pgtrickle.pgt_status() lists the stream tables of this database.")),
+        _ => Err(
+            Error::new(Kind::NotFound, format!("\"{name}\" is not a stream table"))
+                .hint("pgtrickle.pgt_status() lists the stream tables of this database."),
+        ),
     }
 }
 
@@ -230,7 +252,8 @@ pub fn insert(id: i64, new: &NewStreamTable<'_>) -> Result<()> {
             optional(new.diamond_schedule_policy),
         ],
     );
-    row.map(|_| ()).ok_or_else(|| Error::new(Kind::Internal, "could not register a stream table"))
+    row.map(|_| ())
+        .ok_or_else(|| Error::new(Kind::Internal, "could not register a stream table"))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -286,7 +309,10 @@ pub fn dependencies(id: i64) -> Vec<Dependency> {
 }
 
 pub fn replace_dependencies(id: i64, dependencies: &[Dependency]) {
-    spi::run("DELETE FROM pgtrickle.pgt_dependencies WHERE pgt_id = $1", &[Value::Int(id)]);
+    spi::run(
+        "DELETE FROM pgtrickle.pgt_dependencies WHERE pgt_id = $1",
+        &[Value::Int(id)],
+    );
     for dependency in dependencies {
         spi::run(
             "INSERT INTO pgtrickle.pgt_dependencies (pgt_id, source, source_type, columns_used) \

@@ -25,8 +25,8 @@ pub struct Changes<'a> {
 pub fn alter(table: &StreamTable, changes: &Changes<'_>) -> Result<()> {
     super::require_owner(table)?;
     let _quiet = entry::defining();
-    let catalog_oid =
-        catalog::catalog_oid().ok_or_else(|| Error::new(Kind::State, "extension pg_trickle is not installed"))?;
+    let catalog_oid = catalog::catalog_oid()
+        .ok_or_else(|| Error::new(Kind::State, "extension pg_trickle is not installed"))?;
     lock::stream_table(catalog_oid, table.id);
     create::check_diamond(changes.diamond_consistency, changes.diamond_schedule_policy)?;
     if let Some(schedule) = changes.schedule {
@@ -83,8 +83,11 @@ fn change_status(table: &StreamTable, status: &str) -> Result<()> {
             );
         }
         _ => {
-            return Err(Error::new(Kind::InvalidArgument, format!("invalid status \"{status}\""))
-                .hint("Use ACTIVE or SUSPENDED."));
+            return Err(Error::new(
+                Kind::InvalidArgument,
+                format!("invalid status \"{status}\""),
+            )
+            .hint("Use ACTIVE or SUSPENDED."));
         }
     }
     Ok(())
@@ -109,7 +112,10 @@ fn change_query(table: &StreamTable, query: &str) -> Result<()> {
         );
         depend::command_done();
         spi::command(&format!("DROP VIEW {old}"));
-        spi::command(&format!("ALTER VIEW {temporary} RENAME TO {}", pgt_ivm::sql::quote_identifier(&old.name)));
+        spi::command(&format!(
+            "ALTER VIEW {temporary} RENAME TO {}",
+            pgt_ivm::sql::quote_identifier(&old.name)
+        ));
     }
     rebuild::rebuild(&catalog::load(table.id)?, Some(view))?;
     storage::bump_generation_internal(table.id);

@@ -11,7 +11,9 @@ use crate::pg::xact;
 /// Accepts what does not touch the stored columns (a new name or schema, another owner, indexes, options) and refuses the
 /// rest. Run with internal rights.
 pub fn stream_table_altered(relid: pg_sys::Oid) -> Result<()> {
-    let Some(table) = catalog::by_relation(relid)? else { return Ok(()) };
+    let Some(table) = catalog::by_relation(relid)? else {
+        return Ok(());
+    };
     let layout = storage::read_layout(&table.layout)?;
     let columns: Vec<String> = spi::run(
         "SELECT attname FROM pg_catalog.pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped \
@@ -21,7 +23,11 @@ pub fn stream_table_altered(relid: pg_sys::Oid) -> Result<()> {
     .iter()
     .map(|row| row.text(0))
     .collect();
-    if layout.columns.iter().any(|column| !columns.contains(&column.name)) {
+    if layout
+        .columns
+        .iter()
+        .any(|column| !columns.contains(&column.name))
+    {
         return Err(Error::new(
             Kind::NotIncremental,
             format!("cannot drop or rename columns of stream table {}", table.display_name()),
@@ -34,7 +40,10 @@ pub fn stream_table_altered(relid: pg_sys::Oid) -> Result<()> {
     for stage in catalog::stages_of(table.id)? {
         spi::command(&format!("ALTER TABLE {} OWNER TO {role}", stage.name));
     }
-    let units = catalog::stages_of(table.id)?.into_iter().map(|stage| stage.id).chain([table.id]);
+    let units = catalog::stages_of(table.id)?
+        .into_iter()
+        .map(|stage| stage.id)
+        .chain([table.id]);
     for dependency in units.flat_map(catalog::dependencies) {
         storage::grant_log(dependency.source)?;
     }

@@ -10,7 +10,9 @@ use pgt_ivm::sql::ast::Name;
 use super::storage;
 use crate::analyze::{self, Analysis};
 use crate::capture;
-use crate::catalog::{self, Dependency, InitiatedBy, Mode, NewStreamTable, SourceType, StreamTable};
+use crate::catalog::{
+    self, Dependency, InitiatedBy, Mode, NewStreamTable, SourceType, StreamTable,
+};
 use crate::config::RefreshSettings;
 use crate::error::{Error, Kind, Result};
 use crate::pg::session::{self, Scope};
@@ -37,18 +39,28 @@ pub fn create(definition: &Definition<'_>) -> Result<StreamTable> {
     require_preloaded()?;
     super::check_schedule(definition.schedule)?;
     refuse_immediate(definition.mode)?;
-    check_diamond(definition.diamond_consistency, definition.diamond_schedule_policy)?;
+    check_diamond(
+        definition.diamond_consistency,
+        definition.diamond_schedule_policy,
+    )?;
     let name = creation_name(definition.name)?;
     if catalog::resolve_name(&name.to_string())?.is_some() {
-        return Err(Error::new(Kind::Exists, format!("relation \"{}\" already exists", name.name))
-            .hint("Use create_or_replace_stream_table() to replace a stream table."));
+        return Err(Error::new(
+            Kind::Exists,
+            format!("relation \"{}\" already exists", name.name),
+        )
+        .hint("Use create_or_replace_stream_table() to replace a stream table."));
     }
     check_query_text(definition.query)?;
     let _quiet = entry::defining();
     let timezone = current_timezone();
     let caller = session::current_user();
     let id = next_id();
-    let view = create_view(&Name::new("pgtrickle_defs", format!("def_{id}")), definition.query, caller)?;
+    let view = create_view(
+        &Name::new("pgtrickle_defs", format!("def_{id}")),
+        definition.query,
+        caller,
+    )?;
     let analysis = analyze::analyze(view, &timezone)?;
     check_privileges(&analysis)?;
     let (effective, downgrade) = effective_mode(definition.mode, &analysis)?;
@@ -61,7 +73,10 @@ pub fn create(definition: &Definition<'_>) -> Result<StreamTable> {
         None => Layout::opaque(&refresh::view_columns(view)),
     };
     if layout.columns.is_empty() {
-        return Err(Error::new(Kind::InvalidArgument, "a stream table needs at least one column"));
+        return Err(Error::new(
+            Kind::InvalidArgument,
+            "a stream table needs at least one column",
+        ));
     }
     let relid = storage::create_table(&name, &layout)?;
     {
@@ -69,26 +84,35 @@ pub fn create(definition: &Definition<'_>) -> Result<StreamTable> {
         depend::make_part(view, relid);
         depend::needs_extension(relid);
         let layout = storage::layout_text(&layout)?;
-        register(id, &NewStreamTable {
-            relid,
-            view,
-            schedule: definition.schedule,
-            mode: definition.mode,
-            effective,
-            downgrade: downgrade.as_ref().map(|refusal| (refusal.reason.as_str(), refusal.hint.as_str())),
-            timezone: &timezone,
-            layout: &layout,
-            stage: None,
-            diamond_consistency: definition.diamond_consistency,
-            diamond_schedule_policy: definition.diamond_schedule_policy,
-        })?;
+        register(
+            id,
+            &NewStreamTable {
+                relid,
+                view,
+                schedule: definition.schedule,
+                mode: definition.mode,
+                effective,
+                downgrade: downgrade
+                    .as_ref()
+                    .map(|refusal| (refusal.reason.as_str(), refusal.hint.as_str())),
+                timezone: &timezone,
+                layout: &layout,
+                stage: None,
+                diamond_consistency: definition.diamond_consistency,
+                diamond_schedule_policy: definition.diamond_schedule_policy,
+            },
+        )?;
         catalog::ensure_state(id);
     }
     let table = catalog::load(id)?;
     attach_sources(&table, &analysis, planned.as_ref())?;
     xact::definitions_will_change();
     if let Some(refusal) = &downgrade {
-        pgrx::notice!("stream table {} is refreshed fully: {}", table.display_name(), refusal.reason);
+        pgrx::notice!(
+            "stream table {} is refreshed fully: {}",
+            table.display_name(),
+            refusal.reason
+        );
     }
     if definition.initialize {
         refresh::refresh(&Request {
@@ -116,8 +140,11 @@ pub(super) fn require_preloaded() -> Result<()> {
 /// Maintenance inside the writing transaction does not exist yet.
 pub(super) fn refuse_immediate(mode: Mode) -> Result<()> {
     if mode == Mode::Immediate {
-        return Err(Error::new(Kind::NotIncremental, "refresh mode IMMEDIATE is not available yet")
-            .hint("Use AUTO with schedule 'continuous'."));
+        return Err(Error::new(
+            Kind::NotIncremental,
+            "refresh mode IMMEDIATE is not available yet",
+        )
+        .hint("Use AUTO with schedule 'continuous'."));
     }
     Ok(())
 }
@@ -130,8 +157,10 @@ pub(super) fn check_diamond(consistency: Option<&str>, policy: Option<&str>) -> 
         if let Some(value) = value
             && !allowed.contains(&value)
         {
-            return Err(Error::new(Kind::InvalidArgument, format!("invalid {what} \"{value}\""))
-                .hint(format!("Use '{}' or '{}'.", allowed[0], allowed[1])));
+            return Err(
+                Error::new(Kind::InvalidArgument, format!("invalid {what} \"{value}\""))
+                    .hint(format!("Use '{}' or '{}'.", allowed[0], allowed[1])),
+            );
         }
     }
     Ok(())
@@ -151,14 +180,20 @@ pub fn creation_name(text: &str) -> Result<Name> {
             let schema = spi::first("SELECT pg_catalog.current_schema()", &[])
                 .and_then(|row| row.optional_text(0))
                 .ok_or_else(|| {
-                    Error::new(Kind::InvalidArgument, "no schema has been selected to create in")
-                        .hint("Write the name as schema.table, or set search_path.")
+                    Error::new(
+                        Kind::InvalidArgument,
+                        "no schema has been selected to create in",
+                    )
+                    .hint("Write the name as schema.table, or set search_path.")
                 })?;
             Ok(Name::new(schema, table.clone()))
         }
         [schema, table] => Ok(Name::new(schema.clone(), table.clone())),
-        _ => Err(Error::new(Kind::InvalidArgument, format!("invalid stream table name \"{text}\""))
-            .hint("Write table or schema.table.")),
+        _ => Err(Error::new(
+            Kind::InvalidArgument,
+            format!("invalid stream table name \"{text}\""),
+        )
+        .hint("Write table or schema.table.")),
     }
 }
 
@@ -170,11 +205,13 @@ pub(super) fn check_query_text(query: &str) -> Result<()> {
         parse::Statement::Several => "the defining query consists of several statements",
         parse::Statement::Other => "the defining query is not a SELECT",
     };
-    Err(Error::new(Kind::InvalidArgument, problem).hint("A stream table is defined by exactly one SELECT."))
+    Err(Error::new(Kind::InvalidArgument, problem)
+        .hint("A stream table is defined by exactly one SELECT."))
 }
 
 pub(super) fn current_timezone() -> String {
-    spi::first("SELECT pg_catalog.current_setting('TimeZone')", &[]).map_or_else(|| "UTC".into(), |row| row.text(0))
+    spi::first("SELECT pg_catalog.current_setting('TimeZone')", &[])
+        .map_or_else(|| "UTC".into(), |row| row.text(0))
 }
 
 fn next_id() -> i64 {
@@ -206,14 +243,25 @@ pub(super) fn check_privileges(analysis: &Analysis) -> Result<()> {
             &[Value::Oid(relation.relid)],
         );
         let Some(row) = row else { continue };
-        let missing = match (row.bool(0), row.bool(1) || !analyze::capturable(relation.relid, relation.relkind)) {
+        let missing = match (
+            row.bool(0),
+            row.bool(1) || !analyze::capturable(relation.relid, relation.relkind),
+        ) {
             (false, _) => "SELECT",
             (true, false) => "TRIGGER",
             _ => continue,
         };
-        return Err(Error::new(Kind::Permission, format!("permission denied for table {}", row.text(2)))
-            .detail(format!("A stream table needs the {missing} privilege on its sources."))
-            .hint(format!("GRANT {missing} ON {} TO the role that creates the stream table.", row.text(2))));
+        return Err(Error::new(
+            Kind::Permission,
+            format!("permission denied for table {}", row.text(2)),
+        )
+        .detail(format!(
+            "A stream table needs the {missing} privilege on its sources."
+        ))
+        .hint(format!(
+            "GRANT {missing} ON {} TO the role that creates the stream table.",
+            row.text(2)
+        )));
     }
     Ok(())
 }
@@ -228,15 +276,21 @@ pub(super) fn effective_mode(
         (_, Ok(_)) => Ok((Mode::Differential, None)),
         (Mode::Auto, Err(refusal)) => {
             if let Some(function) = &analysis.volatile {
-                return Err(Error::new(Kind::NotIncremental, format!("function {function} is volatile"))
-                    .detail("Its result is another one each time it is evaluated.")
-                    .hint("Use refresh mode FULL if that is what you want."));
+                return Err(Error::new(
+                    Kind::NotIncremental,
+                    format!("function {function} is volatile"),
+                )
+                .detail("Its result is another one each time it is evaluated.")
+                .hint("Use refresh mode FULL if that is what you want."));
             }
             Ok((Mode::Full, Some(refusal.clone())))
         }
         (_, Err(refusal)) => Err(Error::new(
             Kind::NotIncremental,
-            format!("the query cannot be maintained incrementally: {}", refusal.reason),
+            format!(
+                "the query cannot be maintained incrementally: {}",
+                refusal.reason
+            ),
         )
         .hint(refusal.hint.clone())),
     }
@@ -253,8 +307,8 @@ pub(super) fn attach_sources(
     analysis: &Analysis,
     planned: Option<&Planned>,
 ) -> Result<()> {
-    let catalog_oid =
-        catalog::catalog_oid().ok_or_else(|| Error::new(Kind::State, "extension pg_trickle is not installed"))?;
+    let catalog_oid = catalog::catalog_oid()
+        .ok_or_else(|| Error::new(Kind::State, "extension pg_trickle is not installed"))?;
     lock::stream_table(catalog_oid, table.id);
     let mut touched: BTreeSet<u32> = BTreeSet::new();
     let mut stage_relids: Vec<pg_sys::Oid> = Vec::new();
@@ -334,14 +388,14 @@ pub(super) fn attach_sources(
 }
 
 /// What a tree reads: relations with the columns used.
-pub(super) fn read_columns(
-    query: &pgt_ivm::rel::Query,
-    stages: &[pg_sys::Oid],
-) -> Result<Reads> {
+pub(super) fn read_columns(query: &pgt_ivm::rel::Query, stages: &[pg_sys::Oid]) -> Result<Reads> {
     let mut reads = BTreeMap::new();
     for (source, columns) in refresh::columns_read(query) {
         if source.0 >= STAGE_SOURCE {
-            reads.insert(stages[(source.0 - STAGE_SOURCE) as usize].to_u32(), (SourceType::Stage, columns));
+            reads.insert(
+                stages[(source.0 - STAGE_SOURCE) as usize].to_u32(),
+                (SourceType::Stage, columns),
+            );
         } else {
             let relid = pg_sys::Oid::from(source.0 as u32);
             let kind = match catalog::by_relation(relid)? {
@@ -387,27 +441,27 @@ fn create_stage(
     spi::command(&format!("ALTER TABLE {name} OWNER TO {role}"));
     depend::make_member(relid);
     let layout = storage::layout_text(&layout)?;
-    register(id, &NewStreamTable {
-        relid,
-        view: table.view,
-        schedule: &table.schedule,
-        mode: table.mode,
-        effective: Mode::Differential,
-        downgrade: None,
-        timezone: &table.timezone,
-        layout: &layout,
-        stage: Some((table.id, number as i64)),
-        diamond_consistency: None,
-        diamond_schedule_policy: None,
-    })?;
+    register(
+        id,
+        &NewStreamTable {
+            relid,
+            view: table.view,
+            schedule: &table.schedule,
+            mode: table.mode,
+            effective: Mode::Differential,
+            downgrade: None,
+            timezone: &table.timezone,
+            layout: &layout,
+            stage: Some((table.id, number as i64)),
+            diamond_consistency: None,
+            diamond_schedule_policy: None,
+        },
+    )?;
     Ok((id, relid))
 }
 
 /// Refuses a query that reads what reads this stream table.
-fn refuse_cycle(
-    table: &StreamTable,
-    units: &[(i64, Reads)],
-) -> Result<()> {
+fn refuse_cycle(table: &StreamTable, units: &[(i64, Reads)]) -> Result<()> {
     let mut path: BTreeMap<i64, i64> = BTreeMap::new();
     let mut open = Vec::new();
     for (source, (kind, _)) in units.iter().flat_map(|(_, reads)| reads) {
@@ -427,9 +481,12 @@ fn refuse_cycle(
                 at = path[&at];
             }
             names.push(table.display_name());
-            return Err(Error::new(Kind::Cycle, "stream tables would read each other in a circle")
-                .detail(format!("{}.", names.join(" reads ")))
-                .hint("Read the base tables instead."));
+            return Err(Error::new(
+                Kind::Cycle,
+                "stream tables would read each other in a circle",
+            )
+            .detail(format!("{}.", names.join(" reads ")))
+            .hint("Read the base tables instead."));
         }
         for upstream in refresh::upstream_of(id)? {
             if let std::collections::btree_map::Entry::Vacant(free) = path.entry(upstream) {

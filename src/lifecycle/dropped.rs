@@ -10,8 +10,8 @@ use crate::pg::{depend, entry, lock, xact};
 /// Drops a stream table. Without `cascade` it must not be read by another one.
 pub fn drop_stream_table(table: &StreamTable, cascade: bool) -> Result<()> {
     super::require_owner(table)?;
-    let catalog_oid =
-        catalog::catalog_oid().ok_or_else(|| Error::new(Kind::State, "extension pg_trickle is not installed"))?;
+    let catalog_oid = catalog::catalog_oid()
+        .ok_or_else(|| Error::new(Kind::State, "extension pg_trickle is not installed"))?;
     lock::stream_table(catalog_oid, table.id);
     let readers = catalog::downstream_of(table.relid);
     if !cascade && !readers.is_empty() {
@@ -21,7 +21,10 @@ pub fn drop_stream_table(table: &StreamTable, cascade: bool) -> Result<()> {
             .collect::<Result<_>>()?;
         return Err(Error::new(
             Kind::HasDependents,
-            format!("cannot drop stream table {} because others read it", table.display_name()),
+            format!(
+                "cannot drop stream table {} because others read it",
+                table.display_name()
+            ),
         )
         .detail(format!("Read by {}.", names.join(", ")))
         .hint("Drop them first, or pass cascade => true."));
@@ -62,8 +65,14 @@ fn forget(id: i64) {
          WHERE st.stage_of = $1",
         &[Value::Int(id)],
     );
-    spi::run("DELETE FROM pgtrickle.pgt_stream_tables WHERE pgt_id = $1", &[Value::Int(id)]);
-    spi::run("DELETE FROM pgtrickle.pgt_refresh_history WHERE pgt_id = $1", &[Value::Int(id)]);
+    spi::run(
+        "DELETE FROM pgtrickle.pgt_stream_tables WHERE pgt_id = $1",
+        &[Value::Int(id)],
+    );
+    spi::run(
+        "DELETE FROM pgtrickle.pgt_refresh_history WHERE pgt_id = $1",
+        &[Value::Int(id)],
+    );
     drop_stages(&stages);
 }
 

@@ -9,5 +9,8 @@ pub fn require_owner(table: &StreamTable) -> Result<()> {
     if session::has_privileges_of(table.owner) {
         return Ok(());
     }
-    Err(Error::new(Kind::Permission, format!("must be owner of stream table {}", table.display_name())))
+    Err(Error::new(
+        Kind::Permission,
+        format!("must be owner of stream table {}", table.display_name()),
+    ))
 }

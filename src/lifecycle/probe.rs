@@ -29,10 +29,15 @@ pub enum QueryComparison {
 pub fn compare_query(table: &StreamTable, query: &str) -> Result<QueryComparison> {
     create::check_query_text(query)?;
     let describe = |view: pgrx::pg_sys::Oid| {
-        let columns: Vec<(String, String)> =
-            refresh::view_columns(view).into_iter().map(|column| (column.name, column.ty.name)).collect();
-        let text = spi::first("SELECT pg_catalog.pg_get_viewdef($1::pg_catalog.oid)", &[Value::Oid(view)])
-            .map_or_else(String::new, |row| row.text(0));
+        let columns: Vec<(String, String)> = refresh::view_columns(view)
+            .into_iter()
+            .map(|column| (column.name, column.ty.name))
+            .collect();
+        let text = spi::first(
+            "SELECT pg_catalog.pg_get_viewdef($1::pg_catalog.oid)",
+            &[Value::Oid(view)],
+        )
+        .map_or_else(String::new, |row| row.text(0));
         (columns, text)
     };
     let (columns, text) = describe(table.view);

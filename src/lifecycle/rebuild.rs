@@ -37,9 +37,9 @@ pub fn is_being_restored(table: &StreamTable) -> Result<bool> {
     if !storage::has_guard(table.relid) || !index_fits(table, &stored)? {
         return Ok(true);
     }
-    Ok(catalog::dependencies(table.id)
-        .iter()
-        .any(|dependency| dependency.kind == SourceType::Table && !capture::has_triggers(dependency.source)))
+    Ok(catalog::dependencies(table.id).iter().any(|dependency| {
+        dependency.kind == SourceType::Table && !capture::has_triggers(dependency.source)
+    }))
 }
 
 /// Whether everything the stream table stands on is in place.
@@ -76,7 +76,12 @@ fn fits(table: &StreamTable) -> Result<bool> {
             return Ok(false);
         }
     }
-    Ok(reads_what_is_recorded(table, &stages, &analysis, planned.as_ref())?)
+    Ok(reads_what_is_recorded(
+        table,
+        &stages,
+        &analysis,
+        planned.as_ref(),
+    )?)
 }
 
 /// The stored layout holds the same columns with the same meaning and is found by the same identity.
@@ -99,12 +104,17 @@ fn reads_what_is_recorded(
             .all(|relation| recorded.iter().any(|known| known.source == relation.relid)));
     };
     let relids: Vec<pg_sys::Oid> = stages.iter().map(|stage| stage.relid).collect();
-    let queries = planned.stages.iter().map(|stage| &stage.query).chain([&planned.query]);
+    let queries = planned
+        .stages
+        .iter()
+        .map(|stage| &stage.query)
+        .chain([&planned.query]);
     for (query, unit) in queries.zip(stages.iter().chain([table])) {
         let recorded = catalog::dependencies(unit.id);
         for (source, (_, columns)) in create::read_columns(query, &relids)? {
             let known = recorded.iter().any(|known| {
-                known.source.to_u32() == source && columns.iter().all(|column| known.columns.contains(column))
+                known.source.to_u32() == source
+                    && columns.iter().all(|column| known.columns.contains(column))
             });
             if !known {
                 return Ok(false);
@@ -132,8 +142,8 @@ fn layout(view: pg_sys::Oid, planned: Option<&Planned>) -> Layout {
 /// the next refresh, which is a full one; where the storage itself changes they are gone within this transaction.
 pub(super) fn rebuild(table: &StreamTable, new_view: Option<pg_sys::Oid>) -> Result<()> {
     let _quiet = entry::defining();
-    let catalog_oid =
-        catalog::catalog_oid().ok_or_else(|| Error::new(Kind::State, "extension pg_trickle is not installed"))?;
+    let catalog_oid = catalog::catalog_oid()
+        .ok_or_else(|| Error::new(Kind::State, "extension pg_trickle is not installed"))?;
     lock::stream_table(catalog_oid, table.id);
     let view = new_view.unwrap_or(table.view);
     let analysis = analyze::analyze(view, &table.timezone)?;
@@ -187,7 +197,10 @@ pub(super) fn require_reinit(id: i64, reason: &str) {
 fn refuse_other_columns(table: &StreamTable, layout: &Layout) -> Result<()> {
     let stored: Layout = storage::read_layout(&table.layout)?;
     let describe = |layout: &Layout| {
-        layout.visible().map(|column| format!("{} {}", column.name, column.ty.name)).collect::<Vec<_>>()
+        layout
+            .visible()
+            .map(|column| format!("{} {}", column.name, column.ty.name))
+            .collect::<Vec<_>>()
     };
     let (before, after) = (describe(&stored), describe(layout));
     if before == after {
@@ -195,9 +208,16 @@ fn refuse_other_columns(table: &StreamTable, layout: &Layout) -> Result<()> {
     }
     Err(Error::new(
         Kind::SourceChanged,
-        format!("the query of stream table {} has other columns now", table.display_name()),
+        format!(
+            "the query of stream table {} has other columns now",
+            table.display_name()
+        ),
     )
-    .detail(format!("It had ({}), it would have ({}).", before.join(", "), after.join(", ")))
+    .detail(format!(
+        "It had ({}), it would have ({}).",
+        before.join(", "),
+        after.join(", ")
+    ))
     .hint("Use pgtrickle.create_or_replace_stream_table(), which replaces the table too."))
 }
 
@@ -227,7 +247,11 @@ fn change_storage(table: &StreamTable, stored: &Layout, layout: &Layout) -> Resu
         }
     }
     if !actions.is_empty() {
-        spi::command(&format!("ALTER TABLE {} {}", table.name, actions.join(", ")));
+        spi::command(&format!(
+            "ALTER TABLE {} {}",
+            table.name,
+            actions.join(", ")
+        ));
     }
     let definitions = refresh::storage_columns(layout);
     let mut actions: Vec<String> = Vec::new();
@@ -235,11 +259,18 @@ fn change_storage(table: &StreamTable, stored: &Layout, layout: &Layout) -> Resu
         if !column.visible {
             actions.push(format!("ADD COLUMN {definition}"));
         } else if definition.ends_with(" NOT NULL") {
-            actions.push(format!("ALTER COLUMN {} SET NOT NULL", sql::quote_identifier(&column.name)));
+            actions.push(format!(
+                "ALTER COLUMN {} SET NOT NULL",
+                sql::quote_identifier(&column.name)
+            ));
         }
     }
     if !actions.is_empty() {
-        spi::command(&format!("ALTER TABLE {} {}", table.name, actions.join(", ")));
+        spi::command(&format!(
+            "ALTER TABLE {} {}",
+            table.name,
+            actions.join(", ")
+        ));
     }
     storage::create_index(&table.name, layout);
     Ok(())
@@ -252,6 +283,9 @@ fn drop_stages_of(id: i64) {
          WHERE st.stage_of = $1",
         &[Value::Int(id)],
     );
-    spi::run("DELETE FROM pgtrickle.pgt_stream_tables WHERE stage_of = $1", &[Value::Int(id)]);
+    spi::run(
+        "DELETE FROM pgtrickle.pgt_stream_tables WHERE stage_of = $1",
+        &[Value::Int(id)],
+    );
     dropped::drop_stages(&stages);
 }

@@ -15,9 +15,15 @@ pub fn check_schedule(text: &str) -> Result<()> {
     if let Schedule::Every(milliseconds) = schedule
         && milliseconds < config::min_schedule_ms()
     {
-        return Err(Error::new(Kind::InvalidArgument, format!("schedule \"{text}\" is too short"))
-            .detail(format!("The shortest interval is {} ms.", config::min_schedule_ms()))
-            .hint("Raise it, use 'continuous', or lower pg_trickle.min_schedule_ms."));
+        return Err(Error::new(
+            Kind::InvalidArgument,
+            format!("schedule \"{text}\" is too short"),
+        )
+        .detail(format!(
+            "The shortest interval is {} ms.",
+            config::min_schedule_ms()
+        ))
+        .hint("Raise it, use 'continuous', or lower pg_trickle.min_schedule_ms."));
     }
     Ok(())
 }

@@ -42,7 +42,10 @@ pub(super) fn create_index(table: &Name, layout: &Layout) {
     let column = |name: &String| Expr::Column(String::new(), name.clone());
     let definition = match &layout.identity {
         Identity::Key(names) => {
-            let names: Vec<String> = names.iter().map(|name| sql::quote_identifier(name)).collect();
+            let names: Vec<String> = names
+                .iter()
+                .map(|name| sql::quote_identifier(name))
+                .collect();
             Some(("UNIQUE ", names.join(", ")))
         }
         Identity::Group(names) | Identity::Partition(names) => {
@@ -55,7 +58,11 @@ pub(super) fn create_index(table: &Name, layout: &Layout) {
             Some(("", sql::row_hash(hashed).to_string()))
         }
         Identity::Bag => {
-            let all = layout.columns.iter().map(|stored| column(&stored.name)).collect();
+            let all = layout
+                .columns
+                .iter()
+                .map(|stored| column(&stored.name))
+                .collect();
             Some(("", sql::image_hash(all).to_string()))
         }
         Identity::Single => None,
@@ -89,12 +96,16 @@ pub(super) fn guard(table: &Name) {
         "CREATE OR REPLACE TRIGGER {GUARD} BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {table} FOR EACH STATEMENT \
          EXECUTE FUNCTION pgtrickle.refuse_write()"
     ));
-    spi::command(&format!("ALTER TABLE {table} ENABLE ALWAYS TRIGGER {GUARD}"));
+    spi::command(&format!(
+        "ALTER TABLE {table} ENABLE ALWAYS TRIGGER {GUARD}"
+    ));
 }
 
 /// Lets the owners of all readers of `source` read its log, and the owner of a stream table write its own.
 pub(super) fn grant_log(source: pg_sys::Oid) -> Result<()> {
-    let Some(log) = catalog::change_source(source, Under::Current) else { return Ok(()) };
+    let Some(log) = catalog::change_source(source, Under::Current) else {
+        return Ok(());
+    };
     let readers = spi::run(
         "SELECT DISTINCT pg_catalog.pg_get_userbyid(c.relowner) FROM pgtrickle.pgt_dependencies d \
          JOIN pgtrickle.pgt_stream_tables st USING (pgt_id) JOIN pg_catalog.pg_class c ON c.oid = st.pgt_relid \
@@ -135,16 +146,27 @@ pub(super) fn bump_generation(id: i64) {
 pub(super) fn layout_text(layout: &Layout) -> Result<String> {
     let mut layout = layout.clone();
     if let Some(grouped) = &mut layout.grouped {
-        grouped.input = Rel::UnionAll { inputs: vec![], columns: vec![] };
+        grouped.input = Rel::UnionAll {
+            inputs: vec![],
+            columns: vec![],
+        };
     }
-    serde_json::to_string(&layout)
-        .map_err(|problem| Error::new(Kind::Internal, format!("could not write a layout: {problem}")))
+    serde_json::to_string(&layout).map_err(|problem| {
+        Error::new(
+            Kind::Internal,
+            format!("could not write a layout: {problem}"),
+        )
+    })
 }
 
 /// Reads what [`layout_text`] wrote.
 pub(super) fn read_layout(text: &str) -> Result<Layout> {
-    serde_json::from_str(text)
-        .map_err(|problem| Error::new(Kind::Internal, format!("could not read a layout: {problem}")))
+    serde_json::from_str(text).map_err(|problem| {
+        Error::new(
+            Kind::Internal,
+            format!("could not read a layout: {problem}"),
+        )
+    })
 }
 
 /// Rows stored in one layout can be read in the other: the same columns, found by the same identity.
@@ -173,7 +195,11 @@ pub(super) fn bump_generation_internal(id: i64) {
 
 /// The role a table belongs to.
 pub(super) fn owner_name(owner: pg_sys::Oid) -> String {
-    spi::first("SELECT pg_catalog.pg_get_userbyid($1)", &[Value::Oid(owner)]).map_or_else(String::new, |row| row.text(0))
+    spi::first(
+        "SELECT pg_catalog.pg_get_userbyid($1)",
+        &[Value::Oid(owner)],
+    )
+    .map_or_else(String::new, |row| row.text(0))
 }
 
 /// The stream table or stage behind `relid`, which must be one.

@@ -94,7 +94,9 @@ unsafe extern "C-unwind" fn invalidated(_argument: pg_sys::Datum, relation: pg_s
                 // A relation that is not captured may be from now on, as part of whatever was invalidated.
                 backend.targets.retain(|on, target| {
                     *on != relation.to_u32()
-                        && target.as_ref().is_some_and(|target| !target.depends_on.contains(&relation))
+                        && target
+                            .as_ref()
+                            .is_some_and(|target| !target.depends_on.contains(&relation))
                 });
             }
         }
@@ -103,13 +105,25 @@ unsafe extern "C-unwind" fn invalidated(_argument: pg_sys::Datum, relation: pg_s
 
 /// The sources the current transaction has written so far.
 pub fn touched_sources() -> Vec<pg_sys::Oid> {
-    BACKEND.with(|backend| backend.borrow().touched.keys().map(|oid| pg_sys::Oid::from(*oid)).collect())
+    BACKEND.with(|backend| {
+        backend
+            .borrow()
+            .touched
+            .keys()
+            .map(|oid| pg_sys::Oid::from(*oid))
+            .collect()
+    })
 }
 
 /// Ends the transaction's bookkeeping and returns the sources it wrote.
 pub fn take_touched() -> Vec<pg_sys::Oid> {
     BACKEND.with(|backend| {
-        backend.borrow_mut().touched.drain().map(|(oid, _)| pg_sys::Oid::from(oid)).collect()
+        backend
+            .borrow_mut()
+            .touched
+            .drain()
+            .map(|(oid, _)| pg_sys::Oid::from(oid))
+            .collect()
     })
 }
 
@@ -126,8 +140,12 @@ pub fn subtransaction_aborted(level: i32) {
 pub fn subtransaction_committed(level: i32) {
     BACKEND.with(|backend| {
         for touched in backend.borrow_mut().touched.values_mut() {
-            let moved: u64 =
-                touched.by_level.iter().filter(|(at, _)| *at >= level).map(|(_, count)| count).sum();
+            let moved: u64 = touched
+                .by_level
+                .iter()
+                .filter(|(at, _)| *at >= level)
+                .map(|(_, count)| count)
+                .sum();
             if moved > 0 {
                 touched.by_level.retain(|(at, _)| *at < level);
                 match touched.by_level.last_mut() {
@@ -144,8 +162,16 @@ fn target_of(relation: pg_sys::Oid) -> Option<Rc<LogTarget>> {
     if let Some(target) = known {
         return target;
     }
-    let target = CALLBACKS.get().and_then(|callbacks| (callbacks.resolve)(relation)).map(Rc::new);
-    BACKEND.with(|backend| backend.borrow_mut().targets.insert(relation.to_u32(), target.clone()));
+    let target = CALLBACKS
+        .get()
+        .and_then(|callbacks| (callbacks.resolve)(relation))
+        .map(Rc::new);
+    BACKEND.with(|backend| {
+        backend
+            .borrow_mut()
+            .targets
+            .insert(relation.to_u32(), target.clone())
+    });
     target
 }
 
@@ -170,7 +196,13 @@ fn refuse(source: pg_sys::Oid, limit: u64) {
     // SAFETY: catalog lookup; the name is copied.
     let name = unsafe {
         let name = pg_sys::get_rel_name(source);
-        if name.is_null() { String::new() } else { std::ffi::CStr::from_ptr(name).to_string_lossy().into_owned() }
+        if name.is_null() {
+            String::new()
+        } else {
+            std::ffi::CStr::from_ptr(name)
+                .to_string_lossy()
+                .into_owned()
+        }
     };
     pgrx::pg_sys::panic::ErrorReport::new(
         PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
@@ -182,7 +214,12 @@ fn refuse(source: pg_sys::Oid, limit: u64) {
     .report(pgrx::PgLogLevel::ERROR);
 }
 
-sql_function!(pg_finfo_pgt_capture, pgt_capture, capture_body, "`capture() trigger`");
+sql_function!(
+    pg_finfo_pgt_capture,
+    pgt_capture,
+    capture_body,
+    "`capture() trigger`"
+);
 
 unsafe fn capture_body(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     // SAFETY: arguments as PostgreSQL's function manager passes them.
@@ -256,7 +293,12 @@ impl Image {
         let mut nulls = vec![true; width];
         // SAFETY: both arrays have one entry per attribute.
         unsafe {
-            pg_sys::heap_deform_tuple(tuple, (*relation).rd_att, values.as_mut_ptr(), nulls.as_mut_ptr());
+            pg_sys::heap_deform_tuple(
+                tuple,
+                (*relation).rd_att,
+                values.as_mut_ptr(),
+                nulls.as_mut_ptr(),
+            );
         }
         Image { values, nulls }
     }
@@ -299,7 +341,8 @@ unsafe fn identical_varlena(a: *const u8, b: *const u8) -> bool {
     // SAFETY: VARSIZE_ANY covers headers of all kinds.
     unsafe {
         let (size_a, size_b) = (pgrx::varsize_any(a.cast()), pgrx::varsize_any(b.cast()));
-        size_a == size_b && std::slice::from_raw_parts(a, size_a) == std::slice::from_raw_parts(b, size_b)
+        size_a == size_b
+            && std::slice::from_raw_parts(a, size_a) == std::slice::from_raw_parts(b, size_b)
     }
 }
 
@@ -319,7 +362,12 @@ impl<'a> Writer<'a> {
             let heap = pg_sys::table_open(target.segment, pg_sys::RowExclusiveLock as i32);
             let index = pg_sys::index_open(target.index, pg_sys::RowExclusiveLock as i32);
             let xid = pg_sys::GetTopFullTransactionId().value;
-            Writer { target, heap, index, xid }
+            Writer {
+                target,
+                heap,
+                index,
+                xid,
+            }
         }
     }
 
@@ -354,7 +402,11 @@ impl<'a> Writer<'a> {
     unsafe fn insert(&mut self, values: &mut [pg_sys::Datum], nulls: &mut [bool]) {
         // SAFETY: the arrays match the segment's descriptor; its only index is on the first column.
         unsafe {
-            let tuple = pg_sys::heap_form_tuple((*self.heap).rd_att, values.as_mut_ptr(), nulls.as_mut_ptr());
+            let tuple = pg_sys::heap_form_tuple(
+                (*self.heap).rd_att,
+                values.as_mut_ptr(),
+                nulls.as_mut_ptr(),
+            );
             let command = pg_sys::GetCurrentCommandId(true);
             pg_sys::heap_insert(self.heap, tuple, command, 0, std::ptr::null_mut());
             let mut info: pg_sys::IndexInfo = std::mem::zeroed();
@@ -380,4 +432,3 @@ impl<'a> Writer<'a> {
         }
     }
 }
-

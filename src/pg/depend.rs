@@ -26,7 +26,11 @@ pub fn make_member(relation: pg_sys::Oid) {
     let extension = extension_address();
     // SAFETY: both objects exist and are locked by their creation in this transaction.
     unsafe {
-        pg_sys::recordDependencyOn(&member, &extension, pg_sys::DependencyType::DEPENDENCY_EXTENSION);
+        pg_sys::recordDependencyOn(
+            &member,
+            &extension,
+            pg_sys::DependencyType::DEPENDENCY_EXTENSION,
+        );
     }
 }
 

@@ -53,16 +53,22 @@ pub fn defining() -> Flag {
     raise(&DEFINING)
 }
 
-sql_function!(pg_finfo_pgt_refuse_write, pgt_refuse_write, refuse_write_body, "`refuse_write() trigger`");
+sql_function!(
+    pg_finfo_pgt_refuse_write,
+    pgt_refuse_write,
+    refuse_write_body,
+    "`refuse_write() trigger`"
+);
 
 unsafe fn refuse_write_body(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     // SAFETY: arguments as PostgreSQL's function manager passes them.
     unsafe {
         let trigger = (*fcinfo).context.cast::<pg_sys::TriggerData>();
         if !WRITING.get() && !trigger.is_null() {
-            let name = std::ffi::CStr::from_ptr((*(*(*trigger).tg_relation).rd_rel).relname.data.as_ptr())
-                .to_string_lossy()
-                .into_owned();
+            let name =
+                std::ffi::CStr::from_ptr((*(*(*trigger).tg_relation).rd_rel).relname.data.as_ptr())
+                    .to_string_lossy()
+                    .into_owned();
             pgrx::pg_sys::panic::ErrorReport::new(
                 PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
                 format!("cannot change stream table \"{name}\""),
@@ -76,7 +82,12 @@ unsafe fn refuse_write_body(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     }
 }
 
-sql_function!(pg_finfo_pgt_on_ddl_end, pgt_on_ddl_end, on_ddl_end_body, "`on_ddl_end() event_trigger`");
+sql_function!(
+    pg_finfo_pgt_on_ddl_end,
+    pgt_on_ddl_end,
+    on_ddl_end_body,
+    "`on_ddl_end() event_trigger`"
+);
 
 unsafe fn on_ddl_end_body(_fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     // SAFETY: arguments as PostgreSQL's function manager passes them.
@@ -90,7 +101,12 @@ unsafe fn on_ddl_end_body(_fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     }
 }
 
-sql_function!(pg_finfo_pgt_on_drop, pgt_on_drop, on_drop_body, "`on_drop() event_trigger`");
+sql_function!(
+    pg_finfo_pgt_on_drop,
+    pgt_on_drop,
+    on_drop_body,
+    "`on_drop() event_trigger`"
+);
 
 unsafe fn on_drop_body(_fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     // SAFETY: arguments as PostgreSQL's function manager passes them.

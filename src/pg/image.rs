@@ -25,7 +25,13 @@ impl ArgumentType {
     fn new(oid: pg_sys::Oid, length: i16, by_value: bool) -> ArgumentType {
         // SAFETY: catalog lookup.
         let composite = length == -1 && unsafe { pg_sys::type_is_rowtype(oid) };
-        ArgumentType { oid, length, by_value, composite, hash: Cell::new(std::ptr::null_mut()) }
+        ArgumentType {
+            oid,
+            length,
+            by_value,
+            composite,
+            hash: Cell::new(std::ptr::null_mut()),
+        }
     }
 }
 
@@ -37,7 +43,8 @@ unsafe fn argument_types(fcinfo: pg_sys::FunctionCallInfo) -> &'static [Argument
         let count = (*fcinfo).nargs as usize;
         if (*info).fn_extra.is_null() {
             let bytes = size_of::<ArgumentType>() * count.max(1);
-            let types: *mut ArgumentType = pg_sys::MemoryContextAllocZero((*info).fn_mcxt, bytes).cast();
+            let types: *mut ArgumentType =
+                pg_sys::MemoryContextAllocZero((*info).fn_mcxt, bytes).cast();
             for position in 0..count {
                 let oid = pg_sys::get_fn_expr_argtype(info, position as i32);
                 if oid == pg_sys::InvalidOid {
@@ -46,7 +53,9 @@ unsafe fn argument_types(fcinfo: pg_sys::FunctionCallInfo) -> &'static [Argument
                 let mut length = 0;
                 let mut by_value = false;
                 pg_sys::get_typlenbyval(oid, &raw mut length, &raw mut by_value);
-                types.add(position).write(ArgumentType::new(oid, length, by_value));
+                types
+                    .add(position)
+                    .write(ArgumentType::new(oid, length, by_value));
             }
             (*info).fn_extra = types.cast::<c_void>();
         }
@@ -61,7 +70,10 @@ unsafe fn with_bytes(value: pg_sys::Datum, ty: &ArgumentType, sink: &mut dyn FnM
         if ty.by_value {
             sink(&value.value().to_le_bytes()[..ty.length as usize]);
         } else if ty.length > 0 {
-            sink(std::slice::from_raw_parts(value.cast_mut_ptr::<u8>(), ty.length as usize));
+            sink(std::slice::from_raw_parts(
+                value.cast_mut_ptr::<u8>(),
+                ty.length as usize,
+            ));
         } else if ty.length == -1 {
             let original = value.cast_mut_ptr::<pg_sys::varlena>();
             let plain = pg_sys::pg_detoast_datum_packed(original);
@@ -77,8 +89,14 @@ unsafe fn with_bytes(value: pg_sys::Datum, ty: &ArgumentType, sink: &mut dyn FnM
 
 /// Feeds the injective encoding of a value of any type to `sink`: a null marker, then length and bytes. A composite value
 /// is encoded attribute by attribute: its header holds bits that say nothing about the value.
-unsafe fn encode_value(value: Option<pg_sys::Datum>, ty: &ArgumentType, sink: &mut dyn FnMut(&[u8])) {
-    let Some(value) = value else { return sink(&[0]) };
+unsafe fn encode_value(
+    value: Option<pg_sys::Datum>,
+    ty: &ArgumentType,
+    sink: &mut dyn FnMut(&[u8]),
+) {
+    let Some(value) = value else {
+        return sink(&[0]);
+    };
     // SAFETY: the datum is of the type described; a composite datum carries its row type in its header.
     unsafe {
         if !ty.composite {
@@ -102,12 +120,18 @@ unsafe fn encode_value(value: Option<pg_sys::Datum>, ty: &ArgumentType, sink: &m
         };
         let mut values = vec![pg_sys::Datum::from(0usize); width];
         let mut nulls = vec![true; width];
-        pg_sys::heap_deform_tuple(&raw mut tuple, desc, values.as_mut_ptr(), nulls.as_mut_ptr());
+        pg_sys::heap_deform_tuple(
+            &raw mut tuple,
+            desc,
+            values.as_mut_ptr(),
+            nulls.as_mut_ptr(),
+        );
         sink(&[2]);
         for position in 0..width {
             let attribute = super::relation::attribute(desc, position);
             if !attribute.attisdropped {
-                let ty = ArgumentType::new(attribute.atttypid, attribute.attlen, attribute.attbyval);
+                let ty =
+                    ArgumentType::new(attribute.atttypid, attribute.attlen, attribute.attbyval);
                 encode_value((!nulls[position]).then_some(values[position]), &ty, sink);
             }
         }
@@ -116,7 +140,10 @@ unsafe fn encode_value(value: Option<pg_sys::Datum>, ty: &ArgumentType, sink: &m
     }
 }
 
-unsafe fn each_value(fcinfo: pg_sys::FunctionCallInfo, sink: &mut dyn FnMut(Option<pg_sys::Datum>, &ArgumentType)) {
+unsafe fn each_value(
+    fcinfo: pg_sys::FunctionCallInfo,
+    sink: &mut dyn FnMut(Option<pg_sys::Datum>, &ArgumentType),
+) {
     // SAFETY: arguments 0..nargs are valid for the call.
     unsafe {
         let types = argument_types(fcinfo);
@@ -157,7 +184,12 @@ macro_rules! sql_function {
 }
 pub(super) use sql_function;
 
-sql_function!(pg_finfo_pgt_image, pgt_image, image_body, "`image(VARIADIC \"any\") bytea`");
+sql_function!(
+    pg_finfo_pgt_image,
+    pgt_image,
+    image_body,
+    "`image(VARIADIC \"any\") bytea`"
+);
 
 unsafe fn image_body(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     // SAFETY: arguments as PostgreSQL's function manager passes them.
@@ -167,12 +199,21 @@ unsafe fn image_body(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
         let size = bytes.len() + pg_sys::VARHDRSZ;
         let result: *mut pg_sys::varlena = pg_sys::palloc(size).cast();
         pgrx::set_varsize_4b(result, size as i32);
-        std::ptr::copy_nonoverlapping(bytes.as_ptr(), result.cast::<u8>().add(pg_sys::VARHDRSZ), bytes.len());
+        std::ptr::copy_nonoverlapping(
+            bytes.as_ptr(),
+            result.cast::<u8>().add(pg_sys::VARHDRSZ),
+            bytes.len(),
+        );
         pg_sys::Datum::from(result)
     }
 }
 
-sql_function!(pg_finfo_pgt_image_hash, pgt_image_hash, image_hash_body, "`image_hash(VARIADIC \"any\") bigint`");
+sql_function!(
+    pg_finfo_pgt_image_hash,
+    pgt_image_hash,
+    image_hash_body,
+    "`image_hash(VARIADIC \"any\") bigint`"
+);
 
 unsafe fn image_hash_body(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     // SAFETY: arguments as PostgreSQL's function manager passes them.
@@ -183,7 +224,12 @@ unsafe fn image_hash_body(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     }
 }
 
-sql_function!(pg_finfo_pgt_row_hash, pgt_row_hash, row_hash_body, "`row_hash(VARIADIC \"any\") bigint`");
+sql_function!(
+    pg_finfo_pgt_row_hash,
+    pgt_row_hash,
+    row_hash_body,
+    "`row_hash(VARIADIC \"any\") bigint`"
+);
 
 unsafe fn row_hash_body(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     // SAFETY: arguments as PostgreSQL's function manager passes them.
@@ -197,7 +243,12 @@ unsafe fn row_hash_body(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
                 }
                 // Deterministic collations hash bytes; the caller leaves out columns of any other.
                 let collation = pg_sys::Oid::from(C_COLLATION);
-                let hash = pg_sys::FunctionCall2Coll(ty.hash.get(), collation, value, pg_sys::Datum::from(0usize));
+                let hash = pg_sys::FunctionCall2Coll(
+                    ty.hash.get(),
+                    collation,
+                    value,
+                    pg_sys::Datum::from(0usize),
+                );
                 hasher.update(&[1]);
                 hasher.update(&(hash.value() as u64).to_le_bytes());
             }
@@ -213,9 +264,12 @@ const C_COLLATION: u32 = 950;
 unsafe fn resolve_hash(ty: &ArgumentType) {
     // SAFETY: type cache entries live as long as the session; the slot belongs to this call site alone.
     unsafe {
-        let cache = pg_sys::lookup_type_cache(ty.oid, pg_sys::TYPECACHE_HASH_EXTENDED_PROC_FINFO as i32);
+        let cache =
+            pg_sys::lookup_type_cache(ty.oid, pg_sys::TYPECACHE_HASH_EXTENDED_PROC_FINFO as i32);
         if (*cache).hash_extended_proc == pg_sys::InvalidOid {
-            let name = std::ffi::CStr::from_ptr(pg_sys::format_type_be(ty.oid)).to_string_lossy().into_owned();
+            let name = std::ffi::CStr::from_ptr(pg_sys::format_type_be(ty.oid))
+                .to_string_lossy()
+                .into_owned();
             pgrx::ereport!(
                 ERROR,
                 pgrx::PgSqlErrorCode::ERRCODE_UNDEFINED_FUNCTION,

@@ -29,13 +29,28 @@ pub struct Expr<'q> {
 
 /// A range-table entry.
 pub enum Rte<'q> {
-    Relation { relid: pg_sys::Oid, inherit: bool, relkind: u8, sampled: bool, row_security: bool },
-    Subquery { query: Query<'q>, lateral: bool },
+    Relation {
+        relid: pg_sys::Oid,
+        inherit: bool,
+        relkind: u8,
+        sampled: bool,
+        row_security: bool,
+    },
+    Subquery {
+        query: Query<'q>,
+        lateral: bool,
+    },
     Join,
-    Cte { name: String, levels_up: u32, recursive: bool },
+    Cte {
+        name: String,
+        levels_up: u32,
+        recursive: bool,
+    },
     Values,
     Function,
-    Group { expressions: Vec<Expr<'q>> },
+    Group {
+        expressions: Vec<Expr<'q>>,
+    },
     Result,
     Other,
 }
@@ -43,8 +58,16 @@ pub enum Rte<'q> {
 /// A node of the FROM clause's join tree.
 pub enum FromNode<'q> {
     Range(usize),
-    Join { kind: JoinKind, left: Box<FromNode<'q>>, right: Box<FromNode<'q>>, on: Option<Expr<'q>> },
-    List { items: Vec<FromNode<'q>>, condition: Option<Expr<'q>> },
+    Join {
+        kind: JoinKind,
+        left: Box<FromNode<'q>>,
+        right: Box<FromNode<'q>>,
+        on: Option<Expr<'q>>,
+    },
+    List {
+        items: Vec<FromNode<'q>>,
+        condition: Option<Expr<'q>>,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +89,12 @@ pub struct Target<'q> {
 /// A set operation over range-table entries.
 pub enum SetOperation {
     Range(usize),
-    Operation { kind: SetKind, all: bool, left: Box<SetOperation>, right: Box<SetOperation> },
+    Operation {
+        kind: SetKind,
+        all: bool,
+        left: Box<SetOperation>,
+        right: Box<SetOperation>,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,15 +115,26 @@ pub struct VarRef {
 /// What an expression node is, as far as analysis asks.
 pub enum Kind<'q> {
     Var(VarRef),
-    Const { is_null: bool },
+    Const {
+        is_null: bool,
+    },
     And(Vec<Expr<'q>>),
     Or(Vec<Expr<'q>>),
     Not(Expr<'q>),
-    Operator { operator: pg_sys::Oid, arguments: Vec<Expr<'q>> },
-    Function { function: pg_sys::Oid, arguments: Vec<Expr<'q>> },
+    Operator {
+        operator: pg_sys::Oid,
+        arguments: Vec<Expr<'q>>,
+    },
+    Function {
+        function: pg_sys::Oid,
+        arguments: Vec<Expr<'q>>,
+    },
     Relabel(Expr<'q>),
     Coalesce(Vec<Expr<'q>>),
-    Case { results: Vec<Expr<'q>>, otherwise: Option<Expr<'q>> },
+    Case {
+        results: Vec<Expr<'q>>,
+        otherwise: Option<Expr<'q>>,
+    },
     NullTest,
     Aggregate(AggregateNode<'q>),
     Sublink(SublinkNode<'q>),
@@ -176,7 +215,9 @@ fn list_items<T>(list: *mut pg_sys::List) -> Vec<*mut T> {
     }
     // SAFETY: a non-null List has `length` valid cells; the caller names the right pointee.
     unsafe {
-        (0..(*list).length as usize).map(|position| (*(*list).elements.add(position)).ptr_value.cast()).collect()
+        (0..(*list).length as usize)
+            .map(|position| (*(*list).elements.add(position)).ptr_value.cast())
+            .collect()
     }
 }
 
@@ -185,7 +226,9 @@ fn text(pointer: *const c_char) -> String {
         return String::new();
     }
     // SAFETY: PostgreSQL's strings are NUL-terminated.
-    unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned()
+    unsafe { CStr::from_ptr(pointer) }
+        .to_string_lossy()
+        .into_owned()
 }
 
 fn tag(node: *mut pg_sys::Node) -> NodeTag {
@@ -210,13 +253,17 @@ pub fn with_view_query<R>(view: pg_sys::Oid, read: impl for<'q> FnOnce(Query<'q>
         let caller = pg_sys::MemoryContextSwitchTo(context);
         let result = std::panic::catch_unwind(AssertUnwindSafe(|| {
             let relation = pg_sys::relation_open(view, pg_sys::AccessShareLock as i32);
-            let query: *mut pg_sys::Query = pg_sys::copyObjectImpl(pg_sys::get_view_query(relation).cast()).cast();
+            let query: *mut pg_sys::Query =
+                pg_sys::copyObjectImpl(pg_sys::get_view_query(relation).cast()).cast();
             pg_sys::relation_close(relation, pg_sys::NoLock as i32);
             pg_sys::AcquireRewriteLocks(query, true, false);
             let rewritten = list_items::<pg_sys::Query>(pg_sys::QueryRewrite(query));
             let query = rewritten.first().copied().unwrap_or(query);
             prepare(query);
-            read(Query { ptr: query, life: PhantomData })
+            read(Query {
+                ptr: query,
+                life: PhantomData,
+            })
         }));
         pg_sys::MemoryContextSwitchTo(caller);
         match result {
@@ -238,16 +285,20 @@ unsafe fn prepare(query: *mut pg_sys::Query) {
                 prepare((*rte).subquery);
             }
             if (*rte).rtekind == pg_sys::RTEKind::RTE_GROUP {
-                let flat =
-                    pg_sys::flatten_join_alias_vars(std::ptr::null_mut(), query, (*rte).groupexprs.cast());
+                let flat = pg_sys::flatten_join_alias_vars(
+                    std::ptr::null_mut(),
+                    query,
+                    (*rte).groupexprs.cast(),
+                );
                 (*rte).groupexprs = flat.cast();
             }
         }
         for cte in list_items::<pg_sys::CommonTableExpr>((*query).cteList) {
             prepare((*cte).ctequery.cast());
         }
-        let flatten =
-            move |node: *mut pg_sys::Node| pg_sys::flatten_join_alias_vars(std::ptr::null_mut(), query, node);
+        let flatten = move |node: *mut pg_sys::Node| {
+            pg_sys::flatten_join_alias_vars(std::ptr::null_mut(), query, node)
+        };
         for link in sublinks(query) {
             prepare((*link).subselect.cast());
         }
@@ -269,7 +320,11 @@ unsafe fn sublinks(query: *mut pg_sys::Query) -> Vec<*mut pg_sys::SubLink> {
             match tag(node) {
                 NodeTag::T_SubLink => {
                     (*context.cast::<Vec<*mut pg_sys::SubLink>>()).push(node.cast());
-                    pg_sys::expression_tree_walker_impl((*node.cast::<pg_sys::SubLink>()).testexpr, Some(walk), context)
+                    pg_sys::expression_tree_walker_impl(
+                        (*node.cast::<pg_sys::SubLink>()).testexpr,
+                        Some(walk),
+                        context,
+                    )
                 }
                 NodeTag::T_Query => false,
                 _ => pg_sys::expression_tree_walker_impl(node, Some(walk), context),
@@ -279,7 +334,12 @@ unsafe fn sublinks(query: *mut pg_sys::Query) -> Vec<*mut pg_sys::SubLink> {
     let mut found: Vec<*mut pg_sys::SubLink> = Vec::new();
     // SAFETY: the walker only reads; sub-queries in FROM are prepared on their own.
     unsafe {
-        pg_sys::query_tree_walker_impl(query, Some(walk), (&raw mut found).cast(), pg_sys::QTW_IGNORE_RT_SUBQUERIES as c_int);
+        pg_sys::query_tree_walker_impl(
+            query,
+            Some(walk),
+            (&raw mut found).cast(),
+            pg_sys::QTW_IGNORE_RT_SUBQUERIES as c_int,
+        );
     }
     found
 }
@@ -293,14 +353,16 @@ unsafe fn flatten_from(node: *mut pg_sys::Node, query: *mut pg_sys::Query) {
         match tag(node) {
             NodeTag::T_FromExpr => {
                 let from: *mut pg_sys::FromExpr = node.cast();
-                (*from).quals = pg_sys::flatten_join_alias_vars(std::ptr::null_mut(), query, (*from).quals);
+                (*from).quals =
+                    pg_sys::flatten_join_alias_vars(std::ptr::null_mut(), query, (*from).quals);
                 for item in list_items::<pg_sys::Node>((*from).fromlist) {
                     flatten_from(item, query);
                 }
             }
             NodeTag::T_JoinExpr => {
                 let join: *mut pg_sys::JoinExpr = node.cast();
-                (*join).quals = pg_sys::flatten_join_alias_vars(std::ptr::null_mut(), query, (*join).quals);
+                (*join).quals =
+                    pg_sys::flatten_join_alias_vars(std::ptr::null_mut(), query, (*join).quals);
                 flatten_from((*join).larg, query);
                 flatten_from((*join).rarg, query);
             }
@@ -316,11 +378,17 @@ impl<'q> Query<'q> {
     }
 
     fn expr(ptr: *mut pg_sys::Node) -> Option<Expr<'q>> {
-        (!ptr.is_null()).then_some(Expr { ptr, life: PhantomData })
+        (!ptr.is_null()).then_some(Expr {
+            ptr,
+            life: PhantomData,
+        })
     }
 
     fn query(ptr: *mut pg_sys::Query) -> Query<'q> {
-        Query { ptr, life: PhantomData }
+        Query {
+            ptr,
+            life: PhantomData,
+        }
     }
 
     pub fn is_plain_select(&self) -> bool {
@@ -415,9 +483,10 @@ impl<'q> Query<'q> {
                         sampled: !rte.tablesample.is_null(),
                         row_security: !rte.securityQuals.is_null(),
                     },
-                    pg_sys::RTEKind::RTE_SUBQUERY => {
-                        Rte::Subquery { query: Self::query(rte.subquery), lateral: rte.lateral }
-                    }
+                    pg_sys::RTEKind::RTE_SUBQUERY => Rte::Subquery {
+                        query: Self::query(rte.subquery),
+                        lateral: rte.lateral,
+                    },
                     pg_sys::RTEKind::RTE_JOIN => Rte::Join,
                     pg_sys::RTEKind::RTE_CTE => Rte::Cte {
                         name: text(rte.ctename),
@@ -458,7 +527,9 @@ impl<'q> Query<'q> {
         // SAFETY: a join tree consists of RangeTblRef, JoinExpr and FromExpr nodes.
         unsafe {
             match tag(node) {
-                NodeTag::T_RangeTblRef => FromNode::Range((*node.cast::<pg_sys::RangeTblRef>()).rtindex as usize),
+                NodeTag::T_RangeTblRef => {
+                    FromNode::Range((*node.cast::<pg_sys::RangeTblRef>()).rtindex as usize)
+                }
                 NodeTag::T_JoinExpr => {
                     let join = &*node.cast::<pg_sys::JoinExpr>();
                     let kind = match join.jointype {
@@ -545,7 +616,12 @@ impl<'q> Query<'q> {
                     }
                     NodeTag::T_Query => {
                         state.depth += 1;
-                        let stop = pg_sys::query_tree_walker_impl(node.cast(), Some(walk), context, IGNORE_ALIASES);
+                        let stop = pg_sys::query_tree_walker_impl(
+                            node.cast(),
+                            Some(walk),
+                            context,
+                            IGNORE_ALIASES,
+                        );
                         state.depth -= 1;
                         stop
                     }
@@ -553,10 +629,18 @@ impl<'q> Query<'q> {
                 }
             }
         }
-        let mut state = Walk { found: BTreeSet::new(), depth: 0 };
+        let mut state = Walk {
+            found: BTreeSet::new(),
+            depth: 0,
+        };
         // SAFETY: the walker only reads and its context outlives the call.
         unsafe {
-            pg_sys::query_tree_walker_impl(self.ptr, Some(walk), (&raw mut state).cast(), IGNORE_ALIASES);
+            pg_sys::query_tree_walker_impl(
+                self.ptr,
+                Some(walk),
+                (&raw mut state).cast(),
+                IGNORE_ALIASES,
+            );
         }
         state.found
     }
@@ -574,8 +658,10 @@ impl<'q> Query<'q> {
                     NodeTag::T_RangeTblEntry => {
                         let rte = &*node.cast::<pg_sys::RangeTblEntry>();
                         if rte.rtekind == pg_sys::RTEKind::RTE_RELATION {
-                            (*context.cast::<BTreeSet<ReadRelation>>())
-                                .insert(ReadRelation { relid: rte.relid, relkind: rte.relkind as u8 });
+                            (*context.cast::<BTreeSet<ReadRelation>>()).insert(ReadRelation {
+                                relid: rte.relid,
+                                relkind: rte.relkind as u8,
+                            });
                         }
                         false
                     }
@@ -626,10 +712,18 @@ impl<'q> Query<'q> {
                 match tag(node) {
                     NodeTag::T_SQLValueFunction => {
                         let name = "current_timestamp and its relatives".to_owned();
-                        found.insert(MutableFunction { name, builtin: true, volatile: false });
+                        found.insert(MutableFunction {
+                            name,
+                            builtin: true,
+                            volatile: false,
+                        });
                     }
                     NodeTag::T_NextValueExpr => {
-                        found.insert(MutableFunction { name: "nextval".into(), builtin: true, volatile: true });
+                        found.insert(MutableFunction {
+                            name: "nextval".into(),
+                            builtin: true,
+                            volatile: true,
+                        });
                     }
                     NodeTag::T_Query => {
                         return pg_sys::query_tree_walker_impl(node.cast(), Some(walk), context, 0);
@@ -650,11 +744,17 @@ impl<'q> Query<'q> {
 
 impl<'q> Expr<'q> {
     fn wrap(ptr: *mut pg_sys::Node) -> Expr<'q> {
-        Expr { ptr, life: PhantomData }
+        Expr {
+            ptr,
+            life: PhantomData,
+        }
     }
 
     fn all(list: *mut pg_sys::List) -> Vec<Expr<'q>> {
-        list_items::<pg_sys::Node>(list).into_iter().map(Self::wrap).collect()
+        list_items::<pg_sys::Node>(list)
+            .into_iter()
+            .map(Self::wrap)
+            .collect()
     }
 
     /// The node's structure.
@@ -670,7 +770,9 @@ impl<'q> Expr<'q> {
                         levels_up: var.varlevelsup,
                     })
                 }
-                NodeTag::T_Const => Kind::Const { is_null: (*self.ptr.cast::<pg_sys::Const>()).constisnull },
+                NodeTag::T_Const => Kind::Const {
+                    is_null: (*self.ptr.cast::<pg_sys::Const>()).constisnull,
+                },
                 NodeTag::T_List => Kind::And(Self::all(self.ptr.cast())),
                 NodeTag::T_BoolExpr => {
                     let node = &*self.ptr.cast::<pg_sys::BoolExpr>();
@@ -689,18 +791,24 @@ impl<'q> Expr<'q> {
                     if node.opretset {
                         return Kind::SetReturning;
                     }
-                    Kind::Operator { operator: node.opno, arguments: Self::all(node.args) }
+                    Kind::Operator {
+                        operator: node.opno,
+                        arguments: Self::all(node.args),
+                    }
                 }
                 NodeTag::T_FuncExpr => {
                     let node = &*self.ptr.cast::<pg_sys::FuncExpr>();
                     if node.funcretset {
                         return Kind::SetReturning;
                     }
-                    Kind::Function { function: node.funcid, arguments: Self::all(node.args) }
+                    Kind::Function {
+                        function: node.funcid,
+                        arguments: Self::all(node.args),
+                    }
                 }
-                NodeTag::T_RelabelType => {
-                    Kind::Relabel(Self::wrap((*self.ptr.cast::<pg_sys::RelabelType>()).arg.cast()))
-                }
+                NodeTag::T_RelabelType => Kind::Relabel(Self::wrap(
+                    (*self.ptr.cast::<pg_sys::RelabelType>()).arg.cast(),
+                )),
                 NodeTag::T_CoalesceExpr => {
                     Kind::Coalesce(Self::all((*self.ptr.cast::<pg_sys::CoalesceExpr>()).args))
                 }
@@ -715,7 +823,9 @@ impl<'q> Expr<'q> {
                     }
                 }
                 NodeTag::T_NullTest | NodeTag::T_BooleanTest => Kind::NullTest,
-                NodeTag::T_Aggref => Kind::Aggregate(self.aggregate(&*self.ptr.cast::<pg_sys::Aggref>())),
+                NodeTag::T_Aggref => {
+                    Kind::Aggregate(self.aggregate(&*self.ptr.cast::<pg_sys::Aggref>()))
+                }
                 NodeTag::T_SubLink => {
                     let node = &*self.ptr.cast::<pg_sys::SubLink>();
                     Kind::Sublink(SublinkNode {
@@ -731,7 +841,9 @@ impl<'q> Expr<'q> {
                 NodeTag::T_Param => {
                     let node = &*self.ptr.cast::<pg_sys::Param>();
                     match node.paramkind {
-                        pg_sys::ParamKind::PARAM_SUBLINK => Kind::SublinkColumn(node.paramid as u32),
+                        pg_sys::ParamKind::PARAM_SUBLINK => {
+                            Kind::SublinkColumn(node.paramid as u32)
+                        }
                         _ => Kind::Other,
                     }
                 }
@@ -764,7 +876,13 @@ impl<'q> Expr<'q> {
     /// Type, modifier and collation of the expression's value.
     pub fn type_of(&self) -> (pg_sys::Oid, i32, pg_sys::Oid) {
         // SAFETY: the node is a valid expression.
-        unsafe { (pg_sys::exprType(self.ptr), pg_sys::exprTypmod(self.ptr), pg_sys::exprCollation(self.ptr)) }
+        unsafe {
+            (
+                pg_sys::exprType(self.ptr),
+                pg_sys::exprTypmod(self.ptr),
+                pg_sys::exprCollation(self.ptr),
+            )
+        }
     }
 
     /// Structural equality, ignoring where in the text the nodes stood.
@@ -784,12 +902,22 @@ impl<'q> Expr<'q> {
             if constant.constisnull || constant.consttype != pg_sys::NUMERICOID {
                 return None;
             }
-            let printed = pg_sys::OidOutputFunctionCall(pg_sys::Oid::from(pg_sys::F_NUMERIC_OUT), constant.constvalue);
+            let printed = pg_sys::OidOutputFunctionCall(
+                pg_sys::Oid::from(pg_sys::F_NUMERIC_OUT),
+                constant.constvalue,
+            );
             let printed = text(printed);
-            if !printed.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.' || byte == b'-') {
+            if !printed
+                .bytes()
+                .all(|byte| byte.is_ascii_digit() || byte == b'.' || byte == b'-')
+            {
                 return None;
             }
-            Some(printed.split_once('.').map_or(0, |(_, digits)| digits.len() as i32))
+            Some(
+                printed
+                    .split_once('.')
+                    .map_or(0, |(_, digits)| digits.len() as i32),
+            )
         }
     }
 
@@ -827,7 +955,10 @@ impl<'q> Expr<'q> {
                 pg_sys::expression_tree_walker_impl(node, Some(walk), context)
             }
         }
-        let mut state = Walk { wanted, found: None };
+        let mut state = Walk {
+            wanted,
+            found: None,
+        };
         // SAFETY: the walker only reads and its context outlives the call.
         unsafe {
             walk(self.ptr, (&raw mut state).cast());
@@ -881,7 +1012,10 @@ impl<'q> Expr<'q> {
             Hole(u32),
         }
         #[pg_guard]
-        unsafe extern "C-unwind" fn mutate(node: *mut pg_sys::Node, context: *mut c_void) -> *mut pg_sys::Node {
+        unsafe extern "C-unwind" fn mutate(
+            node: *mut pg_sys::Node,
+            context: *mut c_void,
+        ) -> *mut pg_sys::Node {
             if node.is_null() {
                 return node;
             }
@@ -894,7 +1028,9 @@ impl<'q> Expr<'q> {
                 match step {
                     Step::Leave => node,
                     Step::Hole(number) => parameter(node, number),
-                    Step::Descend => pg_sys::expression_tree_mutator_impl(node, Some(mutate), context),
+                    Step::Descend => {
+                        pg_sys::expression_tree_mutator_impl(node, Some(mutate), context)
+                    }
                 }
             }
         }
@@ -919,8 +1055,14 @@ impl<'q> Expr<'q> {
             return Err(error);
         }
         // SAFETY: as above.
-        let printed =
-            unsafe { text(pg_sys::deparse_expression(copy, std::ptr::null_mut(), false, false)) };
+        let printed = unsafe {
+            text(pg_sys::deparse_expression(
+                copy,
+                std::ptr::null_mut(),
+                false,
+                false,
+            ))
+        };
         Ok(split_holes(&printed))
     }
 }
@@ -975,8 +1117,13 @@ fn split_holes(printed: &str) -> Vec<Fragment> {
                 if start < position {
                     fragments.push(Fragment::Text(printed[start..position].to_owned()));
                 }
-                let digits = bytes[position + 1..].iter().take_while(|byte| byte.is_ascii_digit()).count();
-                let number = printed[position + 1..position + 1 + digits].parse().unwrap_or(0);
+                let digits = bytes[position + 1..]
+                    .iter()
+                    .take_while(|byte| byte.is_ascii_digit())
+                    .count();
+                let number = printed[position + 1..position + 1 + digits]
+                    .parse()
+                    .unwrap_or(0);
                 fragments.push(Fragment::Hole(number));
                 position += 1 + digits;
                 start = position;
@@ -1001,7 +1148,8 @@ pub fn describe_type(oid: pg_sys::Oid, modifier: i32, collation: pg_sys::Oid) ->
             (pg_sys::TYPECACHE_EQ_OPR | pg_sys::TYPECACHE_HASH_EXTENDED_PROC) as c_int,
         );
         let equality = (cache.eq_opr != pg_sys::InvalidOid).then(|| operator_name(cache.eq_opr));
-        let deterministic = collation == pg_sys::InvalidOid || pg_sys::get_collation_isdeterministic(collation);
+        let deterministic =
+            collation == pg_sys::InvalidOid || pg_sys::get_collation_isdeterministic(collation);
         let base = pg_sys::getBaseType(oid);
         let by_bytes = [
             pg_sys::BOOLOID,
@@ -1022,13 +1170,15 @@ pub fn describe_type(oid: pg_sys::Oid, modifier: i32, collation: pg_sys::Oid) ->
             pg_sys::XID8OID,
             pg_sys::MACADDROID,
         ];
-        let fixed_spelling = modifier >= 0 && (base == pg_sys::NUMERICOID || base == pg_sys::BPCHAROID);
-        let bitwise =
-            deterministic && (by_bytes.contains(&base) || pg_sys::type_is_enum(base) || fixed_spelling);
+        let fixed_spelling =
+            modifier >= 0 && (base == pg_sys::NUMERICOID || base == pg_sys::BPCHAROID);
+        let bitwise = deterministic
+            && (by_bytes.contains(&base) || pg_sys::type_is_enum(base) || fixed_spelling);
         let own = pg_sys::get_typcollation(oid);
         Type {
             name,
-            collation: (collation != pg_sys::InvalidOid && collation != own).then(|| collation_name(collation)),
+            collation: (collation != pg_sys::InvalidOid && collation != own)
+                .then(|| collation_name(collation)),
             hashable: deterministic && cache.hash_extended_proc != pg_sys::InvalidOid,
             equality,
             bitwise,
@@ -1069,7 +1219,11 @@ unsafe fn collation_name(collation: pg_sys::Oid) -> String {
         let schema = text(pg_sys::get_namespace_name(form.collnamespace));
         let name = text(form.collname.data.as_ptr());
         pg_sys::ReleaseSysCache(tuple);
-        format!("{}.{}", pgt_ivm::sql::quote_identifier(&schema), pgt_ivm::sql::quote_identifier(&name))
+        format!(
+            "{}.{}",
+            pgt_ivm::sql::quote_identifier(&schema),
+            pgt_ivm::sql::quote_identifier(&name)
+        )
     }
 }
 
@@ -1092,7 +1246,11 @@ pub fn function_facts(function: pg_sys::Oid) -> FunctionFacts {
 }
 
 /// The operator's name, its function, and whether it is its left type's default equality.
-pub fn operator_facts(operator: pg_sys::Oid, left: pg_sys::Oid, right: pg_sys::Oid) -> (String, FunctionFacts, bool) {
+pub fn operator_facts(
+    operator: pg_sys::Oid,
+    left: pg_sys::Oid,
+    right: pg_sys::Oid,
+) -> (String, FunctionFacts, bool) {
     // SAFETY: catalog lookups of an existing operator.
     unsafe {
         let name = text(pg_sys::get_opname(operator));
@@ -1100,7 +1258,12 @@ pub fn operator_facts(operator: pg_sys::Oid, left: pg_sys::Oid, right: pg_sys::O
         let base = |oid| pg_sys::getBaseType(oid);
         let cache = &*pg_sys::lookup_type_cache(base(left), pg_sys::TYPECACHE_EQ_OPR as c_int);
         // Equality between integers of different width relates the same values.
-        let integer = |oid| matches!(base(oid), pg_sys::INT2OID | pg_sys::INT4OID | pg_sys::INT8OID);
+        let integer = |oid| {
+            matches!(
+                base(oid),
+                pg_sys::INT2OID | pg_sys::INT4OID | pg_sys::INT8OID
+            )
+        };
         let equality = (cache.eq_opr == operator && base(left) == base(right))
             || (function.builtin && name == "=" && integer(left) && integer(right));
         (name, function, equality)
@@ -1112,7 +1275,6 @@ pub fn base_type(oid: pg_sys::Oid) -> pg_sys::Oid {
     // SAFETY: catalog lookup.
     unsafe { pg_sys::getBaseType(oid) }
 }
-
 
 /// The fixed part of a catalog tuple.
 pub(super) unsafe fn tuple_struct<T>(tuple: pg_sys::HeapTuple) -> *const T {

@@ -18,7 +18,9 @@ pub enum Statement {
 
 /// Parses `sql` without analyzing it. A syntax error is PostgreSQL's own error.
 pub fn classify(sql: &str) -> Statement {
-    let Ok(sql) = CString::new(sql) else { return Statement::Other };
+    let Ok(sql) = CString::new(sql) else {
+        return Statement::Other;
+    };
     // SAFETY: the raw parse tree is only inspected.
     unsafe {
         let list = pg_sys::raw_parser(sql.as_ptr(), pg_sys::RawParseMode::RAW_PARSE_DEFAULT);
@@ -34,6 +36,10 @@ pub fn classify(sql: &str) -> Statement {
             return Statement::Other;
         }
         let select: *mut pg_sys::SelectStmt = statement.cast();
-        if (*select).intoClause.is_null() { Statement::Select } else { Statement::SelectInto }
+        if (*select).intoClause.is_null() {
+            Statement::Select
+        } else {
+            Statement::SelectInto
+        }
     }
 }

@@ -6,7 +6,10 @@ use pgrx::pg_sys;
 ///
 /// # Safety
 /// The descriptor is valid and has more than `position` attributes.
-pub(super) unsafe fn attribute(desc: pg_sys::TupleDesc, position: usize) -> &'static pg_sys::FormData_pg_attribute {
+pub(super) unsafe fn attribute(
+    desc: pg_sys::TupleDesc,
+    position: usize,
+) -> &'static pg_sys::FormData_pg_attribute {
     // SAFETY: on PostgreSQL 18 the full attributes follow the compact ones.
     unsafe { &*pg_sys::TupleDescAttr(desc, position as i32) }
 }

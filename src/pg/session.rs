@@ -21,7 +21,11 @@ impl Scope {
         unsafe {
             pg_sys::GetUserIdAndSecContext(&raw mut saved_user, &raw mut saved_context);
             pg_sys::SetUserIdAndSecContext(user, saved_context | flags as i32);
-            Scope { user: saved_user, context: saved_context, nest_level: pg_sys::NewGUCNestLevel() }
+            Scope {
+                user: saved_user,
+                context: saved_context,
+                nest_level: pg_sys::NewGUCNestLevel(),
+            }
         }
     }
 
@@ -95,7 +99,9 @@ fn pin(timezone: &str) {
 
 /// Sets a setting until the enclosing [`Scope`] ends.
 pub fn set(name: &str, value: &str) {
-    let (Ok(name), Ok(value)) = (CString::new(name), CString::new(value)) else { return };
+    let (Ok(name), Ok(value)) = (CString::new(name), CString::new(value)) else {
+        return;
+    };
     // SAFETY: GUC_ACTION_SAVE ties the value to the nest level opened by the scope.
     unsafe {
         pg_sys::set_config_option(
@@ -129,7 +135,9 @@ pub fn has_privileges_of(role: pg_sys::Oid) -> bool {
 
 /// Sets a setting for the rest of the session.
 pub fn set_for_session(name: &str, value: &str) {
-    let (Ok(name), Ok(value)) = (CString::new(name), CString::new(value)) else { return };
+    let (Ok(name), Ok(value)) = (CString::new(name), CString::new(value)) else {
+        return;
+    };
     // SAFETY: as `SET` does it.
     unsafe {
         pg_sys::SetConfigOption(

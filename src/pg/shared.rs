@@ -75,7 +75,10 @@ impl WorkerState {
     ];
 
     fn from(number: u32) -> WorkerState {
-        WorkerState::ALL.get(number as usize).copied().unwrap_or(WorkerState::Starting)
+        WorkerState::ALL
+            .get(number as usize)
+            .copied()
+            .unwrap_or(WorkerState::Starting)
     }
 }
 
@@ -113,7 +116,13 @@ impl Default for Shared {
                     prepared: AtomicU64::new(0),
                 }
             }; DATABASES],
-            sources: [const { SourceSlot { key: AtomicU64::new(0), commits: AtomicU64::new(0), wake: AtomicBool::new(false) } }; SOURCES],
+            sources: [const {
+                SourceSlot {
+                    key: AtomicU64::new(0),
+                    commits: AtomicU64::new(0),
+                    wake: AtomicBool::new(false),
+                }
+            }; SOURCES],
             overflow: AtomicU64::new(0),
             launcher: AtomicI32::new(0),
         }
@@ -168,7 +177,9 @@ impl Shared {
     }
 
     fn database(&self, oid: pg_sys::Oid) -> Option<&DatabaseSlot> {
-        self.databases.iter().find(|slot| slot.oid.load(Ordering::Acquire) == oid.to_u32())
+        self.databases
+            .iter()
+            .find(|slot| slot.oid.load(Ordering::Acquire) == oid.to_u32())
     }
 }
 
@@ -202,7 +213,11 @@ fn ensure_database(oid: pg_sys::Oid) -> bool {
     if shared.database(oid).is_some() {
         return true;
     }
-    let Some(slot) = shared.databases.iter().find(|slot| slot.oid.load(Ordering::Acquire) == 0) else {
+    let Some(slot) = shared
+        .databases
+        .iter()
+        .find(|slot| slot.oid.load(Ordering::Acquire) == 0)
+    else {
         return false;
     };
     slot.scheduler.store(0, Ordering::Release);
@@ -314,7 +329,9 @@ pub fn commits(sources: &[pg_sys::Oid]) -> Vec<u64> {
         .iter()
         .map(|source| {
             overflow
-                + shared.source(key(database, *source)).map_or(0, |slot| slot.commits.load(Ordering::Acquire))
+                + shared
+                    .source(key(database, *source))
+                    .map_or(0, |slot| slot.commits.load(Ordering::Acquire))
         })
         .collect()
 }
@@ -391,7 +408,9 @@ pub fn enter_scheduler() -> bool {
         return false;
     }
     let shared = SHARED.share();
-    let Some(slot) = shared.database(super::snapshot::database_id()) else { return false };
+    let Some(slot) = shared.database(super::snapshot::database_id()) else {
+        return false;
+    };
     // SAFETY: a process constant.
     let pid = unsafe { pg_sys::MyProcPid };
     let known = slot.scheduler_pid.load(Ordering::Acquire);
@@ -420,7 +439,10 @@ pub fn leave_scheduler() {
 
 /// Registers the calling process as the launcher.
 pub fn enter_launcher() {
-    SHARED.share().launcher.store(my_process(), Ordering::Release);
+    SHARED
+        .share()
+        .launcher
+        .store(my_process(), Ordering::Release);
 }
 
 /// Keeps workers out of `database` for a while. Returns the scheduler's pid if one is running.
@@ -495,11 +517,15 @@ pub fn reserve_worker() -> Option<usize> {
     let shared = SHARED.share();
     let database = super::snapshot::database_id().to_u32();
     shared.workers.iter().position(|slot| {
-        let free = slot.database.compare_exchange(0, database, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        let free = slot
+            .database
+            .compare_exchange(0, database, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok();
         if free {
             slot.pid.store(0, Ordering::Release);
             slot.job.store(0, Ordering::Release);
-            slot.state.store(WorkerState::Starting as u32, Ordering::Release);
+            slot.state
+                .store(WorkerState::Starting as u32, Ordering::Release);
         }
         free
     })
@@ -519,9 +545,11 @@ pub fn enter_worker(slot: usize) {
     let shared = SHARED.share();
     let slot = &shared.workers[slot];
     // SAFETY: a process constant.
-    slot.pid.store(unsafe { pg_sys::MyProcPid }, Ordering::Release);
+    slot.pid
+        .store(unsafe { pg_sys::MyProcPid }, Ordering::Release);
     slot.process.store(my_process(), Ordering::Release);
-    slot.state.store(WorkerState::Idle as u32, Ordering::Release);
+    slot.state
+        .store(WorkerState::Idle as u32, Ordering::Release);
     wake_scheduler(&shared);
 }
 
@@ -536,13 +564,16 @@ pub fn assign(slot: usize, job: i64) {
     let shared = SHARED.share();
     let slot = &shared.workers[slot];
     slot.job.store(job, Ordering::Release);
-    slot.state.store(WorkerState::Assigned as u32, Ordering::Release);
+    slot.state
+        .store(WorkerState::Assigned as u32, Ordering::Release);
     set_latch(slot.process.load(Ordering::Acquire));
 }
 
 /// The scheduler has noticed the result; the worker may have another job.
 pub fn acknowledge(slot: usize) {
-    SHARED.share().workers[slot].state.store(WorkerState::Idle as u32, Ordering::Release);
+    SHARED.share().workers[slot]
+        .state
+        .store(WorkerState::Idle as u32, Ordering::Release);
 }
 
 /// The worker's job, if it has been given one; it is running then.
@@ -563,7 +594,9 @@ pub fn take_job(slot: usize) -> Option<i64> {
 /// The worker's job ended.
 pub fn finish_job(slot: usize, state: WorkerState) {
     let shared = SHARED.share();
-    shared.workers[slot].state.store(state as u32, Ordering::Release);
+    shared.workers[slot]
+        .state
+        .store(state as u32, Ordering::Release);
     wake_scheduler(&shared);
 }
 

@@ -9,7 +9,12 @@ impl Snapshot {
     /// The state as of now in READ COMMITTED, the transaction's own in REPEATABLE READ and above.
     pub fn take() -> Snapshot {
         // SAFETY: registered with the current resource owner, unregistered in drop.
-        unsafe { Snapshot(pg_sys::RegisterSnapshot(pg_sys::GetTransactionSnapshot()), true) }
+        unsafe {
+            Snapshot(
+                pg_sys::RegisterSnapshot(pg_sys::GetTransactionSnapshot()),
+                true,
+            )
+        }
     }
 
     /// The state as of now, whatever the isolation level.

@@ -54,12 +54,20 @@ impl Value {
             Value::OptionalText(value) => text_datum(value.as_deref()?),
             Value::Float(value) => pg_sys::Datum::from(value.to_bits()),
             Value::Xid8(value) => pg_sys::Datum::from(*value),
-            Value::Xid8Array(values) => {
-                array_datum(values.iter().map(|value| pg_sys::Datum::from(*value)).collect(), pg_sys::XID8OID)
-            }
-            Value::IntArray(values) => {
-                array_datum(values.iter().map(|value| pg_sys::Datum::from(*value)).collect(), pg_sys::INT8OID)
-            }
+            Value::Xid8Array(values) => array_datum(
+                values
+                    .iter()
+                    .map(|value| pg_sys::Datum::from(*value))
+                    .collect(),
+                pg_sys::XID8OID,
+            ),
+            Value::IntArray(values) => array_datum(
+                values
+                    .iter()
+                    .map(|value| pg_sys::Datum::from(*value))
+                    .collect(),
+                pg_sys::INT8OID,
+            ),
             Value::Null | Value::NullFloat | Value::NullInt => return None,
         })
     }
@@ -68,7 +76,10 @@ impl Value {
 fn text_datum(value: &str) -> pg_sys::Datum {
     // SAFETY: copies `len` bytes into a new text value.
     unsafe {
-        pg_sys::Datum::from(pg_sys::cstring_to_text_with_len(value.as_ptr().cast(), value.len() as i32))
+        pg_sys::Datum::from(pg_sys::cstring_to_text_with_len(
+            value.as_ptr().cast(),
+            value.len() as i32,
+        ))
     }
 }
 
@@ -268,7 +279,12 @@ pub fn run(sql: &str, values: &[Value]) -> Vec<Row> {
 /// Runs a statement under `under`. Its plan is kept for the session.
 pub fn run_under(sql: &str, values: &[Value], under: Under<'_>) -> Vec<Row> {
     let types: Vec<pg_sys::Oid> = values.iter().map(Value::oid).collect();
-    let known = KEPT.with(|kept| kept.borrow().get(sql).filter(|plan| plan.types == types).cloned());
+    let known = KEPT.with(|kept| {
+        kept.borrow()
+            .get(sql)
+            .filter(|plan| plan.types == types)
+            .cloned()
+    });
     let plan = known.unwrap_or_else(|| {
         let plan = Rc::new(Plan::prepare(sql, values));
         KEPT.with(|kept| {
@@ -309,7 +325,11 @@ fn check(code: i32) {
 
 fn spi_result() -> String {
     // SAFETY: returns a static string.
-    unsafe { CStr::from_ptr(pg_sys::SPI_result_code_string(pg_sys::SPI_result)).to_string_lossy().into_owned() }
+    unsafe {
+        CStr::from_ptr(pg_sys::SPI_result_code_string(pg_sys::SPI_result))
+            .to_string_lossy()
+            .into_owned()
+    }
 }
 
 /// Copies the rows of the last statement.
@@ -322,18 +342,26 @@ fn fetch() -> Vec<Row> {
         }
         let table = &*table;
         let width = (*table.tupdesc).natts as usize;
-        let types: Vec<pg_sys::Oid> =
-            (1..=width).map(|number| pg_sys::SPI_gettypeid(table.tupdesc, number as i32)).collect();
+        let types: Vec<pg_sys::Oid> = (1..=width)
+            .map(|number| pg_sys::SPI_gettypeid(table.tupdesc, number as i32))
+            .collect();
         (0..table.numvals as usize)
             .map(|index| {
                 let tuple = *table.vals.add(index);
-                Row((0..width).map(|column| cell(tuple, table.tupdesc, column, types[column])).collect())
+                Row((0..width)
+                    .map(|column| cell(tuple, table.tupdesc, column, types[column]))
+                    .collect())
             })
             .collect()
     }
 }
 
-unsafe fn cell(tuple: pg_sys::HeapTuple, desc: pg_sys::TupleDesc, column: usize, ty: pg_sys::Oid) -> Cell {
+unsafe fn cell(
+    tuple: pg_sys::HeapTuple,
+    desc: pg_sys::TupleDesc,
+    column: usize,
+    ty: pg_sys::Oid,
+) -> Cell {
     // SAFETY: the tuple matches its descriptor.
     unsafe {
         let number = column as i32 + 1;
@@ -359,8 +387,11 @@ unsafe fn cell(tuple: pg_sys::HeapTuple, desc: pg_sys::TupleDesc, column: usize,
 
 /// EXPLAIN of a statement with parameters, without running it.
 pub fn explain(statement: &str, format: &str) -> Vec<String> {
-    run(&format!("EXPLAIN (GENERIC_PLAN, COSTS OFF, FORMAT {format}) {statement}"), &[])
-        .iter()
-        .map(|row| row.text(0))
-        .collect()
+    run(
+        &format!("EXPLAIN (GENERIC_PLAN, COSTS OFF, FORMAT {format}) {statement}"),
+        &[],
+    )
+    .iter()
+    .map(|row| row.text(0))
+    .collect()
 }

@@ -50,7 +50,16 @@ unsafe extern "C-unwind" fn utility(
         }
         match PREVIOUS {
             Some(previous) => pg_sys::ffi::pg_guard_ffi_boundary(|| {
-                previous(statement, query, read_only, context, parameters, environment, destination, completion)
+                previous(
+                    statement,
+                    query,
+                    read_only,
+                    context,
+                    parameters,
+                    environment,
+                    destination,
+                    completion,
+                )
             }),
             None => pg_sys::standard_ProcessUtility(
                 statement,
@@ -108,7 +117,8 @@ unsafe fn option(options: *mut pg_sys::List, wanted: &CStr) -> Option<*mut std::
     // SAFETY: a list of DefElem nodes.
     unsafe {
         for position in 0..(*options).length as usize {
-            let element: *mut pg_sys::DefElem = (*(*options).elements.add(position)).ptr_value.cast();
+            let element: *mut pg_sys::DefElem =
+                (*(*options).elements.add(position)).ptr_value.cast();
             if CStr::from_ptr((*element).defname) == wanted && !(*element).arg.is_null() {
                 return Some(pg_sys::defGetString(element));
             }
@@ -129,7 +139,11 @@ unsafe fn template(statement: &pg_sys::CreatedbStmt) -> Option<pg_sys::Oid> {
 fn clear(database: pg_sys::Oid) {
     let scheduler = shared::close_database(database, CLOSED_FOR);
     let pids = || {
-        scheduler.into_iter().chain(shared::workers_of(database)).filter(|pid| worker::alive(*pid)).collect::<Vec<_>>()
+        scheduler
+            .into_iter()
+            .chain(shared::workers_of(database))
+            .filter(|pid| worker::alive(*pid))
+            .collect::<Vec<_>>()
     };
     let started = Instant::now();
     while started.elapsed() < Duration::from_secs(5) {

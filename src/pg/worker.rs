@@ -5,9 +5,9 @@ use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::time::Duration;
 
+use pgrx::pg_guard;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
-use pgrx::pg_guard;
 
 unsafe extern "C-unwind" {
     // Signal handlers, needed as plain C function pointers.
@@ -52,7 +52,12 @@ fn describe(name: &str, kind: &str, function: &str, argument: u64) -> pg_sys::Ba
 
 /// Registers the launcher. Only while libraries are preloaded.
 pub fn register_launcher() {
-    let mut worker = describe("pg_trickle launcher", "pg_trickle launcher", "pgt_launcher_main", 0);
+    let mut worker = describe(
+        "pg_trickle launcher",
+        "pg_trickle launcher",
+        "pgt_launcher_main",
+        0,
+    );
     worker.bgw_restart_time = 5;
     // SAFETY: the struct is complete and copied by the callee.
     unsafe { pg_sys::RegisterBackgroundWorker(&raw mut worker) }
@@ -77,8 +82,12 @@ pub fn connect(database: Option<pg_sys::Oid>) {
         pg_sys::pqsignal_be(pg_sys::SIGHUP as c_int, Some(SignalHandlerForConfigReload));
         pg_sys::BackgroundWorkerUnblockSignals();
         match database {
-            Some(oid) => pg_sys::BackgroundWorkerInitializeConnectionByOid(oid, pg_sys::InvalidOid, 0),
-            None => pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0),
+            Some(oid) => {
+                pg_sys::BackgroundWorkerInitializeConnectionByOid(oid, pg_sys::InvalidOid, 0)
+            }
+            None => {
+                pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0)
+            }
         }
         // Whatever the database's or role's defaults are.
         for (name, value) in [
@@ -130,7 +139,9 @@ impl Failure {
     /// An expression may have failed on a value that is in no state of the sources, or on a combination of values that
     /// never stood together; evaluating the query itself may succeed. Not so for cancellation, locks and resources.
     pub fn may_be_the_delta(&self) -> bool {
-        !["40", "53", "55", "57", "58", "XX"].iter().any(|class| self.sqlstate.starts_with(class))
+        !["40", "53", "55", "57", "58", "XX"]
+            .iter()
+            .any(|class| self.sqlstate.starts_with(class))
     }
 
     /// Raises the error again, as it was.
@@ -180,18 +191,29 @@ pub fn transaction<R>(work: impl FnOnce() -> Result<R, crate::error::Error>) -> 
 /// What was raised, as a value.
 pub(super) fn failure(caught: CaughtError) -> Failure {
     let (sqlstate, message) = match &caught {
-        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
-            (sqlstate(report.sql_error_code() as i32), report.message().to_owned())
+        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => (
+            sqlstate(report.sql_error_code() as i32),
+            report.message().to_owned(),
+        ),
+        CaughtError::RustPanic { ereport, .. } => {
+            ("XX000".to_owned(), ereport.message().to_owned())
         }
-        CaughtError::RustPanic { ereport, .. } => ("XX000".to_owned(), ereport.message().to_owned()),
     };
-    Failure { sqlstate, message, caught: Some(Rc::new(caught)) }
+    Failure {
+        sqlstate,
+        message,
+        caught: Some(Rc::new(caught)),
+    }
 }
 
 /// The five letters of an SQLSTATE.
 fn sqlstate(code: i32) -> String {
     // SAFETY: returns a static string for any code.
-    unsafe { CStr::from_ptr(pg_sys::unpack_sql_state(code)).to_string_lossy().into_owned() }
+    unsafe {
+        CStr::from_ptr(pg_sys::unpack_sql_state(code))
+            .to_string_lossy()
+            .into_owned()
+    }
 }
 
 /// A database of the cluster that can be connected to.
@@ -219,7 +241,9 @@ pub fn databases() -> Vec<DatabaseEntry> {
             if form.datallowconn && form.datconnlimit != pg_sys::DATCONNLIMIT_INVALID_DB {
                 found.push(DatabaseEntry {
                     oid: form.oid,
-                    name: CStr::from_ptr(form.datname.data.as_ptr()).to_string_lossy().into_owned(),
+                    name: CStr::from_ptr(form.datname.data.as_ptr())
+                        .to_string_lossy()
+                        .into_owned(),
                 });
             }
         }
@@ -233,7 +257,9 @@ pub fn databases() -> Vec<DatabaseEntry> {
 pub fn report(activity: &str) {
     if let Ok(activity) = CString::new(activity) {
         // SAFETY: copies the text.
-        unsafe { pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, activity.as_ptr()) }
+        unsafe {
+            pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, activity.as_ptr())
+        }
     }
 }
 
@@ -314,6 +340,9 @@ pub extern "C-unwind" fn pgt_scheduler_main(argument: pg_sys::Datum) {
 #[pg_guard]
 pub extern "C-unwind" fn pgt_worker_main(argument: pg_sys::Datum) {
     if let Some(mains) = MAINS.get() {
-        (mains.worker)(pg_sys::Oid::from(argument.value() as u32), argument.value() >> 32);
+        (mains.worker)(
+            pg_sys::Oid::from(argument.value() as u32),
+            argument.value() >> 32,
+        );
     }
 }

@@ -38,7 +38,10 @@ pub fn install() {
 }
 
 #[pg_guard]
-unsafe extern "C-unwind" fn transaction_event(event: pg_sys::XactEvent::Type, _argument: *mut c_void) {
+unsafe extern "C-unwind" fn transaction_event(
+    event: pg_sys::XactEvent::Type,
+    _argument: *mut c_void,
+) {
     match event {
         pg_sys::XactEvent::XACT_EVENT_COMMIT | pg_sys::XactEvent::XACT_EVENT_PARALLEL_COMMIT => {
             let mut touched = capture_trigger::take_touched();
@@ -75,8 +78,12 @@ unsafe extern "C-unwind" fn subtransaction_event(
     // SAFETY: reads transaction state.
     let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() };
     match event {
-        pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => capture_trigger::subtransaction_aborted(level),
-        pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => capture_trigger::subtransaction_committed(level),
+        pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => {
+            capture_trigger::subtransaction_aborted(level)
+        }
+        pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => {
+            capture_trigger::subtransaction_committed(level)
+        }
         _ => {}
     }
 }

@@ -79,10 +79,16 @@ pub fn forget_all() {
 pub(super) fn known_upstream(id: i64, generation: i64) -> Option<Vec<i64>> {
     KEPT.with(|kept| {
         let kept = kept.borrow();
-        let known = kept.get(&id).filter(|known| known.table.generation == generation)?;
+        let known = kept
+            .get(&id)
+            .filter(|known| known.table.generation == generation)?;
         let units: Vec<i64> = known.units.iter().map(|unit| unit.id).collect();
-        let mut upstream: Vec<i64> =
-            known.units.iter().flat_map(Unit::upstream).filter(|id| !units.contains(id)).collect();
+        let mut upstream: Vec<i64> = known
+            .units
+            .iter()
+            .flat_map(Unit::upstream)
+            .filter(|id| !units.contains(id))
+            .collect();
         upstream.sort_unstable();
         upstream.dedup();
         Some(upstream)
@@ -114,7 +120,9 @@ pub fn compile(table: &StreamTable) -> Result<Rc<Compiled>> {
 
 fn build(table: &StreamTable) -> Result<Compiled> {
     let dependencies = catalog::dependencies(table.id);
-    let uncaptured = dependencies.iter().any(|dependency| dependency.kind == SourceType::Uncaptured);
+    let uncaptured = dependencies
+        .iter()
+        .any(|dependency| dependency.kind == SourceType::Uncaptured);
     let units = if table.effective == Mode::Full {
         vec![opaque_unit(table, &dependencies)?]
     } else {
@@ -122,21 +130,31 @@ fn build(table: &StreamTable) -> Result<Compiled> {
         let query = analysis.query.map_err(|refusal| {
             Error::new(
                 Kind::SourceChanged,
-                format!("stream table {} can no longer be maintained incrementally", table.display_name()),
+                format!(
+                    "stream table {} can no longer be maintained incrementally",
+                    table.display_name()
+                ),
             )
             .detail(format!("{}.", refusal.reason))
             .hint("Alter its refresh mode to FULL or AUTO.")
         })?;
         incremental_units(table, &query)?
     };
-    Ok(Compiled { table: table.clone(), units, uncaptured })
+    Ok(Compiled {
+        table: table.clone(),
+        units,
+        uncaptured,
+    })
 }
 
 /// The columns of each table and stream table the query reads.
 pub fn columns_read(query: &Query) -> BTreeMap<SourceId, BTreeSet<i16>> {
     let mut columns: BTreeMap<SourceId, BTreeSet<i16>> = BTreeMap::new();
     for scan in query.root.scans() {
-        columns.entry(scan.source).or_default().extend(scan.columns.iter().map(|column| column.attnum));
+        columns
+            .entry(scan.source)
+            .or_default()
+            .extend(scan.columns.iter().map(|column| column.attnum));
     }
     columns
 }
@@ -147,7 +165,10 @@ fn incremental_units(table: &StreamTable, query: &Query) -> Result<Vec<Unit>> {
     if stage_rows.len() != planned.stages.len() {
         return Err(Error::new(
             Kind::State,
-            format!("the intermediate results of stream table {} are outdated", table.display_name()),
+            format!(
+                "the intermediate results of stream table {} are outdated",
+                table.display_name()
+            ),
         )
         .hint("Call pgtrickle.repair_stream_table() for it."));
     }
@@ -166,7 +187,11 @@ fn unit(table: &StreamTable, query: &Query, stages: &[StreamTable]) -> Result<Un
     let mut types: BTreeMap<SourceId, BTreeMap<i16, Type>> = BTreeMap::new();
     for scan in query.root.scans() {
         let entry = types.entry(scan.source).or_default();
-        entry.extend(scan.columns.iter().map(|column| (column.attnum, column.ty.clone())));
+        entry.extend(
+            scan.columns
+                .iter()
+                .map(|column| (column.attnum, column.ty.clone())),
+        );
     }
     for (id, columns) in types {
         let (relid, stream) = if id.0 >= STAGE_SOURCE {
@@ -174,7 +199,10 @@ fn unit(table: &StreamTable, query: &Query, stages: &[StreamTable]) -> Result<Un
             (stage.relid, Some(stage.id))
         } else {
             let relid = pg_sys::Oid::from(id.0 as u32);
-            (relid, catalog::by_relation(relid)?.map(|upstream| upstream.id))
+            (
+                relid,
+                catalog::by_relation(relid)?.map(|upstream| upstream.id),
+            )
         };
         if stream.is_some() {
             version += 1;
@@ -199,7 +227,10 @@ fn unit(table: &StreamTable, query: &Query, stages: &[StreamTable]) -> Result<Un
         query: Some(query.clone()),
         sources,
         source_refs,
-        target: Target { table: table.name.clone(), output: output_segment(table.relid) },
+        target: Target {
+            table: table.name.clone(),
+            output: output_segment(table.relid),
+        },
         view: table.view_name.clone(),
         plans: RefCell::default(),
     })
@@ -210,7 +241,10 @@ fn opaque_unit(table: &StreamTable, dependencies: &[Dependency]) -> Result<Unit>
     let mut sources = Sources::new();
     let mut source_refs = BTreeMap::new();
     let mut version = 0;
-    for dependency in dependencies.iter().filter(|dependency| dependency.kind != SourceType::Uncaptured) {
+    for dependency in dependencies
+        .iter()
+        .filter(|dependency| dependency.kind != SourceType::Uncaptured)
+    {
         let stream = catalog::by_relation(dependency.source)?.map(|upstream| upstream.id);
         if stream.is_some() {
             version += 1;
@@ -236,7 +270,10 @@ fn opaque_unit(table: &StreamTable, dependencies: &[Dependency]) -> Result<Unit>
         layout: Layout::opaque(&view_columns(table.view)),
         sources,
         source_refs,
-        target: Target { table: table.name.clone(), output: output_segment(table.relid) },
+        target: Target {
+            table: table.name.clone(),
+            output: output_segment(table.relid),
+        },
         view: table.view_name.clone(),
         plans: RefCell::default(),
     })
@@ -248,14 +285,21 @@ fn source_ref(
     columns: &BTreeSet<i16>,
 ) -> Result<(SourceRef, Vec<Name>)> {
     let log = catalog::change_source(relid, Under::Current).ok_or_else(|| {
-        Error::new(Kind::State, format!("changes of {} are not captured", describe(relid)))
-            .hint("Refresh the stream table with pgtrickle.refresh_stream_table() to set it up again.")
+        Error::new(
+            Kind::State,
+            format!("changes of {} are not captured", describe(relid)),
+        )
+        .hint("Refresh the stream table with pgtrickle.refresh_stream_table() to set it up again.")
     })?;
     // A layout without the columns is older than this reader: every row in it was seen when it was built.
     let usable: Vec<_> = log
         .segments
         .iter()
-        .filter(|segment| columns.iter().all(|column| segment.columns.contains(column)))
+        .filter(|segment| {
+            columns
+                .iter()
+                .all(|column| segment.columns.contains(column))
+        })
         .collect();
     let names = usable.iter().map(|segment| segment.name(relid)).collect();
     let reference = SourceRef {
@@ -283,13 +327,19 @@ fn relation_name(relid: pg_sys::Oid) -> Result<Name> {
 }
 
 fn describe(relid: pg_sys::Oid) -> String {
-    relation_name(relid).map_or_else(|_| format!("relation {}", relid.to_u32()), |name| name.to_string())
+    relation_name(relid).map_or_else(
+        |_| format!("relation {}", relid.to_u32()),
+        |name| name.to_string(),
+    )
 }
 
 /// Not partitioned: scanned with ONLY, which says what analysis has checked.
 fn is_plain_table(relid: pg_sys::Oid) -> bool {
-    spi::first("SELECT relkind = 'r' FROM pg_catalog.pg_class WHERE oid = $1", &[Value::Oid(relid)])
-        .is_some_and(|row| row.bool(0))
+    spi::first(
+        "SELECT relkind = 'r' FROM pg_catalog.pg_class WHERE oid = $1",
+        &[Value::Oid(relid)],
+    )
+    .is_some_and(|row| row.bool(0))
 }
 
 /// The columns of a defining view.

@@ -61,7 +61,10 @@ pub struct Outcome {
 /// Fails with 0A000 if this transaction has written to a source: what it wrote would be seen now and again later.
 pub fn refresh(request: &Request) -> Result<Vec<Outcome>> {
     let catalog_oid = catalog::catalog_oid().ok_or_else(|| {
-        Error::new(Kind::State, "extension pg_trickle is not installed in this database")
+        Error::new(
+            Kind::State,
+            "extension pg_trickle is not installed in this database",
+        )
     })?;
     let mut order = order(&request.ids, request.with_upstream)?;
     let mut locked = order.clone();
@@ -91,7 +94,11 @@ pub fn refresh(request: &Request) -> Result<Vec<Outcome>> {
             .map(|compiled| refresh_one(compiled, request, &snapshot, taken_at))
             .collect();
     }
-    Err(Error::new(Kind::State, "definitions keep changing while a refresh is prepared").hint("Try again."))
+    Err(Error::new(
+        Kind::State,
+        "definitions keep changing while a refresh is prepared",
+    )
+    .hint("Try again."))
 }
 
 /// The stream tables in topological order, with everything upstream if asked.
@@ -117,9 +124,13 @@ pub fn order(ids: &[i64], with_upstream: bool) -> Result<Vec<i64>> {
         }
     }
     let sorted = graph.sorted().map_err(|cycle| {
-        Error::new(Kind::Cycle, "stream tables read each other in a circle").detail(format!("{cycle:?}"))
+        Error::new(Kind::Cycle, "stream tables read each other in a circle")
+            .detail(format!("{cycle:?}"))
     })?;
-    Ok(sorted.into_iter().filter(|id| wanted.contains(id)).collect())
+    Ok(sorted
+        .into_iter()
+        .filter(|id| wanted.contains(id))
+        .collect())
 }
 
 /// The stream tables that `id` reads directly or through its stages.
@@ -144,7 +155,10 @@ pub fn upstream_of(id: i64) -> Result<Vec<i64>> {
 }
 
 fn compile_all(order: &[i64]) -> Result<Vec<Rc<Compiled>>> {
-    order.iter().map(|id| compile(&catalog::load(*id)?)).collect()
+    order
+        .iter()
+        .map(|id| compile(&catalog::load(*id)?))
+        .collect()
 }
 
 fn refuse_own_writes(compiled: &[Rc<Compiled>]) -> Result<()> {
@@ -180,7 +194,9 @@ fn lock_sources(compiled: &[Rc<Compiled>]) {
         .flat_map(|unit| {
             unit.source_refs
                 .values()
-                .flat_map(|reference| std::iter::once(reference.relid).chain(reference.segments.iter().copied()))
+                .flat_map(|reference| {
+                    std::iter::once(reference.relid).chain(reference.segments.iter().copied())
+                })
                 .chain([unit.relid])
         })
         .map(|relation| relation.to_u32())
@@ -202,7 +218,10 @@ fn refuse_unseen_truncation(compiled: &[Rc<Compiled>], snapshot: &Snapshot) -> R
             if unit.truncated_between(snapshot, &latest) {
                 return Err(Error::new(
                     Kind::Serialization,
-                    format!("could not refresh {}: a source was truncated", stream_table.table.display_name()),
+                    format!(
+                        "could not refresh {}: a source was truncated",
+                        stream_table.table.display_name()
+                    ),
                 )
                 .detail("The TRUNCATE was committed after this transaction took its snapshot.")
                 .hint("Try again in a new transaction."));
@@ -213,9 +232,9 @@ fn refuse_unseen_truncation(compiled: &[Rc<Compiled>], snapshot: &Snapshot) -> R
 }
 
 fn still_current(compiled: &[Rc<Compiled>]) -> bool {
-    compiled.iter().all(|known| {
-        catalog::generation(known.table.id) == Some(known.table.generation)
-    })
+    compiled
+        .iter()
+        .all(|known| catalog::generation(known.table.id) == Some(known.table.generation))
 }
 
 fn refresh_one(
@@ -251,7 +270,14 @@ fn refresh_one(
             let _scope = Scope::restricted(table.owner, &table.timezone);
             let _writing = entry::writing();
             let empty = request.initiated_by == InitiatedBy::Create;
-            unit.refresh(&state, force, empty, table.mode == Mode::Auto, &request.settings, under)?
+            unit.refresh(
+                &state,
+                force,
+                empty,
+                table.mode == Mode::Auto,
+                &request.settings,
+                under,
+            )?
         };
         let duration_ms = started.elapsed().as_secs_f64() * 1000.0;
         if outcome.action != Action::NoData {
@@ -260,7 +286,14 @@ fn refresh_one(
             if outcome.changed() {
                 xact::mark_dirty_at_commit(unit.relid);
             }
-            record(unit.id, &outcome, request.initiated_by, taken_at, started_at, duration_ms);
+            record(
+                unit.id,
+                &outcome,
+                request.initiated_by,
+                taken_at,
+                started_at,
+                duration_ms,
+            );
         }
         if unit.id == table.id {
             total = Outcome {
@@ -308,12 +341,19 @@ fn save(
         );
     }
     if outcome.action != Action::Differential {
-        for reference in unit.source_refs.values().filter(|reference| reference.unlogged) {
+        for reference in unit
+            .source_refs
+            .values()
+            .filter(|reference| reference.unlogged)
+        {
             capture::mark_unlogged_alive(unit.id, reference.relid);
         }
     }
     let upstream = unit.upstream();
-    let consumed = upstream.iter().map(|id| catalog::load_state(*id, under).data_version).collect();
+    let consumed = upstream
+        .iter()
+        .map(|id| catalog::load_state(*id, under).data_version)
+        .collect();
     catalog::save_success(
         unit.id,
         &Success {

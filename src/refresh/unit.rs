@@ -66,13 +66,20 @@ pub fn storage_columns(layout: &apply::Layout) -> Vec<String> {
         .columns
         .iter()
         .map(|column| {
-            let collation =
-                column.ty.collation.as_ref().map_or(String::new(), |collation| format!(" COLLATE {collation}"));
+            let collation = column
+                .ty
+                .collation
+                .as_ref()
+                .map_or(String::new(), |collation| format!(" COLLATE {collation}"));
             let not_null = match &layout.identity {
                 apply::Identity::Key(names) if names.contains(&column.name) => " NOT NULL",
                 _ => "",
             };
-            format!("{} {}{collation}{not_null}", sql::quote_identifier(&column.name), column.ty.name)
+            format!(
+                "{} {}{collation}{not_null}",
+                sql::quote_identifier(&column.name),
+                column.ty.name
+            )
         })
         .collect()
 }
@@ -90,17 +97,32 @@ impl Unit {
     ) -> Result<UnitOutcome> {
         if !state.populated {
             // After a restore the table has rows but no state.
-            return self.full(state, "initial", Action::Full, empty && self.target.output.is_none(), under);
+            return self.full(
+                state,
+                "initial",
+                Action::Full,
+                empty && self.target.output.is_none(),
+                under,
+            );
         }
         if let Some(reason) = force {
             return self.full(state, reason, Action::Full, false, under);
         }
         if state.needs_reinit {
-            let reason = state.reinit_reason.clone().unwrap_or_else(|| "definition changed".into());
+            let reason = state
+                .reinit_reason
+                .clone()
+                .unwrap_or_else(|| "definition changed".into());
             return self.full(state, &reason, Action::Reinitialize, false, under);
         }
         let Some(frontier) = &state.frontier else {
-            return self.full(state, "frontier of another cluster", Action::Reinitialize, false, under);
+            return self.full(
+                state,
+                "frontier of another cluster",
+                Action::Reinitialize,
+                false,
+                under,
+            );
         };
         if state.upstream != self.upstream() {
             return self.full(state, "sources changed", Action::Reinitialize, false, under);
@@ -111,9 +133,13 @@ impl Unit {
         };
         let values = delta_values(&frontier, state, state.snapshot_xmax);
         match self.pending(&values, under) {
-            Pending::Clean if self.query.is_none() && self.sources.is_empty() => {
-                self.full(state, "sources cannot be captured", Action::Full, false, under)
-            }
+            Pending::Clean if self.query.is_none() && self.sources.is_empty() => self.full(
+                state,
+                "sources cannot be captured",
+                Action::Full,
+                false,
+                under,
+            ),
             Pending::Clean => Ok(UnitOutcome {
                 action: Action::NoData,
                 reason: None,
@@ -145,7 +171,11 @@ impl Unit {
         if self.sources.is_empty() {
             return Pending::Clean;
         }
-        for reference in self.source_refs.values().filter(|reference| reference.unlogged) {
+        for reference in self
+            .source_refs
+            .values()
+            .filter(|reference| reference.unlogged)
+        {
             let alive = spi::run_under(
                 "SELECT 1 FROM pgtrickle.pgt_unlogged_alive WHERE pgt_id = $1 AND source = $2",
                 &[Value::Int(self.id), Value::Oid(reference.relid)],
@@ -166,7 +196,9 @@ impl Unit {
                 .clone()
         };
         let rows = probe.run(values, under);
-        let Some(row) = rows.first() else { return Pending::Clean };
+        let Some(row) = rows.first() else {
+            return Pending::Clean;
+        };
         let mut changes = Vec::new();
         for (position, id) in self.sources.keys().enumerate() {
             match row.int(position) {
@@ -175,7 +207,11 @@ impl Unit {
                 count => changes.push((*id, count as u64)),
             }
         }
-        if changes.is_empty() { Pending::Clean } else { Pending::Changes(changes) }
+        if changes.is_empty() {
+            Pending::Clean
+        } else {
+            Pending::Changes(changes)
+        }
     }
 
     /// A source's log holds a marker that `later` sees and `earlier` does not.
@@ -245,7 +281,8 @@ impl Unit {
                     Ok(row) => row?,
                     Err(second) if second.may_be_the_delta() => {
                         // Rows that never stood together may have met; the query itself knows.
-                        let reason = format!("differential refresh failed with {}", second.sqlstate);
+                        let reason =
+                            format!("differential refresh failed with {}", second.sqlstate);
                         return self.full(state, &reason, Action::Full, false, under);
                     }
                     Err(second) => second.raise(),
@@ -260,7 +297,13 @@ impl Unit {
                 "stored rows of {} did not match the delta; they are compared with the query",
                 self.target.table
             );
-            return self.full(state, "stored rows did not match the delta", Action::Reinitialize, false, under);
+            return self.full(
+                state,
+                "stored rows did not match the delta",
+                Action::Reinitialize,
+                false,
+                under,
+            );
         }
         Ok(outcome)
     }
@@ -277,22 +320,37 @@ impl Unit {
     }
 
     /// Runs the statement for a change, prepared if it was run before in this session.
-    fn apply(&self, change: &Change, values: &[Value], settings: &RefreshSettings, under: Under<'_>) -> spi::Row {
+    fn apply(
+        &self,
+        change: &Change,
+        values: &[Value],
+        settings: &RefreshSettings,
+        under: Under<'_>,
+    ) -> spi::Row {
         // Small deltas are looked up through indexes; with the default the planner would rather read small tables whole.
-        let _scope = change.limit.is_some_and(|limit| limit <= SMALL_DELTA).then(Scope::settings);
+        let _scope = change
+            .limit
+            .is_some_and(|limit| limit <= SMALL_DELTA)
+            .then(Scope::settings);
         if _scope.is_some() {
             session::set("random_page_cost", "1.1");
         }
         let known = self.plans.borrow().differential.get(change).cloned();
         let plan = known.unwrap_or_else(|| {
-            let Some(query) = &self.query else { unreachable!("a differential refresh without a tree") };
+            let Some(query) = &self.query else {
+                unreachable!("a differential refresh without a tree")
+            };
             let text =
-                apply::differential(query, &self.layout, &self.sources, &self.target, change).to_string();
+                apply::differential(query, &self.layout, &self.sources, &self.target, change)
+                    .to_string();
             if settings.log_delta_sql {
                 pgrx::log!("delta statement of {}: {text}", self.target.table);
             }
             let plan = Rc::new(Plan::prepare(&text, values));
-            self.plans.borrow_mut().differential.insert(change.clone(), plan.clone());
+            self.plans
+                .borrow_mut()
+                .differential
+                .insert(change.clone(), plan.clone());
             plan
         });
         match plan.run(values, under).into_iter().next() {
@@ -302,13 +360,30 @@ impl Unit {
     }
 
     /// The statement that applies a change of `dirty` sources.
-    pub fn differential_statement(&self, dirty: &BTreeSet<SourceId>, limit: Option<u64>) -> Result<Statement> {
+    pub fn differential_statement(
+        &self,
+        dirty: &BTreeSet<SourceId>,
+        limit: Option<u64>,
+    ) -> Result<Statement> {
         let query = self.query.as_ref().ok_or_else(|| {
-            Error::new(Kind::NotIncremental, "the stream table is not maintained incrementally")
-                .hint("pgtrickle.explain_refresh_mode() tells why.")
+            Error::new(
+                Kind::NotIncremental,
+                "the stream table is not maintained incrementally",
+            )
+            .hint("pgtrickle.explain_refresh_mode() tells why.")
         })?;
-        let change = Change { dirty: dirty.clone(), limit, careful: false };
-        Ok(apply::differential(query, &self.layout, &self.sources, &self.target, &change))
+        let change = Change {
+            dirty: dirty.clone(),
+            limit,
+            careful: false,
+        };
+        Ok(apply::differential(
+            query,
+            &self.layout,
+            &self.sources,
+            &self.target,
+            &change,
+        ))
     }
 
     /// The statement of a full refresh.
@@ -332,19 +407,27 @@ impl Unit {
                 Some(query) => apply::initial(query, &self.layout, &self.sources, &self.target),
                 None => apply::initial_from_view(&self.view, &self.layout, &self.target),
             };
-            Rc::new(Plan::prepare(&statement.to_string(), &full_values(state)[..0]))
+            Rc::new(Plan::prepare(
+                &statement.to_string(),
+                &full_values(state)[..0],
+            ))
         } else {
             let mut plans = self.plans.borrow_mut();
             plans
                 .full
                 .get_or_insert_with(|| {
-                    Rc::new(Plan::prepare(&self.full_statement().to_string(), &full_values(state)))
+                    Rc::new(Plan::prepare(
+                        &self.full_statement().to_string(),
+                        &full_values(state),
+                    ))
                 })
                 .clone()
         };
         let values = if empty { vec![] } else { full_values(state) };
         let rows = plan.run(&values, under);
-        let row = rows.first().ok_or_else(|| Error::new(Kind::Internal, "an apply statement returned no row"))?;
+        let row = rows
+            .first()
+            .ok_or_else(|| Error::new(Kind::Internal, "an apply statement returned no row"))?;
         Ok(read_outcome(row, action, Some(reason.to_owned())))
     }
 }

@@ -35,18 +35,28 @@ pub fn compare(compiled: &Compiled, under: Under<'_>) -> Result<Comparison> {
         .ok_or_else(|| Error::new(Kind::Internal, "a stream table without a result"))?;
     let _scope = Scope::restricted(compiled.table.owner, &compiled.table.timezone);
     let names = |visible_only: bool| -> Vec<&StoredColumn> {
-        unit.layout.columns.iter().filter(|column| column.visible || !visible_only).collect()
+        unit.layout
+            .columns
+            .iter()
+            .filter(|column| column.visible || !visible_only)
+            .collect()
     };
     let visible = names(true);
     let found = count_differences(
         &format!("ONLY {}", unit.target.table),
         &unit.view.to_string(),
         &visible,
-        &visible.iter().map(|column| column.name.clone()).collect::<Vec<_>>(),
+        &visible
+            .iter()
+            .map(|column| column.name.clone())
+            .collect::<Vec<_>>(),
         &unit.layout,
         under,
     )?;
-    let (Some(query), true) = (&unit.query, found.ok() && unit.layout.columns.len() > visible.len()) else {
+    let (Some(query), true) = (
+        &unit.query,
+        found.ok() && unit.layout.columns.len() > visible.len(),
+    ) else {
         return Ok(found);
     };
     // What is shown is right; the state kept beside it decides what will be shown next.
@@ -55,11 +65,16 @@ pub fn compare(compiled: &Compiled, under: Under<'_>) -> Result<Comparison> {
         &format!("ONLY {}", unit.target.table),
         &format!("({})", apply::evaluate(query, &unit.layout, &unit.sources)),
         &all,
-        &(0..all.len()).map(|position| format!("v{position}")).collect::<Vec<_>>(),
+        &(0..all.len())
+            .map(|position| format!("v{position}"))
+            .collect::<Vec<_>>(),
         &unit.layout,
         under,
     )?;
-    Ok(Comparison { checked: found.checked, ..state })
+    Ok(Comparison {
+        checked: found.checked,
+        ..state
+    })
 }
 
 /// Rows of `stored` and `wanted` without partner. `names` are the columns of `wanted` in the order of `columns`.
@@ -72,7 +87,10 @@ fn count_differences(
     under: Under<'_>,
 ) -> Result<Comparison> {
     let own: Vec<String> = columns.iter().map(|column| column.name.clone()).collect();
-    let (left, right) = (digest("s", columns, &own, layout), digest("v", columns, names, layout));
+    let (left, right) = (
+        digest("s", columns, &own, layout),
+        digest("v", columns, names, layout),
+    );
     let statement = format!(
         "WITH a AS (SELECT {left} AS k, pg_catalog.count(*) AS n FROM {stored} AS s GROUP BY 1), \
          b AS (SELECT {right} AS k, pg_catalog.count(*) AS n FROM {wanted} AS v GROUP BY 1) \
@@ -84,7 +102,11 @@ fn count_differences(
         .into_iter()
         .next()
         .ok_or_else(|| Error::new(Kind::Internal, "a comparison returned no row"))?;
-    Ok(Comparison { missing: row.int(0), surplus: row.int(1), checked: row.int(2) })
+    Ok(Comparison {
+        missing: row.int(0),
+        surplus: row.int(1),
+        checked: row.int(2),
+    })
 }
 
 /// `image(columns)` of a row under `alias`, the columns being called `names` there.
@@ -94,7 +116,11 @@ fn digest(alias: &str, columns: &[&StoredColumn], names: &[String], layout: &Lay
         .zip(names)
         .map(|(column, name)| {
             let value = sql::ast::Expr::column(alias, name.clone());
-            if loose(layout, &column.role) && column.ty.hashable { sql::row_hash(vec![value]) } else { value }
+            if loose(layout, &column.role) && column.ty.hashable {
+                sql::row_hash(vec![value])
+            } else {
+                value
+            }
         })
         .collect();
     sql::image(values).to_string()
@@ -120,9 +146,15 @@ pub(super) fn insist_on_equality(compiled: &Compiled, under: Under<'_>) -> Resul
     };
     Err(Error::new(
         Kind::Internal,
-        format!("stream table {} differs from its query after a refresh", compiled.table.display_name()),
+        format!(
+            "stream table {} differs from its query after a refresh",
+            compiled.table.display_name()
+        ),
     )
-    .detail(format!("{} rows are missing, {} are surplus; it has {identity}.", found.missing, found.surplus)))
+    .detail(format!(
+        "{} rows are missing, {} are surplus; it has {identity}.",
+        found.missing, found.surplus
+    )))
 }
 
 /// What would have to be done to the stored rows: (`insert`, `update` or `delete`, the row as JSON text).
@@ -132,8 +164,11 @@ pub fn differences(compiled: &Compiled, under: Under<'_>) -> Result<Vec<(String,
         .last()
         .ok_or_else(|| Error::new(Kind::Internal, "a stream table without a result"))?;
     let _scope = Scope::restricted(compiled.table.owner, &compiled.table.timezone);
-    let visible: Vec<String> =
-        unit.layout.visible().map(|column| sql::quote_identifier(&column.name)).collect();
+    let visible: Vec<String> = unit
+        .layout
+        .visible()
+        .map(|column| sql::quote_identifier(&column.name))
+        .collect();
     let key: Option<Vec<String>> = match &unit.layout.identity {
         Identity::Key(names) | Identity::Group(names) => names
             .iter()
@@ -150,7 +185,10 @@ pub fn differences(compiled: &Compiled, under: Under<'_>) -> Result<Vec<(String,
     let columns = visible.join(", ");
     let side = |alias: &str, from: String| {
         let columns_of: Vec<&StoredColumn> = unit.layout.visible().collect();
-        let names: Vec<String> = columns_of.iter().map(|column| column.name.clone()).collect();
+        let names: Vec<String> = columns_of
+            .iter()
+            .map(|column| column.name.clone())
+            .collect();
         let digest = digest("r", &columns_of, &names, &unit.layout);
         format!(
             "{alias} AS (SELECT {columns}, {digest} AS pgt_image, pg_catalog.row_number() OVER (PARTITION BY {digest}) \
@@ -171,11 +209,21 @@ pub fn differences(compiled: &Compiled, under: Under<'_>) -> Result<Vec<(String,
             Some(key) if key.is_empty() => "true".to_owned(),
             Some(key) => {
                 let pair = |side: &str| {
-                    key.iter().map(|name| format!("{side}.{name}")).collect::<Vec<_>>().join(", ")
+                    key.iter()
+                        .map(|name| format!("{side}.{name}"))
+                        .collect::<Vec<_>>()
+                        .join(", ")
                 };
-                format!("pgtrickle.image({}) = pgtrickle.image({})", pair("a"), pair("b"))
+                format!(
+                    "pgtrickle.image({}) = pgtrickle.image({})",
+                    pair("a"),
+                    pair("b")
+                )
             }
         }
     );
-    Ok(spi::run_under(&statement, &[], under).iter().map(|row| (row.text(0), row.text(1))).collect())
+    Ok(spi::run_under(&statement, &[], under)
+        .iter()
+        .map(|row| (row.text(0), row.text(1)))
+        .collect())
 }

@@ -29,9 +29,20 @@ pub(super) fn main() {
 }
 
 fn look(known: &mut HashMap<u32, Known>) {
-    let Ok(databases) = worker::transaction(|| Ok(worker::databases())) else { return };
-    shared::forget_other_databases(&databases.iter().map(|database| database.oid).collect::<Vec<_>>());
-    known.retain(|oid, _| databases.iter().any(|database| database.oid.to_u32() == *oid));
+    let Ok(databases) = worker::transaction(|| Ok(worker::databases())) else {
+        return;
+    };
+    shared::forget_other_databases(
+        &databases
+            .iter()
+            .map(|database| database.oid)
+            .collect::<Vec<_>>(),
+    );
+    known.retain(|oid, _| {
+        databases
+            .iter()
+            .any(|database| database.oid.to_u32() == *oid)
+    });
     let announced = shared::databases();
     for database in databases {
         if shared::is_closed(database.oid) {
@@ -56,7 +67,13 @@ fn look(known: &mut HashMap<u32, Known>) {
             u64::from(database.oid.to_u32()),
         );
         if started {
-            known.insert(database.oid.to_u32(), Known { generation, looked_at: Instant::now() });
+            known.insert(
+                database.oid.to_u32(),
+                Known {
+                    generation,
+                    looked_at: Instant::now(),
+                },
+            );
         } else {
             pgrx::warning!(
                 "no background worker slot is free for the scheduler of database \"{}\"; raise max_worker_processes",

@@ -12,5 +12,8 @@ mod worker;
 use crate::pg::worker::Mains;
 
 /// What the worker processes run.
-pub const MAINS: Mains =
-    Mains { launcher: launcher::main, scheduler: scheduler::main, worker: worker::main };
+pub const MAINS: Mains = Mains {
+    launcher: launcher::main,
+    scheduler: scheduler::main,
+    worker: worker::main,
+};

@@ -124,7 +124,9 @@ impl Scheduler {
         if self.listen() {
             return true;
         }
-        worker::wait(Duration::from_millis((wake_at - now_ms()).clamp(1, 60_000) as u64));
+        worker::wait(Duration::from_millis(
+            (wake_at - now_ms()).clamp(1, 60_000) as u64
+        ));
         true
     }
 
@@ -137,15 +139,23 @@ impl Scheduler {
         let mut readers: HashMap<u32, Vec<i64>> = HashMap::new();
         for table in catalog::load_all()? {
             let mut always = false;
-            let units = catalog::stages_of(table.id)?.into_iter().map(|stage| stage.id).chain([table.id]);
+            let units = catalog::stages_of(table.id)?
+                .into_iter()
+                .map(|stage| stage.id)
+                .chain([table.id]);
             for dependency in units.flat_map(catalog::dependencies) {
                 match dependency.kind {
                     SourceType::Uncaptured => always = true,
                     SourceType::Stage => {}
-                    _ => readers.entry(dependency.source.to_u32()).or_default().push(table.id),
+                    _ => readers
+                        .entry(dependency.source.to_u32())
+                        .or_default()
+                        .push(table.id),
                 }
             }
-            let Ok(schedule) = Schedule::parse(&table.schedule) else { continue };
+            let Ok(schedule) = Schedule::parse(&table.schedule) else {
+                continue;
+            };
             entries.insert(
                 table.id,
                 Entry {
@@ -159,8 +169,12 @@ impl Scheduler {
             );
         }
         self.board.replace(entries, settings.default_schedule_ms);
-        let before: HashMap<u32, u64> =
-            self.watched.iter().map(|oid| oid.to_u32()).zip(self.seen.iter().copied()).collect();
+        let before: HashMap<u32, u64> = self
+            .watched
+            .iter()
+            .map(|oid| oid.to_u32())
+            .zip(self.seen.iter().copied())
+            .collect();
         self.watched = readers.keys().map(|oid| pg_sys::Oid::from(*oid)).collect();
         self.seen = shared::commits(&self.watched)
             .into_iter()
@@ -191,8 +205,11 @@ impl Scheduler {
         if count == self.prepared_count && self.prepared.is_empty() {
             return false;
         }
-        let Some(now) = maintenance::prepared_transactions() else { return false };
-        let decided = count != self.prepared_count || self.prepared.iter().any(|known| !now.contains(known));
+        let Some(now) = maintenance::prepared_transactions() else {
+            return false;
+        };
+        let decided =
+            count != self.prepared_count || self.prepared.iter().any(|known| !now.contains(known));
         self.prepared_count = count;
         self.prepared = now;
         if decided {
@@ -208,7 +225,10 @@ impl Scheduler {
             .iter()
             .filter(|source| {
                 let readers = self.readers.get(&source.to_u32());
-                readers.into_iter().flatten().any(|reader| self.board.is_clean(*reader))
+                readers
+                    .into_iter()
+                    .flatten()
+                    .any(|reader| self.board.is_clean(*reader))
             })
             .copied()
             .collect();
@@ -244,7 +264,10 @@ impl Scheduler {
                     self.idle_since.remove(&view.slot);
                 }
                 WorkerState::Starting if view.pid == 0 => {
-                    let since = *self.idle_since.entry(view.slot).or_insert_with(Instant::now);
+                    let since = *self
+                        .idle_since
+                        .entry(view.slot)
+                        .or_insert_with(Instant::now);
                     if since.elapsed() > Duration::from_secs(30) {
                         shared::release_worker(view.slot);
                         self.idle_since.remove(&view.slot);
@@ -263,25 +286,40 @@ impl Scheduler {
             shared::assign(idle.slot, id);
             return true;
         }
-        let starting = workers.iter().any(|view| view.state == WorkerState::Starting);
+        let starting = workers
+            .iter()
+            .any(|view| view.state == WorkerState::Starting);
         if workers.len() < settings.max_concurrent_refreshes
             && !starting
             && let Some(slot) = shared::reserve_worker()
         {
             self.idle_since.insert(slot, Instant::now());
             let argument = ((slot as u64) << 32) | u64::from(self.database.to_u32());
-            if !worker::start("pg_trickle worker", "pg_trickle worker", "pgt_worker_main", argument) {
+            if !worker::start(
+                "pg_trickle worker",
+                "pg_trickle worker",
+                "pgt_worker_main",
+                argument,
+            ) {
                 shared::release_worker(slot);
                 self.idle_since.remove(&slot);
-                pgrx::warning!("no background worker slot is free for a refresh; raise max_worker_processes");
+                pgrx::warning!(
+                    "no background worker slot is free for a refresh; raise max_worker_processes"
+                );
             }
         }
         false
     }
 
     fn send_idle_home(&mut self) {
-        for view in shared::my_workers().into_iter().filter(|view| view.state == WorkerState::Idle) {
-            let since = *self.idle_since.entry(view.slot).or_insert_with(Instant::now);
+        for view in shared::my_workers()
+            .into_iter()
+            .filter(|view| view.state == WorkerState::Idle)
+        {
+            let since = *self
+                .idle_since
+                .entry(view.slot)
+                .or_insert_with(Instant::now);
             if since.elapsed() > IDLE_WORKER {
                 worker::terminate(view.pid);
             }

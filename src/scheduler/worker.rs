@@ -101,7 +101,9 @@ fn refresh_once(id: i64) -> Result<bool, Failure> {
 
 /// Failures that will be the same the next time: bad data, violated constraints, missing rights, missing objects.
 fn permanent(sqlstate: &str) -> bool {
-    ["22", "23", "28", "42"].iter().any(|class| sqlstate.starts_with(class))
+    ["22", "23", "28", "42"]
+        .iter()
+        .any(|class| sqlstate.starts_with(class))
 }
 
 fn record_failure(
@@ -115,7 +117,12 @@ fn record_failure(
         return Ok(WorkerState::Done);
     }
     catalog::ensure_state(id);
-    let failures = catalog::save_failure(id, &failure.sqlstate, &failure.message, retry_delay_ms(1, 1.0));
+    let failures = catalog::save_failure(
+        id,
+        &failure.sqlstate,
+        &failure.message,
+        retry_delay_ms(1, 1.0),
+    );
     catalog::record(&HistoryRow {
         id,
         taken_at: None,

@@ -29,6 +29,8 @@ pub enum Event {
     Statement { session: usize, sql: String },
     /// A refresh in the reader's session, writers in flight or not, and a comparison.
     Refresh { stream: usize },
+    /// A rotation of the relation's change log, if it has one.
+    Rotate { relation: String },
     /// A refresh and comparison of every stream table.
     Check,
 }
@@ -99,6 +101,11 @@ impl Case {
             prepared: 0,
         };
         let fill = tables.iter().map(|t| changes.fill(t)).collect();
+        let logged: Vec<String> = tables
+            .iter()
+            .map(|t| t.name.clone())
+            .chain(streams.iter().map(|(name, _)| name.clone()))
+            .collect();
         let sessions = 1 + usize::from(changes.rng.u8(..3) > 0) * 2;
         let mut events = Vec::new();
         for _ in 0..changes.rng.usize(3..8) {
@@ -109,7 +116,7 @@ impl Case {
                         .collect()
                 })
                 .collect();
-            events.extend(mixed(transactions, streams.len(), changes.rng));
+            events.extend(mixed(transactions, streams.len(), &logged, changes.rng));
             events.push(Event::Check);
         }
         Self {
@@ -156,6 +163,9 @@ impl Case {
                     Some((name, _)) => format!("select pgtrickle.refresh_stream_table('{name}');"),
                     None => continue,
                 },
+                Event::Rotate { relation } => {
+                    format!("select pgtrickle.rotate_change_buffer('{relation}', force => true);")
+                }
                 Event::Check => "-- refresh and compare all".into(),
             });
         }

@@ -82,7 +82,11 @@ impl Changes<'_> {
                 self.same(table),
                 self.some_rows(table)
             ),
-            13..=16 => format!("delete from {} where {}", table.name, self.some_rows(table)),
+            13..=16 => format!(
+                "delete from {} where {}",
+                table.target(self.rng),
+                self.some_rows(table)
+            ),
             // Away and back again within one statement list.
             17 => {
                 let rows = self.some_rows(table);
@@ -99,7 +103,7 @@ impl Changes<'_> {
                 nothing_on_conflict(table)
             ),
             19 if self.rng.u8(..4) == 0 => format!("delete from {}", table.name),
-            19 | 20 if self.rng.u8(..4) == 0 => format!("truncate {}", table.name),
+            19 | 20 if self.rng.u8(..4) == 0 => format!("truncate {}", table.target(self.rng)),
             21 => self.upsert(table),
             _ => self.update(table),
         }
@@ -150,7 +154,12 @@ impl Changes<'_> {
         }
         format!(
             "update {} set {} where {}",
-            table.name,
+            // A row that has to leave its partition can only be updated through the root.
+            if table.key > 0 {
+                table.target(self.rng)
+            } else {
+                table.name.clone()
+            },
             sets.join(", "),
             self.some_rows(table)
         )
@@ -213,8 +222,14 @@ fn nothing_on_conflict(table: &Table) -> &'static str {
     }
 }
 
-/// Transactions of several sessions, each in its own order, mixed with refreshes of `streams` stream tables.
-pub fn mixed(sessions: Vec<Vec<String>>, streams: usize, rng: &mut Rng) -> Vec<Event> {
+/// Transactions of several sessions, each in its own order, mixed with refreshes of `streams` stream tables
+/// and rotations of the logs of `relations`.
+pub fn mixed(
+    sessions: Vec<Vec<String>>,
+    streams: usize,
+    relations: &[String],
+    rng: &mut Rng,
+) -> Vec<Event> {
     let mut queues: Vec<std::collections::VecDeque<String>> =
         sessions.into_iter().map(Into::into).collect();
     let mut events = Vec::new();
@@ -228,6 +243,11 @@ pub fn mixed(sessions: Vec<Vec<String>>, streams: usize, rng: &mut Rng) -> Vec<E
         if rng.u8(..4) == 0 {
             events.push(Event::Refresh {
                 stream: rng.usize(..streams),
+            });
+        }
+        if rng.u8(..8) == 0 {
+            events.push(Event::Rotate {
+                relation: relations[rng.usize(..relations.len())].clone(),
             });
         }
     }

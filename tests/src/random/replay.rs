@@ -79,6 +79,7 @@ pub fn replay(server: &Server, case: &Case, settings: &str) -> Result<(), Failur
                 replay.follow(*stream)?
             }
             Event::Refresh { .. } => {}
+            Event::Rotate { relation } => replay.rotate(relation)?,
             Event::Check => {
                 for stream in 0..replay.streams.len() {
                     replay.follow(stream)?;
@@ -256,6 +257,20 @@ impl<'d> Replay<'d> {
         }
         self.compare(stream)?;
         self.check_mode(stream)
+    }
+
+    fn rotate(&mut self, relation: &str) -> Result<(), Failure> {
+        match self.reader.try_exec(&format!(
+            "select pgtrickle.rotate_change_buffer('{relation}', force => true)"
+        )) {
+            Ok(()) => Ok(()),
+            // Nobody reads it, or somebody who reads it is behind or at work.
+            Err(e) if ["42P01", "55006", "55P03"].contains(&e.code.as_str()) => Ok(()),
+            Err(e) => Err(failure(
+                Kind::Refused(e.code.clone()),
+                format!("rotating the log of {relation}: {e}"),
+            )),
+        }
     }
 
     fn compare(&mut self, stream: usize) -> Result<(), Failure> {

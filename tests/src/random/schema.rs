@@ -124,6 +124,8 @@ pub struct Table {
     pub key: usize,
     /// How the key is declared.
     pub constraint: &'static str,
+    /// Divided in two by the first column: the key, or what joins are made on.
+    pub partitioned: bool,
 }
 
 impl Table {
@@ -163,6 +165,7 @@ impl Table {
             columns,
             key,
             constraint,
+            partitioned: rng.u8(..5) == 0,
         }
     }
 
@@ -186,7 +189,31 @@ impl Table {
                 .collect();
             parts.push(format!("{} ({})", self.constraint, key.join(", ")));
         }
-        format!("create table {} ({})", self.name, parts.join(", "))
+        let (name, columns) = (&self.name, parts.join(", "));
+        if !self.partitioned {
+            return format!("create table {name} ({columns})");
+        }
+        let [low, rest] = self.partitions();
+        format!(
+            "create table {name} ({columns}) partition by range ({});
+             create table {low} partition of {name} for values from (minvalue) to (4);
+             create table {rest} partition of {name} default",
+            self.columns[0].name
+        )
+    }
+
+    /// The names of the two partitions.
+    pub fn partitions(&self) -> [String; 2] {
+        ["low", "rest"].map(|part| format!("{}_{part}", self.name))
+    }
+
+    /// The table, or one of its partitions: a name for statements that may go to either.
+    pub fn target(&self, rng: &mut Rng) -> String {
+        if self.partitioned && rng.u8(..3) == 0 {
+            self.partitions()[rng.usize(..2)].clone()
+        } else {
+            self.name.clone()
+        }
     }
 
     /// A value that fits column `i`.

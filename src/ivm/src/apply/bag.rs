@@ -30,16 +30,30 @@ pub(super) fn differential(
     let weight = || Expr::column("x", "w");
     let width = layout.columns.len();
 
-    let net_values = (0..width).map(|position| Expr::column("x", value(position))).collect();
+    let net_values = (0..width)
+        .map(|position| Expr::column("x", value(position)))
+        .collect();
     let output = outcome::write_output(
         target,
         width,
-        vec![(weight(), net_values, Select { from: vec![from_cte(NET, "x")], ..Select::default() })],
+        vec![(
+            weight(),
+            net_values,
+            Select {
+                from: vec![from_cte(NET, "x")],
+                ..Select::default()
+            },
+        )],
     );
     let mut outcome = Outcome::default();
-    let delta_rows =
-        change.dirty.iter().map(|id| outcome.count(&sql::delta_name(*id), None)).collect::<Vec<_>>();
-    outcome.delta_rows = delta_rows.into_iter().reduce(|sum, rows| sum.infix("+", rows));
+    let delta_rows = change
+        .dirty
+        .iter()
+        .map(|id| outcome.count(&sql::delta_name(*id), None))
+        .collect::<Vec<_>>();
+    outcome.delta_rows = delta_rows
+        .into_iter()
+        .reduce(|sum, rows| sum.infix("+", rows));
     match &layout.identity {
         Identity::Key(key) => {
             ctes.extend(by_key(layout, target, key));
@@ -54,7 +68,11 @@ pub(super) fn differential(
                     _ => outcome.deleted = Some(done),
                 }
             }
-            differs.push(outcome.count("chg", Some(kind("clash"))).infix(">", Expr::Integer(0)));
+            differs.push(
+                outcome
+                    .count("chg", Some(kind("clash")))
+                    .infix(">", Expr::Integer(0)),
+            );
             outcome.drift = Some(Expr::Or(differs));
         }
         _ => {
@@ -69,7 +87,10 @@ pub(super) fn differential(
         }
     }
     ctes.extend(output);
-    Statement { ctes, body: outcome.select() }
+    Statement {
+        ctes,
+        body: outcome.select(),
+    }
 }
 
 fn value(position: usize) -> String {
@@ -97,13 +118,19 @@ fn net(query: &Query, sources: &Sources, dirty: &BTreeSet<SourceId>) -> Cte {
             lowered.select(items)
         })
         .collect();
-    let columns: Vec<Expr> =
-        (0..query.output.len()).map(|position| Expr::column("r", value(position))).collect();
+    let columns: Vec<Expr> = (0..query.output.len())
+        .map(|position| Expr::column("r", value(position)))
+        .collect();
     let weight = Expr::aggregate("sum", Expr::column("r", "w"));
     let mut items: Vec<(Expr, String)> = columns
         .iter()
         .enumerate()
-        .map(|(position, column)| (Expr::aggregate("any_value", column.clone()), value(position)))
+        .map(|(position, column)| {
+            (
+                Expr::aggregate("any_value", column.clone()),
+                value(position),
+            )
+        })
         .collect();
     items.push((weight.clone().cast("pg_catalog.int4"), "w".into()));
     let image = sql::image(columns);
@@ -137,7 +164,10 @@ fn by_key(layout: &Layout, target: &Target, key: &[String]) -> Vec<Cte> {
             items.push((newest, value(position)));
             group_by.push(from);
         } else {
-            items.push((Expr::aggregate("any_value", from).filter(comes()), value(position)));
+            items.push((
+                Expr::aggregate("any_value", from).filter(comes()),
+                value(position),
+            ));
         }
     }
     let come = Expr::Coalesce(vec![
@@ -152,31 +182,55 @@ fn by_key(layout: &Layout, target: &Target, key: &[String]) -> Vec<Cte> {
     let is = |value: &Expr, count: i64| value.clone().infix("=", Expr::Integer(count));
     let kind = Expr::Case(
         vec![
-            (Expr::and(vec![is(&come, 1), is(&go, 1)]), Expr::Literal("change".into())),
-            (Expr::and(vec![is(&come, 1), is(&go, 0)]), Expr::Literal("come".into())),
-            (Expr::and(vec![is(&come, 0), is(&go, 1)]), Expr::Literal("go".into())),
+            (
+                Expr::and(vec![is(&come, 1), is(&go, 1)]),
+                Expr::Literal("change".into()),
+            ),
+            (
+                Expr::and(vec![is(&come, 1), is(&go, 0)]),
+                Expr::Literal("come".into()),
+            ),
+            (
+                Expr::and(vec![is(&come, 0), is(&go, 1)]),
+                Expr::Literal("go".into()),
+            ),
         ],
         Box::new(Expr::Literal("clash".into())),
     );
     items.push((kind, "kind".into()));
     let changes = cte(
         "chg",
-        Select { items, from: vec![from_cte(NET, "x")], group_by, ..Select::default() },
+        Select {
+            items,
+            from: vec![from_cte(NET, "x")],
+            group_by,
+            ..Select::default()
+        },
     );
 
     let new_value = |name: &str| {
-        let position = layout.columns.iter().position(|column| column.name == name).unwrap_or_default();
+        let position = layout
+            .columns
+            .iter()
+            .position(|column| column.name == name)
+            .unwrap_or_default();
         Expr::column("n", value(position))
     };
-    let assignments: Vec<(String, Expr)> =
-        layout.columns.iter().map(|column| (column.name.clone(), new_value(&column.name))).collect();
+    let assignments: Vec<(String, Expr)> = layout
+        .columns
+        .iter()
+        .map(|column| (column.name.clone(), new_value(&column.name)))
+        .collect();
     let n_kind = |kind: &str| Expr::column("n", "kind").infix("=", Expr::Literal(kind.to_owned()));
     let merge = Merge {
         table: target.table.clone(),
         alias: "s".into(),
         using: from_cte("chg", "n"),
         on: outcome::identify(layout, "s", &new_value),
-        matched: vec![(Some(n_kind("go")), None), (None, Some(assignments.clone()))],
+        matched: vec![
+            (Some(n_kind("go")), None),
+            (None, Some(assignments.clone())),
+        ],
         not_matched: Some((Some(n_kind("come")), assignments)),
         delete_unmatched: false,
         returning: vec![(Expr::MergeAction, "action".into())],
@@ -186,13 +240,19 @@ fn by_key(layout: &Layout, target: &Target, key: &[String]) -> Vec<Cte> {
 
 /// `gone`: as many stored rows of each vanishing image as its weight says; `come`: new rows.
 fn by_image(layout: &Layout, target: &Target) -> Vec<Cte> {
-    let stored: Vec<Expr> = layout.columns.iter().map(|column| Expr::column("s", &*column.name)).collect();
+    let stored: Vec<Expr> = layout
+        .columns
+        .iter()
+        .map(|column| Expr::column("s", &*column.name))
+        .collect();
     let image = Expr::column("n", "image");
     let matching = Expr::and(vec![
         sql::image_hash(stored.clone()).infix("=", Expr::column("n", "hash")),
         sql::image(stored).infix("=", image.clone()),
     ]);
-    let net_values = (0..layout.columns.len()).map(|position| Expr::column("x", value(position))).collect();
+    let net_values = (0..layout.columns.len())
+        .map(|position| Expr::column("x", value(position)))
+        .collect();
     let vanishing = Select {
         items: vec![
             (sql::image_hash(net_values), "hash".into()),
@@ -206,20 +266,35 @@ fn by_image(layout: &Layout, target: &Target) -> Vec<Cte> {
     let candidates = Select {
         items: vec![
             (Expr::column("s", "ctid"), "tid".into()),
-            (Expr::Window(Name::new("pg_catalog", "row_number"), vec![image]), "nth".into()),
+            (
+                Expr::Window(Name::new("pg_catalog", "row_number"), vec![image]),
+                "nth".into(),
+            ),
             (Expr::column("n", "w"), "w".into()),
         ],
         from: vec![From::Join {
-            left: Box::new(From::Select { query: Box::new(vanishing.into()), alias: "n".into(), lateral: false }),
+            left: Box::new(From::Select {
+                query: Box::new(vanishing.into()),
+                alias: "n".into(),
+                lateral: false,
+            }),
             kind: JoinKind::Inner,
-            right: Box::new(From::Table { name: target.table.clone(), alias: "s".into(), only: true }),
+            right: Box::new(From::Table {
+                name: target.table.clone(),
+                alias: "s".into(),
+                only: true,
+            }),
             on: matching,
         }],
         ..Select::default()
     };
     let tids = Select {
         items: vec![(Expr::column("c", "tid"), "tid".into())],
-        from: vec![From::Select { query: Box::new(candidates.into()), alias: "c".into(), lateral: false }],
+        from: vec![From::Select {
+            query: Box::new(candidates.into()),
+            alias: "c".into(),
+            lateral: false,
+        }],
         conditions: vec![
             Expr::column("c", "nth").infix("<=", Expr::Negate(Box::new(Expr::column("c", "w")))),
         ],
@@ -240,7 +315,11 @@ fn by_image(layout: &Layout, target: &Target) -> Vec<Cte> {
     };
     let come = CteBody::Insert {
         table: target.table.clone(),
-        columns: layout.columns.iter().map(|column| column.name.clone()).collect(),
+        columns: layout
+            .columns
+            .iter()
+            .map(|column| column.name.clone())
+            .collect(),
         query: Select {
             items: (0..layout.columns.len())
                 .map(|position| (Expr::column("x", value(position)), value(position)))

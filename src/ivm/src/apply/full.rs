@@ -25,13 +25,15 @@ pub(super) fn evaluate(query: &Query, layout: &Layout, sources: &Sources) -> Sel
         .map(|(position, (_, key))| (sql::scalar(key, &row), format!("k{position}")))
         .collect();
     items.extend(
-        grouped
-            .states
-            .iter()
-            .enumerate()
-            .map(|(position, state)| (evaluate_state(grouped, state, &row), format!("s{position}"))),
+        grouped.states.iter().enumerate().map(|(position, state)| {
+            (evaluate_state(grouped, state, &row), format!("s{position}"))
+        }),
     );
-    let group_by = grouped.keys.iter().map(|(_, key)| sql::group_key(key, &row)).collect();
+    let group_by = grouped
+        .keys
+        .iter()
+        .map(|(_, key)| sql::group_key(key, &row))
+        .collect();
     let mut groups = row.select(items);
     groups.group_by = group_by;
     if layout.identity != Identity::Single && groups.group_by.is_empty() {
@@ -52,7 +54,11 @@ pub(super) fn evaluate(query: &Query, layout: &Layout, sources: &Sources) -> Sel
                 (stored, value(position))
             })
             .collect(),
-        from: vec![From::Select { query: Box::new(groups.into()), alias: "g".into(), lateral: false }],
+        from: vec![From::Select {
+            query: Box::new(groups.into()),
+            alias: "g".into(),
+            lateral: false,
+        }],
         ..Select::default()
     }
 }
@@ -80,13 +86,21 @@ pub(super) fn read_view(view: &Name, layout: &Layout) -> Select {
             .enumerate()
             .map(|(position, column)| (Expr::column("q", &*column.name), value(position)))
             .collect(),
-        from: vec![From::Table { name: view.clone(), alias: "q".into(), only: false }],
+        from: vec![From::Table {
+            name: view.clone(),
+            alias: "q".into(),
+            only: false,
+        }],
         ..Select::default()
     }
 }
 
 fn column_names(layout: &Layout) -> Vec<String> {
-    layout.columns.iter().map(|column| column.name.clone()).collect()
+    layout
+        .columns
+        .iter()
+        .map(|column| column.name.clone())
+        .collect()
 }
 
 fn visible_values(layout: &Layout, table: &str) -> Vec<Expr> {
@@ -109,7 +123,10 @@ pub(super) fn fill(layout: &Layout, target: &Target, rows: Select) -> Statement 
     };
     let mut outcome = Outcome::default();
     outcome.inserted = Some(outcome.count("come", None));
-    Statement { ctes: vec![modify("come", insert)], body: outcome.select() }
+    Statement {
+        ctes: vec![modify("come", insert)],
+        body: outcome.select(),
+    }
 }
 
 /// Applies the difference between `rows` and the stored rows.
@@ -117,7 +134,11 @@ pub(super) fn difference(layout: &Layout, target: &Target, rows: Select) -> Stat
     let mut ctes = vec![cte("q", rows)];
     let mut outcome = Outcome::default();
     if matches!(layout.identity, Identity::Bag | Identity::Partition(_)) {
-        let stored = From::Table { name: target.table.clone(), alias: "s".into(), only: true };
+        let stored = From::Table {
+            name: target.table.clone(),
+            alias: "s".into(),
+            only: true,
+        };
         ctes.extend(bag_difference(layout, target, stored));
         outcome.inserted = Some(outcome.count("come", None));
         outcome.deleted = Some(outcome.count("gone", None));
@@ -127,21 +148,42 @@ pub(super) fn difference(layout: &Layout, target: &Target, rows: Select) -> Stat
         outcome.updated = Some(outcome.actions("UPDATE"));
         outcome.deleted = Some(outcome.actions("DELETE"));
     }
-    Statement { ctes, body: outcome.select() }
+    Statement {
+        ctes,
+        body: outcome.select(),
+    }
 }
 
 /// One MERGE by identity. The rows' old and new visible columns are returned for the output.
 fn keyed_difference(layout: &Layout, target: &Target) -> Vec<Cte> {
     let new = |name: &str| {
-        let position = layout.columns.iter().position(|column| column.name == name).unwrap_or_default();
+        let position = layout
+            .columns
+            .iter()
+            .position(|column| column.name == name)
+            .unwrap_or_default();
         Expr::column("n", value(position))
     };
-    let assignments: Vec<(String, Expr)> =
-        layout.columns.iter().map(|column| (column.name.clone(), new(&column.name))).collect();
-    let stored: Vec<Expr> = layout.columns.iter().map(|column| Expr::column("s", &*column.name)).collect();
-    let fresh: Vec<Expr> = layout.columns.iter().map(|column| new(&column.name)).collect();
+    let assignments: Vec<(String, Expr)> = layout
+        .columns
+        .iter()
+        .map(|column| (column.name.clone(), new(&column.name)))
+        .collect();
+    let stored: Vec<Expr> = layout
+        .columns
+        .iter()
+        .map(|column| Expr::column("s", &*column.name))
+        .collect();
+    let fresh: Vec<Expr> = layout
+        .columns
+        .iter()
+        .map(|column| new(&column.name))
+        .collect();
     let mut returning = vec![(Expr::MergeAction, "action".to_owned())];
-    let visible: Vec<&str> = layout.visible().map(|column| column.name.as_str()).collect();
+    let visible: Vec<&str> = layout
+        .visible()
+        .map(|column| column.name.as_str())
+        .collect();
     if target.output.is_some() {
         for (position, name) in visible.iter().enumerate() {
             returning.push((Expr::column("old", *name), format!("o{position}")));
@@ -153,20 +195,28 @@ fn keyed_difference(layout: &Layout, target: &Target) -> Vec<Cte> {
         alias: "s".into(),
         using: from_cte("q", "n"),
         on: outcome::identify(layout, "s", &new),
-        matched: vec![(Some(outcome::differ(stored, fresh)), Some(assignments.clone()))],
+        matched: vec![(
+            Some(outcome::differ(stored, fresh)),
+            Some(assignments.clone()),
+        )],
         not_matched: Some((None, assignments)),
         delete_unmatched: true,
         returning,
     };
     let mut ctes = vec![modify(DONE, CteBody::Merge(merge))];
     let side = |prefix: &str| {
-        (0..visible.len()).map(|position| Expr::column("x", format!("{prefix}{position}"))).collect::<Vec<_>>()
+        (0..visible.len())
+            .map(|position| Expr::column("x", format!("{prefix}{position}")))
+            .collect::<Vec<_>>()
     };
-    let is_not = |action: &str| Expr::column("x", "action").infix("<>", Expr::Literal(action.to_owned()));
-    let differs = || Expr::Or(vec![
-        Expr::column("x", "action").infix("<>", Expr::Literal("UPDATE".into())),
-        outcome::differ(side("o"), side("v")),
-    ]);
+    let is_not =
+        |action: &str| Expr::column("x", "action").infix("<>", Expr::Literal(action.to_owned()));
+    let differs = || {
+        Expr::Or(vec![
+            Expr::column("x", "action").infix("<>", Expr::Literal("UPDATE".into())),
+            outcome::differ(side("o"), side("v")),
+        ])
+    };
     let branch = |action: &str| Select {
         from: vec![from_cte(DONE, "x")],
         conditions: vec![is_not(action), differs()],
@@ -190,29 +240,49 @@ pub(super) fn bag_difference(layout: &Layout, target: &Target, present: From) ->
     let width = layout.columns.len();
     let numbered = |image: Expr, from: From, mut items: Vec<(Expr, String)>| {
         items.push((image.clone(), "image".into()));
-        items.push((Expr::Window(Name::new("pg_catalog", "row_number"), vec![image]), "nth".into()));
-        Select { items, from: vec![from], ..Select::default() }
+        items.push((
+            Expr::Window(Name::new("pg_catalog", "row_number"), vec![image]),
+            "nth".into(),
+        ));
+        Select {
+            items,
+            from: vec![from],
+            ..Select::default()
+        }
     };
-    let fresh: Vec<Expr> = (0..width).map(|position| Expr::column("x", value(position))).collect();
-    let stored: Vec<Expr> = layout.columns.iter().map(|column| Expr::column("s", &*column.name)).collect();
+    let fresh: Vec<Expr> = (0..width)
+        .map(|position| Expr::column("x", value(position)))
+        .collect();
+    let stored: Vec<Expr> = layout
+        .columns
+        .iter()
+        .map(|column| Expr::column("s", &*column.name))
+        .collect();
     let wanted = numbered(
         sql::image(fresh.clone()),
         from_cte("q", "x"),
-        fresh.into_iter().enumerate().map(|(position, expr)| (expr, value(position))).collect(),
+        fresh
+            .into_iter()
+            .enumerate()
+            .map(|(position, expr)| (expr, value(position)))
+            .collect(),
     );
-    let mut present_items: Vec<(Expr, String)> =
-        stored.iter().cloned().enumerate().map(|(position, expr)| (expr, format!("o{position}"))).collect();
+    let mut present_items: Vec<(Expr, String)> = stored
+        .iter()
+        .cloned()
+        .enumerate()
+        .map(|(position, expr)| (expr, format!("o{position}")))
+        .collect();
     present_items.push((Expr::column("s", "ctid"), "tid".into()));
-    let present = numbered(
-        sql::image(stored),
-        from_present,
-        present_items,
-    );
+    let present = numbered(sql::image(stored), from_present, present_items);
     let mut items: Vec<(Expr, String)> = (0..width)
         .flat_map(|position| {
             [
                 (Expr::column("a", value(position)), value(position)),
-                (Expr::column("b", format!("o{position}")), format!("o{position}")),
+                (
+                    Expr::column("b", format!("o{position}")),
+                    format!("o{position}"),
+                ),
             ]
         })
         .collect();
@@ -221,9 +291,17 @@ pub(super) fn bag_difference(layout: &Layout, target: &Target, present: From) ->
     let difference = Select {
         items,
         from: vec![From::Join {
-            left: Box::new(From::Select { query: Box::new(wanted.into()), alias: "a".into(), lateral: false }),
+            left: Box::new(From::Select {
+                query: Box::new(wanted.into()),
+                alias: "a".into(),
+                lateral: false,
+            }),
             kind: JoinKind::Full,
-            right: Box::new(From::Select { query: Box::new(present.into()), alias: "b".into(), lateral: false }),
+            right: Box::new(From::Select {
+                query: Box::new(present.into()),
+                alias: "b".into(),
+                lateral: false,
+            }),
             on: Expr::and(vec![pair("image"), pair("nth")]),
         }],
         conditions: vec![Expr::Or(vec![
@@ -251,7 +329,9 @@ pub(super) fn bag_difference(layout: &Layout, target: &Target, present: From) ->
         table: target.table.clone(),
         columns: column_names(layout),
         query: Select {
-            items: (0..width).map(|position| (Expr::column("x", value(position)), value(position))).collect(),
+            items: (0..width)
+                .map(|position| (Expr::column("x", value(position)), value(position)))
+                .collect(),
             from: vec![from_cte("diff", "x")],
             conditions: vec![comes()],
             ..Select::default()
@@ -259,7 +339,11 @@ pub(super) fn bag_difference(layout: &Layout, target: &Target, present: From) ->
         .into(),
         returning: one(),
     };
-    let mut ctes = vec![cte("diff", difference), modify("gone", gone), modify("come", come)];
+    let mut ctes = vec![
+        cte("diff", difference),
+        modify("gone", gone),
+        modify("come", come),
+    ];
     let old_side = layout
         .columns
         .iter()
@@ -277,7 +361,11 @@ pub(super) fn bag_difference(layout: &Layout, target: &Target, present: From) ->
         layout.visible().count(),
         vec![
             (Expr::Integer(-1), old_side, branch(goes())),
-            (Expr::Integer(1), visible_values(layout, "x"), branch(comes())),
+            (
+                Expr::Integer(1),
+                visible_values(layout, "x"),
+                branch(comes()),
+            ),
         ],
     ));
     ctes

@@ -13,7 +13,9 @@ use super::{Change, Identity, Layout, Role, Target};
 use crate::delta;
 use crate::rel::{At, ColId, SourceId, SumKind};
 use crate::scalar::Scalar;
-use crate::sql::ast::{Cte, CteBody, Expr, From, JoinKind, Merge, Name, Select, Statement, TextPiece};
+use crate::sql::ast::{
+    Cte, CteBody, Expr, From, JoinKind, Merge, Name, Select, Statement, TextPiece,
+};
 use crate::sql::{self, Lowered, Sources};
 
 pub(super) fn differential(
@@ -26,7 +28,12 @@ pub(super) fn differential(
     let again = grouped.recomputes()
         || grouped.needs_net_inputs()
         || (change.careful && grouped.may_recompute());
-    let plan = Plan { grouped, layout, single: layout.identity == Identity::Single, again };
+    let plan = Plan {
+        grouped,
+        layout,
+        single: layout.identity == Identity::Single,
+        again,
+    };
     let mut ctes: Vec<Cte> = change
         .dirty
         .iter()
@@ -49,19 +56,31 @@ pub(super) fn differential(
     ctes.push(plan.merge(target));
     ctes.extend(plan.output(target));
     let mut outcome = Outcome::default();
-    let delta_rows =
-        change.dirty.iter().map(|id| outcome.count(&sql::delta_name(*id), None)).collect::<Vec<_>>();
-    outcome.delta_rows = delta_rows.into_iter().reduce(|sum, rows| sum.infix("+", rows));
+    let delta_rows = change
+        .dirty
+        .iter()
+        .map(|id| outcome.count(&sql::delta_name(*id), None))
+        .collect::<Vec<_>>();
+    outcome.delta_rows = delta_rows
+        .into_iter()
+        .reduce(|sum, rows| sum.infix("+", rows));
     outcome.inserted = Some(outcome.actions("INSERT"));
     outcome.updated = Some(outcome.actions("UPDATE"));
     outcome.deleted = Some(outcome.actions("DELETE"));
     let negative = Expr::column("x", "s0").infix("<", Expr::Integer(0));
-    outcome.drift = Some(outcome.count("nxt", Some(negative)).infix(">", Expr::Integer(0)));
+    outcome.drift = Some(
+        outcome
+            .count("nxt", Some(negative))
+            .infix(">", Expr::Integer(0)),
+    );
     if plan.may_give_up() {
         let needed = outcome.count("cur", Some(Expr::column("x", "need")));
         outcome.again = Some(needed.infix(">", Expr::Integer(0)));
     }
-    Statement { ctes, body: outcome.select() }
+    Statement {
+        ctes,
+        body: outcome.select(),
+    }
 }
 
 fn key(position: usize) -> String {
@@ -101,7 +120,10 @@ pub(super) fn input_value(input: &Input, row: &Lowered) -> Expr {
     };
     match &input.filter {
         None => value,
-        Some(filter) => Expr::Case(vec![(sql::scalar(filter, row), value)], Box::new(Expr::Null)),
+        Some(filter) => Expr::Case(
+            vec![(sql::scalar(filter, row), value)],
+            Box::new(Expr::Null),
+        ),
     }
 }
 
@@ -115,7 +137,9 @@ fn scale_weight(value: Expr) -> Expr {
 /// The largest scale counted in a [`StateKind::Scales`] state.
 fn largest_scale(scales: Expr) -> Expr {
     let digits = Expr::builtin("length", vec![scales.cast("pg_catalog.text")]);
-    digits.infix("-", Expr::Integer(1)).infix("/", Expr::Integer(12))
+    digits
+        .infix("-", Expr::Integer(1))
+        .infix("/", Expr::Integer(12))
 }
 
 /// The state of a whole group evaluated from its rows.
@@ -131,7 +155,11 @@ pub(super) fn evaluate_state(grouped: &Grouped, state: &State, row: &Lowered) ->
                 _ => value(*input),
             };
             let sum = Expr::aggregate("sum", argument);
-            if *kind == SumKind::Integer { sum.cast("pg_catalog.int8") } else { sum }
+            if *kind == SumKind::Integer {
+                sum.cast("pg_catalog.int8")
+            } else {
+                sum
+            }
         }
         StateKind::Scales { input } => {
             let value = value(*input);
@@ -209,8 +237,10 @@ impl Plan<'_> {
             .iter()
             .map(|term| {
                 let row = sql::lower(term, sources);
-                let mut items: Vec<(Expr, String)> =
-                    self.keys().map(|(position, value)| (sql::scalar(value, &row), key(position))).collect();
+                let mut items: Vec<(Expr, String)> = self
+                    .keys()
+                    .map(|(position, value)| (sql::scalar(value, &row), key(position)))
+                    .collect();
                 if !self.grouped.recomputes() {
                     items.extend(
                         self.grouped
@@ -236,13 +266,20 @@ impl Plan<'_> {
         let weight = Expr::aggregate("sum", Expr::column("r", "w"));
         let mut items: Vec<(Expr, String)> = names
             .iter()
-            .map(|name| (Expr::aggregate("any_value", Expr::column("r", name)), name.clone()))
+            .map(|name| {
+                (
+                    Expr::aggregate("any_value", Expr::column("r", name)),
+                    name.clone(),
+                )
+            })
             .collect();
         items.push((weight.clone().cast("pg_catalog.int4"), "w".into()));
         let select = Select {
             items,
             from: vec![from_cte("raw", "r")],
-            group_by: vec![sql::image(names.iter().map(|name| Expr::column("r", name)).collect())],
+            group_by: vec![sql::image(
+                names.iter().map(|name| Expr::column("r", name)).collect(),
+            )],
             having: Some(weight.infix("<>", zero())),
             ..Select::default()
         };
@@ -254,8 +291,10 @@ impl Plan<'_> {
         let w = || Expr::column("r", "w");
         let comes = || w().infix(">", zero());
         let goes = || w().infix("<", zero());
-        let mut items: Vec<(Expr, String)> =
-            self.keys().map(|(position, _)| (Expr::column("r", key(position)), key(position))).collect();
+        let mut items: Vec<(Expr, String)> = self
+            .keys()
+            .map(|(position, _)| (Expr::column("r", key(position)), key(position)))
+            .collect();
         if self.grouped.recomputes() {
             // Only which groups are touched matters.
             items.push((Expr::aggregate("sum", w()), "s0".into()));
@@ -264,16 +303,20 @@ impl Plan<'_> {
                 let value = |number: &usize| Expr::column("r", input(*number));
                 let sum = |value: Expr, ty: &str| Expr::aggregate("sum", value).cast(ty);
                 match &part.kind {
-                    StateKind::Rows => items.push((or_zero(sum(w(), "pg_catalog.int8")), state(position))),
+                    StateKind::Rows => {
+                        items.push((or_zero(sum(w(), "pg_catalog.int8")), state(position)))
+                    }
                     StateKind::NonNull { input } => {
-                        let counted = Expr::aggregate("sum", w()).filter(value(input).is_not_null());
+                        let counted =
+                            Expr::aggregate("sum", w()).filter(value(input).is_not_null());
                         items.push((or_zero(counted.cast("pg_catalog.int8")), state(position)));
                     }
                     StateKind::Sum { input, kind, .. } => {
                         let folded = match kind {
-                            SumKind::Integer => {
-                                sum(value(input).cast("pg_catalog.int8").infix("*", w()), "pg_catalog.int8")
-                            }
+                            SumKind::Integer => sum(
+                                value(input).cast("pg_catalog.int8").infix("*", w()),
+                                "pg_catalog.int8",
+                            ),
                             SumKind::Money => Expr::aggregate("sum", value(input).infix("*", w())),
                             _ => Expr::aggregate(
                                 "sum",
@@ -289,7 +332,10 @@ impl Plan<'_> {
                             "sum",
                             scale_weight(value(input)).infix("*", w().cast("pg_catalog.numeric")),
                         );
-                        items.push((or_zero(folded.filter(value(input).is_not_null())), state(position)));
+                        items.push((
+                            or_zero(folded.filter(value(input).is_not_null())),
+                            state(position),
+                        ));
                     }
                     StateKind::Minimum { input } => {
                         let extremum = || Expr::aggregate("min", value(input));
@@ -311,14 +357,20 @@ impl Plan<'_> {
                 }
             }
             if self.loose_keys() {
-                items.push((or_false(Expr::aggregate("bool_or", comes())), "comes".into()));
+                items.push((
+                    or_false(Expr::aggregate("bool_or", comes())),
+                    "comes".into(),
+                ));
                 items.push((or_false(Expr::aggregate("bool_or", goes())), "goes".into()));
             }
         }
         let select = Select {
             items,
             from: vec![from_cte(rows, "r")],
-            group_by: self.keys().map(|(position, _)| Expr::column("r", key(position))).collect(),
+            group_by: self
+                .keys()
+                .map(|(position, _)| Expr::column("r", key(position)))
+                .collect(),
             ..Select::default()
         };
         cte("grp", select)
@@ -352,21 +404,36 @@ impl Plan<'_> {
     }
 
     fn stored_position(&self, role: &Role) -> usize {
-        self.layout.columns.iter().position(|column| column.role == *role).unwrap_or_default()
+        self.layout
+            .columns
+            .iter()
+            .position(|column| column.role == *role)
+            .unwrap_or_default()
     }
 
     /// `cur`: each touched group beside its stored row, and whether it has to be evaluated again (`need`).
     fn current(&self, target: &Target) -> Cte {
-        let stored = From::Table { name: target.table.clone(), alias: "s".into(), only: true };
+        let stored = From::Table {
+            name: target.table.clone(),
+            alias: "s".into(),
+            only: true,
+        };
         let on = outcome::identify(self.layout, "s", &|name| {
-            let position = self.layout.columns.iter().position(|column| column.name == name);
+            let position = self
+                .layout
+                .columns
+                .iter()
+                .position(|column| column.name == name);
             match position.map(|position| &self.layout.columns[position].role) {
                 Some(Role::Key(number)) => Expr::column("g", key(*number)),
                 _ => Expr::Null,
             }
         });
-        let mut items: Vec<(Expr, String)> =
-            self.change_columns().into_iter().map(|name| (Expr::column("g", &*name), name)).collect();
+        let mut items: Vec<(Expr, String)> = self
+            .change_columns()
+            .into_iter()
+            .map(|name| (Expr::column("g", &*name), name))
+            .collect();
         items.push((Expr::column("s", "ctid"), "tid".into()));
         for (position, column) in self.layout.columns.iter().enumerate() {
             items.push((Expr::column("s", &*column.name), before(position)));
@@ -383,7 +450,14 @@ impl Plan<'_> {
             right: Box::new(stored),
             on,
         };
-        cte("cur", Select { items, from: vec![from], ..Select::default() })
+        cte(
+            "cur",
+            Select {
+                items,
+                from: vec![from],
+                ..Select::default()
+            },
+        )
     }
 
     /// Whether the group cannot be folded for this change.
@@ -398,14 +472,27 @@ impl Plan<'_> {
         let mut reasons = Vec::new();
         for (position, part) in self.states() {
             match &part.kind {
-                StateKind::Sum { kind: SumKind::FixedNumeric(_) | SumKind::FreeNumeric, .. } => {
-                    let special = || Expr::Literal("{NaN,Infinity,-Infinity}".into()).cast("pg_catalog.numeric[]");
+                StateKind::Sum {
+                    kind: SumKind::FixedNumeric(_) | SumKind::FreeNumeric,
+                    ..
+                } => {
+                    let special = || {
+                        Expr::Literal("{NaN,Infinity,-Infinity}".into())
+                            .cast("pg_catalog.numeric[]")
+                    };
                     for value in [Expr::column("g", state(position)), stored(position)] {
-                        reasons.push(or_false(Expr::EqualAny(Box::new(value), Box::new(special()))));
+                        reasons.push(or_false(Expr::EqualAny(
+                            Box::new(value),
+                            Box::new(special()),
+                        )));
                     }
                 }
-                StateKind::Minimum { .. } => reasons.push(self.lost(position, stored(position), part, "LEAST")),
-                StateKind::Maximum { .. } => reasons.push(self.lost(position, stored(position), part, "GREATEST")),
+                StateKind::Minimum { .. } => {
+                    reasons.push(self.lost(position, stored(position), part, "LEAST"))
+                }
+                StateKind::Maximum { .. } => {
+                    reasons.push(self.lost(position, stored(position), part, "GREATEST"))
+                }
                 _ => {}
             }
         }
@@ -419,9 +506,15 @@ impl Plan<'_> {
         if reasons.is_empty() {
             return Expr::Boolean(false);
         }
-        let survives = or_zero(stored(0)).infix("+", Expr::column("g", "s0")).infix(">", zero());
+        let survives = or_zero(stored(0))
+            .infix("+", Expr::column("g", "s0"))
+            .infix(">", zero());
         let any = Expr::Or(reasons);
-        if self.single { any } else { Expr::and(vec![survives, any]) }
+        if self.single {
+            any
+        } else {
+            Expr::and(vec![survives, any])
+        }
     }
 
     /// The extremum may have left: the best value that goes is at least as good as the stored one, and no value that
@@ -430,7 +523,11 @@ impl Plan<'_> {
         let come = Expr::column("g", format!("come{position}"));
         let go = Expr::column("g", format!("go{position}"));
         let at_least_as_good = |a: Expr, b: Expr| {
-            or_false(outcome::equal(better(best, vec![a.clone(), b]), a, &part.ty))
+            or_false(outcome::equal(
+                better(best, vec![a.clone(), b]),
+                a,
+                &part.ty,
+            ))
         };
         Expr::and(vec![
             go.clone().is_not_null(),
@@ -441,11 +538,17 @@ impl Plan<'_> {
 
     /// `again(g, k*, s*)`: the states of the groups in need, evaluated over the new state.
     fn evaluate_again(&self, sources: &Sources) -> Cte {
-        let nullable: Vec<usize> =
-            self.keys().filter(|(_, value)| value.nullable).map(|(position, _)| position).collect();
+        let nullable: Vec<usize> = self
+            .keys()
+            .filter(|(_, value)| value.nullable)
+            .map(|(position, _)| position)
+            .collect();
         let target = |position: usize| Expr::column("t", key(position));
         let branch = |with_nulls: bool| {
-            let row = sql::lower(&self.grouped.input.read_at(At::New, &BTreeSet::new()), sources);
+            let row = sql::lower(
+                &self.grouped.input.read_at(At::New, &BTreeSet::new()),
+                sources,
+            );
             let mut conditions = Vec::new();
             for (position, value) in self.keys() {
                 let mine = sql::scalar(value, &row);
@@ -459,7 +562,10 @@ impl Plan<'_> {
             }
             let mut items = vec![(Expr::column("t", "g"), "g".to_owned())];
             for (position, value) in self.keys() {
-                items.push((Expr::aggregate("any_value", sql::scalar(value, &row)), key(position)));
+                items.push((
+                    Expr::aggregate("any_value", sql::scalar(value, &row)),
+                    key(position),
+                ));
             }
             for (position, part) in self.states() {
                 items.push((evaluate_state(self.grouped, part, &row), state(position)));
@@ -467,9 +573,16 @@ impl Plan<'_> {
             let mut wanted = vec![Expr::column("c", "need")];
             if !nullable.is_empty() {
                 let some_null = Expr::Or(
-                    nullable.iter().map(|position| Expr::column("c", key(*position)).is_null()).collect(),
+                    nullable
+                        .iter()
+                        .map(|position| Expr::column("c", key(*position)).is_null())
+                        .collect(),
                 );
-                wanted.push(if with_nulls { some_null } else { Expr::Not(Box::new(some_null)) });
+                wanted.push(if with_nulls {
+                    some_null
+                } else {
+                    Expr::Not(Box::new(some_null))
+                });
             }
             let groups = Select {
                 items: std::iter::once("g".to_owned())
@@ -480,10 +593,20 @@ impl Plan<'_> {
                 conditions: wanted,
                 ..Select::default()
             };
-            let mut from = vec![From::Select { query: Box::new(groups.into()), alias: "t".into(), lateral: false }];
+            let mut from = vec![From::Select {
+                query: Box::new(groups.into()),
+                alias: "t".into(),
+                lateral: false,
+            }];
             from.extend(row.from);
             conditions.extend(row.conditions);
-            Select { items, from, conditions, group_by: vec![Expr::column("t", "g")], ..Select::default() }
+            Select {
+                items,
+                from,
+                conditions,
+                group_by: vec![Expr::column("t", "g")],
+                ..Select::default()
+            }
         };
         let mut branches = vec![branch(false)];
         if !nullable.is_empty() {
@@ -498,9 +621,10 @@ impl Plan<'_> {
         let recomputes = self.grouped.recomputes();
         let choose = |evaluated: Expr, folded: Option<Expr>| match folded {
             None => evaluated,
-            Some(folded) if again => {
-                Expr::Case(vec![(Expr::column("c", "need"), evaluated)], Box::new(folded))
-            }
+            Some(folded) if again => Expr::Case(
+                vec![(Expr::column("c", "need"), evaluated)],
+                Box::new(folded),
+            ),
             Some(folded) => folded,
         };
         let mut items = vec![(Expr::column("c", "tid"), "tid".to_owned())];
@@ -523,7 +647,10 @@ impl Plan<'_> {
                             Expr::and(vec![Expr::column("c", "goes"), Expr::column("c", "comes")]),
                             Expr::column("c", format!("comek{position}")),
                         ),
-                        (Expr::column("c", "tid").is_not_null(), Expr::column("c", before(stored))),
+                        (
+                            Expr::column("c", "tid").is_not_null(),
+                            Expr::column("c", before(stored)),
+                        ),
                     ],
                     Box::new(change),
                 );
@@ -535,7 +662,9 @@ impl Plan<'_> {
             let evaluated = Expr::column("a", state(position));
             let folded = (!recomputes).then(|| self.fold(position, part));
             let evaluated = match part.kind {
-                StateKind::Rows | StateKind::NonNull { .. } | StateKind::Scales { .. } => or_zero(evaluated),
+                StateKind::Rows | StateKind::NonNull { .. } | StateKind::Scales { .. } => {
+                    or_zero(evaluated)
+                }
                 _ => evaluated,
             };
             items.push((choose(evaluated, folded), state(position)));
@@ -550,7 +679,14 @@ impl Plan<'_> {
         } else {
             from_cte("cur", "c")
         };
-        cte("nxt", Select { items, from: vec![from], ..Select::default() })
+        cte(
+            "nxt",
+            Select {
+                items,
+                from: vec![from],
+                ..Select::default()
+            },
+        )
     }
 
     /// The new value of a state from its stored value and the change.
@@ -560,8 +696,15 @@ impl Plan<'_> {
         let change = |number: usize| Expr::column("c", state(number));
         let added = |number: usize| or_zero(stored(number)).infix("+", or_zero(change(number)));
         match &part.kind {
-            StateKind::Rows | StateKind::NonNull { .. } | StateKind::Scales { .. } => added(position),
-            StateKind::Sum { kind, count, scales, .. } => {
+            StateKind::Rows | StateKind::NonNull { .. } | StateKind::Scales { .. } => {
+                added(position)
+            }
+            StateKind::Sum {
+                kind,
+                count,
+                scales,
+                ..
+            } => {
                 let sum = if *kind == SumKind::Money {
                     let zero = || Expr::Literal("0".into()).cast("pg_catalog.money");
                     Expr::Coalesce(vec![stored(position), zero()])
@@ -570,17 +713,30 @@ impl Plan<'_> {
                     added(position)
                 };
                 let sum = match scales {
-                    Some(scales) => Expr::builtin("round", vec![sum, largest_scale(added(*scales))]),
+                    Some(scales) => {
+                        Expr::builtin("round", vec![sum, largest_scale(added(*scales))])
+                    }
                     None => sum,
                 };
-                Expr::Case(vec![(added(*count).infix("<>", zero()), sum)], Box::new(Expr::Null))
+                Expr::Case(
+                    vec![(added(*count).infix("<>", zero()), sum)],
+                    Box::new(Expr::Null),
+                )
             }
-            StateKind::Minimum { .. } => {
-                better("LEAST", vec![stored(position), Expr::column("c", format!("come{position}"))])
-            }
-            StateKind::Maximum { .. } => {
-                better("GREATEST", vec![stored(position), Expr::column("c", format!("come{position}"))])
-            }
+            StateKind::Minimum { .. } => better(
+                "LEAST",
+                vec![
+                    stored(position),
+                    Expr::column("c", format!("come{position}")),
+                ],
+            ),
+            StateKind::Maximum { .. } => better(
+                "GREATEST",
+                vec![
+                    stored(position),
+                    Expr::column("c", format!("come{position}")),
+                ],
+            ),
             StateKind::Recompute { .. } => Expr::Null,
         }
     }
@@ -588,8 +744,17 @@ impl Plan<'_> {
     /// `fin(tid, n, o*, v*)`: rows that come, go or change.
     fn finish(&self) -> Cte {
         let rows = Expr::column("x", state(0));
-        let alive = || if self.single { Expr::Boolean(true) } else { rows.clone().infix(">", zero()) };
-        let mut items = vec![(Expr::column("x", "tid"), "tid".to_owned()), (rows.clone(), "n".to_owned())];
+        let alive = || {
+            if self.single {
+                Expr::Boolean(true)
+            } else {
+                rows.clone().infix(">", zero())
+            }
+        };
+        let mut items = vec![
+            (Expr::column("x", "tid"), "tid".to_owned()),
+            (rows.clone(), "n".to_owned()),
+        ];
         for (position, column) in self.layout.columns.iter().enumerate() {
             items.push((Expr::column("x", before(position)), before(position)));
             let value = stored_value(
@@ -600,18 +765,31 @@ impl Plan<'_> {
             );
             // A group that vanishes has no values: computing them could fail (1 / count).
             let value = match (&column.role, self.single) {
-                (Role::Computed(_), false) => Expr::Case(vec![(alive(), value)], Box::new(Expr::Null)),
+                (Role::Computed(_), false) => {
+                    Expr::Case(vec![(alive(), value)], Box::new(Expr::Null))
+                }
                 _ => value,
             };
             items.push((value, after(position)));
         }
-        let inner = Select { items, from: vec![from_cte("nxt", "x")], ..Select::default() };
+        let inner = Select {
+            items,
+            from: vec![from_cte("nxt", "x")],
+            ..Select::default()
+        };
         let columns = self.layout.columns.len();
-        let side = |name: fn(usize) -> String| (0..columns).map(|p| Expr::column("y", name(p))).collect::<Vec<_>>();
+        let side = |name: fn(usize) -> String| {
+            (0..columns)
+                .map(|p| Expr::column("y", name(p)))
+                .collect::<Vec<_>>()
+        };
         let changed = outcome::differ(side(before), side(after));
         let tid = || Expr::column("y", "tid");
-        let y_alive =
-            if self.single { Expr::Boolean(true) } else { Expr::column("y", "n").infix(">", zero()) };
+        let y_alive = if self.single {
+            Expr::Boolean(true)
+        } else {
+            Expr::column("y", "n").infix(">", zero())
+        };
         let mut ways = vec![Expr::and(vec![tid().is_null(), y_alive])];
         if !self.single {
             ways.push(Expr::and(vec![
@@ -635,8 +813,14 @@ impl Plan<'_> {
             conditions.push(Expr::Not(Box::new(Expr::Exists(Box::new(needed)))));
         }
         let select = Select {
-            items: names.map(|name| (Expr::column("y", &*name), name)).collect(),
-            from: vec![From::Select { query: Box::new(inner.into()), alias: "y".into(), lateral: false }],
+            items: names
+                .map(|name| (Expr::column("y", &*name), name))
+                .collect(),
+            from: vec![From::Select {
+                query: Box::new(inner.into()),
+                alias: "y".into(),
+                lateral: false,
+            }],
             conditions,
             ..Select::default()
         };
@@ -674,8 +858,17 @@ impl Plan<'_> {
         let visible: Vec<usize> = (0..self.layout.columns.len())
             .filter(|position| self.layout.columns[*position].visible)
             .collect();
-        let side = |name: fn(usize) -> String| visible.iter().map(|p| Expr::column("x", name(*p))).collect::<Vec<_>>();
-        let alive = if self.single { Expr::Boolean(true) } else { Expr::column("x", "n").infix(">", zero()) };
+        let side = |name: fn(usize) -> String| {
+            visible
+                .iter()
+                .map(|p| Expr::column("x", name(*p)))
+                .collect::<Vec<_>>()
+        };
+        let alive = if self.single {
+            Expr::Boolean(true)
+        } else {
+            Expr::column("x", "n").infix(">", zero())
+        };
         let had = Expr::column("x", "tid").is_not_null();
         let differs = outcome::differ(side(before), side(after));
         let unmatched = Expr::column("x", "tid").is_null();
@@ -694,7 +887,10 @@ impl Plan<'_> {
         outcome::write_output(
             target,
             visible.len(),
-            vec![(Expr::Integer(-1), side(before), gone), (Expr::Integer(1), side(after), come)],
+            vec![
+                (Expr::Integer(-1), side(before), gone),
+                (Expr::Integer(1), side(after), come),
+            ],
         )
     }
 }

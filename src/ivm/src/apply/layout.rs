@@ -51,15 +51,30 @@ pub enum StateKind {
     /// Rows of the group.
     Rows,
     /// Rows for which the input (argument under filter) is not null.
-    NonNull { input: usize },
+    NonNull {
+        input: usize,
+    },
     /// Sum of the input, NULL while `count` (a `Rows` or `NonNull` state) is zero.
-    Sum { input: usize, kind: SumKind, count: usize, scales: Option<usize> },
+    Sum {
+        input: usize,
+        kind: SumKind,
+        count: usize,
+        scales: Option<usize>,
+    },
     /// Sum over the input of 10^(12 * scale): one group of 12 digits counts the live inputs of each scale.
-    Scales { input: usize },
-    Minimum { input: usize },
-    Maximum { input: usize },
+    Scales {
+        input: usize,
+    },
+    Minimum {
+        input: usize,
+    },
+    Maximum {
+        input: usize,
+    },
     /// No law: the call is evaluated again over the group.
-    Recompute { call: Scalar },
+    Recompute {
+        call: Scalar,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,9 +137,16 @@ impl Layout {
     /// The layout of a query whose root is linear, or an aggregate with at most a projection above it.
     pub fn of(query: &Query) -> Layout {
         match &query.root {
-            Rel::Aggregate { input, keys, calls } => Layout::grouped(query, input, keys, calls, None),
-            Rel::Project { input: below, columns } => match &**below {
-                Rel::Aggregate { input, keys, calls } => Layout::grouped(query, input, keys, calls, Some(columns)),
+            Rel::Aggregate { input, keys, calls } => {
+                Layout::grouped(query, input, keys, calls, None)
+            }
+            Rel::Project {
+                input: below,
+                columns,
+            } => match &**below {
+                Rel::Aggregate { input, keys, calls } => {
+                    Layout::grouped(query, input, keys, calls, Some(columns))
+                }
                 _ => Layout::partitioned(query).unwrap_or_else(|| Layout::linear(query)),
             },
             _ => Layout::partitioned(query).unwrap_or_else(|| Layout::linear(query)),
@@ -139,7 +161,11 @@ impl Layout {
         let mut names = Vec::new();
         for (position, (id, key)) in keys.iter().enumerate() {
             let shown = key.as_column().and_then(|base| {
-                query.output.iter().find(|column| origin(&query.root, column.id) == base).map(|column| column.name.clone())
+                query
+                    .output
+                    .iter()
+                    .find(|column| origin(&query.root, column.id) == base)
+                    .map(|column| column.name.clone())
             });
             let name = shown.unwrap_or_else(|| {
                 let name = format!("__pgt_part_{position}");
@@ -153,19 +179,30 @@ impl Layout {
             });
             names.push(name);
         }
-        Some(Layout { columns, identity: Identity::Partition(names), grouped: None })
+        Some(Layout {
+            columns,
+            identity: Identity::Partition(names),
+            grouped: None,
+        })
     }
 
     /// The layout of a result known only by its columns: a bag.
     pub fn opaque(output: &[OutputColumn]) -> Layout {
-        Layout { columns: visible_columns(output), identity: Identity::Bag, grouped: None }
+        Layout {
+            columns: visible_columns(output),
+            identity: Identity::Bag,
+            grouped: None,
+        }
     }
 
     fn linear(query: &Query) -> Layout {
         let stored: BTreeSet<ColId> = query.output.iter().map(|column| column.id).collect();
         let comparable = |key: &BTreeSet<ColId>| {
             key.iter().all(|id| {
-                query.output.iter().any(|column| column.id == *id && column.ty.equality.is_some())
+                query
+                    .output
+                    .iter()
+                    .any(|column| column.id == *id && column.ty.equality.is_some())
             })
         };
         let identity = match facts::minimal_key(&query.root, &stored) {
@@ -177,7 +214,11 @@ impl Layout {
             ),
             _ => Identity::Bag,
         };
-        Layout { columns: visible_columns(&query.output), identity, grouped: None }
+        Layout {
+            columns: visible_columns(&query.output),
+            identity,
+            grouped: None,
+        }
     }
 
     fn grouped(
@@ -204,12 +245,21 @@ impl Layout {
                     .unwrap_or_else(|| Scalar::column(output.id, output.ty.clone(), true)),
                 None => Scalar::column(output.id, output.ty.clone(), true),
             };
-            let stored = |role: &Role| columns.iter().any(|column: &StoredColumn| column.role == *role);
+            let stored = |role: &Role| {
+                columns
+                    .iter()
+                    .any(|column: &StoredColumn| column.role == *role)
+            };
             let mut role = grouped.role(&value);
             if !matches!(role, Role::Computed(_)) && stored(&role) {
                 role = Role::Computed(value);
             }
-            columns.push(StoredColumn { name: output.name.clone(), ty: output.ty.clone(), role, visible: true });
+            columns.push(StoredColumn {
+                name: output.name.clone(),
+                ty: output.ty.clone(),
+                role,
+                visible: true,
+            });
         }
         let taken: BTreeSet<String> = columns.iter().map(|column| column.name.clone()).collect();
         let hidden = |base: String| {
@@ -222,7 +272,10 @@ impl Layout {
             name
         };
         for (position, (_, key)) in grouped.keys.iter().enumerate() {
-            if !columns.iter().any(|column| column.role == Role::Key(position)) {
+            if !columns
+                .iter()
+                .any(|column| column.role == Role::Key(position))
+            {
                 columns.push(StoredColumn {
                     name: hidden(format!("__pgt_key_{position}")),
                     ty: key.ty.clone(),
@@ -232,7 +285,10 @@ impl Layout {
             }
         }
         for (position, state) in grouped.states.iter().enumerate() {
-            if !columns.iter().any(|column| column.role == Role::State(position)) {
+            if !columns
+                .iter()
+                .any(|column| column.role == Role::State(position))
+            {
                 columns.push(StoredColumn {
                     name: hidden(state.hidden_name(position)),
                     ty: state.ty.clone(),
@@ -242,17 +298,29 @@ impl Layout {
             }
         }
         let key_names: Vec<String> = (0..grouped.keys.len())
-            .filter_map(|position| columns.iter().find(|column| column.role == Role::Key(position)))
+            .filter_map(|position| {
+                columns
+                    .iter()
+                    .find(|column| column.role == Role::Key(position))
+            })
             .map(|column| column.name.clone())
             .collect();
         let identity = if key_names.is_empty() {
             Identity::Single
-        } else if grouped.keys.iter().all(|(_, key)| !key.nullable && key.ty.equality.is_some()) {
+        } else if grouped
+            .keys
+            .iter()
+            .all(|(_, key)| !key.nullable && key.ty.equality.is_some())
+        {
             Identity::Key(key_names)
         } else {
             Identity::Group(key_names)
         };
-        Layout { columns, identity, grouped: Some(grouped) }
+        Layout {
+            columns,
+            identity,
+            grouped: Some(grouped),
+        }
     }
 
     /// The stored column with this role.
@@ -284,7 +352,11 @@ fn origin(rel: &Rel, id: ColId) -> ColId {
     match rel {
         Rel::Filter { input, .. } => origin(input, id),
         Rel::Project { input, columns } => {
-            match columns.iter().find(|(known, _)| *known == id).and_then(|(_, scalar)| scalar.as_column()) {
+            match columns
+                .iter()
+                .find(|(known, _)| *known == id)
+                .and_then(|(_, scalar)| scalar.as_column())
+            {
                 Some(below) => origin(input, below),
                 None => id,
             }
@@ -327,8 +399,11 @@ impl Grouped {
             if let Some(position) = self.keys.iter().position(|(key, _)| *key == id) {
                 return Role::Key(position);
             }
-            if let Some(state) =
-                self.calls.get(&id).and_then(Scalar::as_column).and_then(column_state)
+            if let Some(state) = self
+                .calls
+                .get(&id)
+                .and_then(Scalar::as_column)
+                .and_then(column_state)
             {
                 return Role::State(state);
             }
@@ -338,7 +413,9 @@ impl Grouped {
 
     /// Some state has no law, so a touched group is always evaluated again.
     pub fn recomputes(&self) -> bool {
-        self.states.iter().any(|state| matches!(state.kind, StateKind::Recompute { .. }))
+        self.states
+            .iter()
+            .any(|state| matches!(state.kind, StateKind::Recompute { .. }))
     }
 
     /// Some state may turn out not to be foldable for a particular change, so a part of the groups may have to be
@@ -350,7 +427,10 @@ impl Grouped {
                     state.kind,
                     StateKind::Minimum { .. }
                         | StateKind::Maximum { .. }
-                        | StateKind::Sum { kind: SumKind::FixedNumeric(_) | SumKind::FreeNumeric, .. }
+                        | StateKind::Sum {
+                            kind: SumKind::FixedNumeric(_) | SumKind::FreeNumeric,
+                            ..
+                        }
                 )
             })
     }
@@ -358,10 +438,12 @@ impl Grouped {
     /// Folding needs to know which inputs really came and went, not only their weighted sum.
     pub fn needs_net_inputs(&self) -> bool {
         self.keys.iter().any(|(_, key)| !key.ty.bitwise)
-            || self
-                .states
-                .iter()
-                .any(|state| matches!(state.kind, StateKind::Minimum { .. } | StateKind::Maximum { .. }))
+            || self.states.iter().any(|state| {
+                matches!(
+                    state.kind,
+                    StateKind::Minimum { .. } | StateKind::Maximum { .. }
+                )
+            })
     }
 }
 
@@ -376,27 +458,39 @@ impl GroupedBuilder {
                 input: input.clone(),
                 keys: keys.to_vec(),
                 inputs: vec![],
-                states: vec![State { kind: StateKind::Rows, ty: builtin("int8") }],
+                states: vec![State {
+                    kind: StateKind::Rows,
+                    ty: builtin("int8"),
+                }],
                 calls: BTreeMap::new(),
             },
         }
     }
 
     fn input(&mut self, argument: Option<&Scalar>, filter: Option<&Scalar>) -> usize {
-        let input = Input { argument: argument.cloned(), filter: filter.cloned() };
+        let input = Input {
+            argument: argument.cloned(),
+            filter: filter.cloned(),
+        };
         let inputs = &mut self.grouped.inputs;
-        inputs.iter().position(|known| *known == input).unwrap_or_else(|| {
-            inputs.push(input);
-            inputs.len() - 1
-        })
+        inputs
+            .iter()
+            .position(|known| *known == input)
+            .unwrap_or_else(|| {
+                inputs.push(input);
+                inputs.len() - 1
+            })
     }
 
     fn state(&mut self, kind: StateKind, ty: Type) -> usize {
         let states = &mut self.grouped.states;
-        states.iter().position(|known| known.kind == kind).unwrap_or_else(|| {
-            states.push(State { kind, ty });
-            states.len() - 1
-        })
+        states
+            .iter()
+            .position(|known| known.kind == kind)
+            .unwrap_or_else(|| {
+                states.push(State { kind, ty });
+                states.len() - 1
+            })
     }
 
     /// The state counting the rows whose input is not null.
@@ -420,7 +514,15 @@ impl GroupedBuilder {
             SumKind::Money => builtin("money"),
             _ => builtin("numeric"),
         };
-        self.state(StateKind::Sum { input, kind, count, scales }, ty)
+        self.state(
+            StateKind::Sum {
+                input,
+                kind,
+                count,
+                scales,
+            },
+            ty,
+        )
     }
 
     /// The call's value over state pseudo-columns.
@@ -457,7 +559,9 @@ impl GroupedBuilder {
                 whole(self.state(StateKind::Maximum { input }, call.call.ty.clone()))
             }
             AggregateKind::Recompute => {
-                let kind = StateKind::Recompute { call: call.call.clone() };
+                let kind = StateKind::Recompute {
+                    call: call.call.clone(),
+                };
                 whole(self.state(kind, call.call.ty.clone()))
             }
         }

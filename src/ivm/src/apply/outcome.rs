@@ -9,15 +9,26 @@ use crate::sql::{self, param};
 pub(super) const DONE: &str = "done";
 
 pub(super) fn cte(name: &str, query: impl Into<Query>) -> Cte {
-    Cte { name: name.to_owned(), materialized: true, body: CteBody::Query(query.into()) }
+    Cte {
+        name: name.to_owned(),
+        materialized: true,
+        body: CteBody::Query(query.into()),
+    }
 }
 
 pub(super) fn modify(name: &str, body: CteBody) -> Cte {
-    Cte { name: name.to_owned(), materialized: false, body }
+    Cte {
+        name: name.to_owned(),
+        materialized: false,
+        body,
+    }
 }
 
 pub(super) fn from_cte(name: &str, alias: &str) -> From {
-    From::Cte { name: name.to_owned(), alias: alias.to_owned() }
+    From::Cte {
+        name: name.to_owned(),
+        alias: alias.to_owned(),
+    }
 }
 
 /// The result row of a statement, collected CTE by CTE: each is read once, whatever is counted in it.
@@ -36,16 +47,23 @@ pub(super) struct Outcome {
 impl Outcome {
     /// A value aggregated over the rows (alias `x`) of a CTE.
     pub(super) fn of(&mut self, cte: &str, value: Expr) -> Expr {
-        let position = self.counted.iter().position(|(known, _)| known == cte).unwrap_or_else(|| {
-            self.counted.push((cte.to_owned(), vec![]));
-            self.counted.len() - 1
-        });
+        let position = self
+            .counted
+            .iter()
+            .position(|(known, _)| known == cte)
+            .unwrap_or_else(|| {
+                self.counted.push((cte.to_owned(), vec![]));
+                self.counted.len() - 1
+            });
         let values = &mut self.counted[position].1;
-        let number = values.iter().position(|(known, _)| *known == value).unwrap_or_else(|| {
-            let name = format!("n{}", values.len());
-            values.push((value, name));
-            values.len() - 1
-        });
+        let number = values
+            .iter()
+            .position(|(known, _)| *known == value)
+            .unwrap_or_else(|| {
+                let name = format!("n{}", values.len());
+                values.push((value, name));
+                values.len() - 1
+            });
         Expr::column(&format!("z{position}"), format!("n{number}"))
     }
 
@@ -66,21 +84,44 @@ impl Outcome {
             (self.inserted.unwrap_or_else(zero), "inserted".to_owned()),
             (self.updated.unwrap_or_else(zero), "updated".to_owned()),
             (self.deleted.unwrap_or_else(zero), "deleted".to_owned()),
-            (self.delta_rows.unwrap_or_else(zero), "delta_rows".to_owned()),
-            (self.drift.unwrap_or(Expr::Boolean(false)), "drift".to_owned()),
-            (self.again.unwrap_or(Expr::Boolean(false)), "again".to_owned()),
+            (
+                self.delta_rows.unwrap_or_else(zero),
+                "delta_rows".to_owned(),
+            ),
+            (
+                self.drift.unwrap_or(Expr::Boolean(false)),
+                "drift".to_owned(),
+            ),
+            (
+                self.again.unwrap_or(Expr::Boolean(false)),
+                "again".to_owned(),
+            ),
         ];
         let from = self
             .counted
             .into_iter()
             .enumerate()
             .map(|(position, (cte, items))| From::Select {
-                query: Box::new(Select { items, from: vec![from_cte(&cte, "x")], ..Select::default() }.into()),
+                query: Box::new(
+                    Select {
+                        items,
+                        from: vec![from_cte(&cte, "x")],
+                        ..Select::default()
+                    }
+                    .into(),
+                ),
                 alias: format!("z{position}"),
                 lateral: false,
             })
             .collect();
-        CteBody::Query(Select { items, from, ..Select::default() }.into())
+        CteBody::Query(
+            Select {
+                items,
+                from,
+                ..Select::default()
+            }
+            .into(),
+        )
     }
 }
 
@@ -106,25 +147,43 @@ pub(super) fn identify(layout: &Layout, stored: &str, other: &dyn Fn(&str) -> Ex
         names
             .iter()
             .filter_map(|name| layout.column_named(name))
-            .map(|column| (Expr::column(stored, &column.name), other(&column.name), column.ty.clone()))
+            .map(|column| {
+                (
+                    Expr::column(stored, &column.name),
+                    other(&column.name),
+                    column.ty.clone(),
+                )
+            })
             .collect::<Vec<_>>()
     };
     match &layout.identity {
         Identity::Single => Expr::Boolean(true),
-        Identity::Key(names) => {
-            Expr::and(pairs(names).into_iter().map(|(a, b, ty)| equal(a, b, &ty)).collect())
-        }
+        Identity::Key(names) => Expr::and(
+            pairs(names)
+                .into_iter()
+                .map(|(a, b, ty)| equal(a, b, &ty))
+                .collect(),
+        ),
         Identity::Group(names) | Identity::Partition(names) => {
             let pairs = pairs(names);
-            let hashed: Vec<_> = pairs.iter().filter(|(_, _, ty)| ty.hashable).cloned().collect();
-            let hash = sql::row_hash(hashed.iter().map(|(a, _, _)| a.clone()).collect())
-                .infix("=", sql::row_hash(hashed.iter().map(|(_, b, _)| b.clone()).collect()));
+            let hashed: Vec<_> = pairs
+                .iter()
+                .filter(|(_, _, ty)| ty.hashable)
+                .cloned()
+                .collect();
+            let hash = sql::row_hash(hashed.iter().map(|(a, _, _)| a.clone()).collect()).infix(
+                "=",
+                sql::row_hash(hashed.iter().map(|(_, b, _)| b.clone()).collect()),
+            );
             let confirmed = pairs.into_iter().map(|(a, b, ty)| not_distinct(a, b, &ty));
             Expr::and(std::iter::once(hash).chain(confirmed).collect())
         }
         Identity::Bag => {
             let names: Vec<&String> = layout.columns.iter().map(|column| &column.name).collect();
-            let stored: Vec<Expr> = names.iter().map(|name| Expr::column(stored, name.as_str())).collect();
+            let stored: Vec<Expr> = names
+                .iter()
+                .map(|name| Expr::column(stored, name.as_str()))
+                .collect();
             let others: Vec<Expr> = names.iter().map(|name| other(name)).collect();
             Expr::and(vec![
                 sql::image_hash(stored.clone()).infix("=", sql::image_hash(others.clone())),
@@ -143,7 +202,11 @@ pub(super) fn output_columns(count: usize) -> Vec<String> {
 }
 
 /// `INSERT INTO output SELECT $version, weight, columns FROM ..`, branch by branch; none if nobody reads it.
-pub(super) fn write_output(target: &Target, columns: usize, branches: Vec<(Expr, Vec<Expr>, Select)>) -> Option<Cte> {
+pub(super) fn write_output(
+    target: &Target,
+    columns: usize,
+    branches: Vec<(Expr, Vec<Expr>, Select)>,
+) -> Option<Cte> {
     let table = target.output.clone()?;
     let names = output_columns(columns);
     let branches = branches
@@ -159,7 +222,12 @@ pub(super) fn write_output(target: &Target, columns: usize, branches: Vec<(Expr,
         .collect();
     Some(modify(
         "output",
-        CteBody::Insert { table, columns: names, query: Query { branches }, returning: vec![] },
+        CteBody::Insert {
+            table,
+            columns: names,
+            query: Query { branches },
+            returning: vec![],
+        },
     ))
 }
 

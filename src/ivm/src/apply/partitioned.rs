@@ -28,14 +28,26 @@ pub(super) fn differential(
     ctes.push(touched(inputs(&query.root), sources, change));
     let row = sql::lower_touched(&query.root, sources, TOUCHED);
     ctes.push(cte("q", full::stored_columns(row, layout)));
-    ctes.extend(full::bag_difference(layout, target, stored_partitions(layout, target)));
+    ctes.extend(full::bag_difference(
+        layout,
+        target,
+        stored_partitions(layout, target),
+    ));
     let mut outcome = Outcome::default();
-    let delta_rows =
-        change.dirty.iter().map(|id| outcome.count(&sql::delta_name(*id), None)).collect::<Vec<_>>();
-    outcome.delta_rows = delta_rows.into_iter().reduce(|sum, rows| sum.infix("+", rows));
+    let delta_rows = change
+        .dirty
+        .iter()
+        .map(|id| outcome.count(&sql::delta_name(*id), None))
+        .collect::<Vec<_>>();
+    outcome.delta_rows = delta_rows
+        .into_iter()
+        .reduce(|sum, rows| sum.infix("+", rows));
     outcome.inserted = Some(outcome.count("come", None));
     outcome.deleted = Some(outcome.count("gone", None));
-    Statement { ctes, body: outcome.select() }
+    Statement {
+        ctes,
+        body: outcome.select(),
+    }
 }
 
 /// The inputs of the partitioned operator under a chain of filters and projections.
@@ -56,22 +68,31 @@ fn touched(inputs: &[PartitionInput], sources: &Sources, change: &Change) -> Cte
     let branches = inputs
         .iter()
         .flat_map(|input| {
-            delta::terms(&input.rel, &change.dirty).into_iter().map(|term| {
-                let row = sql::lower(&term, sources);
-                let items = input
-                    .keys
-                    .iter()
-                    .enumerate()
-                    .map(|(position, value)| (sql::scalar(value, &row), key(position)))
-                    .collect();
-                row.select(items)
-            })
+            delta::terms(&input.rel, &change.dirty)
+                .into_iter()
+                .map(|term| {
+                    let row = sql::lower(&term, sources);
+                    let items = input
+                        .keys
+                        .iter()
+                        .enumerate()
+                        .map(|(position, value)| (sql::scalar(value, &row), key(position)))
+                        .collect();
+                    row.select(items)
+                })
         })
         .collect();
     let width = inputs.first().map_or(0, |input| input.keys.len());
-    let columns: Vec<Expr> = (0..width).map(|position| Expr::column("r", key(position))).collect();
+    let columns: Vec<Expr> = (0..width)
+        .map(|position| Expr::column("r", key(position)))
+        .collect();
     let select = Select {
-        items: columns.iter().cloned().enumerate().map(|(position, column)| (column, key(position))).collect(),
+        items: columns
+            .iter()
+            .cloned()
+            .enumerate()
+            .map(|(position, column)| (column, key(position)))
+            .collect(),
         from: vec![From::Select {
             query: Box::new(sql::union_all(branches)),
             alias: "r".into(),
@@ -90,13 +111,23 @@ fn stored_partitions(layout: &Layout, target: &Target) -> From {
         _ => &[],
     };
     let on = outcome::identify(layout, "s", &|name| {
-        let position = names.iter().position(|known| known == name).unwrap_or_default();
+        let position = names
+            .iter()
+            .position(|known| known == name)
+            .unwrap_or_default();
         Expr::column("t", key(position))
     });
     From::Join {
-        left: Box::new(From::Cte { name: TOUCHED.to_owned(), alias: "t".into() }),
+        left: Box::new(From::Cte {
+            name: TOUCHED.to_owned(),
+            alias: "t".into(),
+        }),
         kind: JoinKind::Inner,
-        right: Box::new(From::Table { name: target.table.clone(), alias: "s".into(), only: true }),
+        right: Box::new(From::Table {
+            name: target.table.clone(),
+            alias: "s".into(),
+            only: true,
+        }),
         on,
     }
 }

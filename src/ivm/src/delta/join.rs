@@ -23,7 +23,10 @@ pub(super) fn inner(inputs: &[Rel], conditions: &[Scalar], dirty: &BTreeSet<Sour
                     std::cmp::Ordering::Greater => input.read_at(At::Old, dirty),
                 })
                 .collect();
-            all.push(Rel::Join { inputs: joined, conditions: conditions.to_vec() });
+            all.push(Rel::Join {
+                inputs: joined,
+                conditions: conditions.to_vec(),
+            });
         }
     }
     all

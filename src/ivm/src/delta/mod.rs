@@ -30,7 +30,9 @@ pub fn terms(rel: &Rel, dirty: &BTreeSet<SourceId>) -> Vec<Rel> {
         Rel::Join { inputs, conditions } => join::inner(inputs, conditions, dirty),
         Rel::UnionAll { inputs, columns } => union::all(inputs, columns, dirty),
         // Cut off by `rewrite::stages`; reading it whole would be wrong, so no term claims to describe it.
-        Rel::Aggregate { .. } | Rel::Partitioned { .. } => unreachable!("a stateful operator below the root of a plan"),
+        Rel::Aggregate { .. } | Rel::Partitioned { .. } => {
+            unreachable!("a stateful operator below the root of a plan")
+        }
     }
 }
 

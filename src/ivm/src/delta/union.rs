@@ -16,7 +16,10 @@ pub(super) fn all(
         .flat_map(|(input, from)| {
             terms(input, dirty)
                 .into_iter()
-                .map(move |term| Rel::UnionAll { inputs: vec![(term, from.clone())], columns: columns.to_vec() })
+                .map(move |term| Rel::UnionAll {
+                    inputs: vec![(term, from.clone())],
+                    columns: columns.to_vec(),
+                })
         })
         .collect()
 }

@@ -17,7 +17,8 @@ pub fn keys(rel: &Rel) -> Vec<BTreeSet<ColId>> {
         Rel::Scan(scan) => scan.keys.clone(),
         Rel::Filter { input, conditions } => {
             let found = keys(input);
-            let closure = Dependencies::new(std::slice::from_ref(&**input), &[found.clone()], conditions);
+            let closure =
+                Dependencies::new(std::slice::from_ref(&**input), &[found.clone()], conditions);
             reduce_all(found, &closure)
         }
         Rel::Project { input, columns } => {
@@ -38,7 +39,11 @@ pub fn keys(rel: &Rel) -> Vec<BTreeSet<ColId>> {
             for options in &below {
                 combined = combined
                     .iter()
-                    .flat_map(|left| options.iter().map(move |right| left.union(right).copied().collect()))
+                    .flat_map(|left| {
+                        options
+                            .iter()
+                            .map(move |right| left.union(right).copied().collect())
+                    })
                     .take(MOST_KEYS)
                     .collect();
             }
@@ -59,7 +64,9 @@ pub fn keys(rel: &Rel) -> Vec<BTreeSet<ColId>> {
 
 /// A semi or anti join keeps the keys of its first input, and so does a left join to at most one row.
 fn partitioned(inputs: &[PartitionInput], body: &Body) -> Vec<BTreeSet<ColId>> {
-    let [first, second] = inputs else { return vec![] };
+    let [first, second] = inputs else {
+        return vec![];
+    };
     match body {
         Body::Match { .. } => keys(&first.rel),
         Body::Outer { full: false, on } => {
@@ -72,7 +79,11 @@ fn partitioned(inputs: &[PartitionInput], body: &Body) -> Vec<BTreeSet<ColId>> {
                     _ => None,
                 })
                 .collect();
-            if keys(&second.rel).iter().any(|key| key.is_subset(&matched)) { keys(&first.rel) } else { vec![] }
+            if keys(&second.rel).iter().any(|key| key.is_subset(&matched)) {
+                keys(&first.rel)
+            } else {
+                vec![]
+            }
         }
         Body::Outer { full: true, .. } | Body::SetOperation { .. } => vec![],
     }
@@ -80,7 +91,10 @@ fn partitioned(inputs: &[PartitionInput], body: &Body) -> Vec<BTreeSet<ColId>> {
 
 /// The smallest key whose columns are all in `stored`.
 pub fn minimal_key(rel: &Rel, stored: &BTreeSet<ColId>) -> Option<BTreeSet<ColId>> {
-    keys(rel).into_iter().filter(|key| key.is_subset(stored)).min_by_key(BTreeSet::len)
+    keys(rel)
+        .into_iter()
+        .filter(|key| key.is_subset(stored))
+        .min_by_key(BTreeSet::len)
 }
 
 struct Dependencies {
@@ -126,7 +140,10 @@ impl Dependencies {
 
 /// Each candidate with every column dropped that the remaining ones determine. Several orders of dropping are tried,
 /// because which columns of an equality survive decides whether the key is among the stored columns.
-fn reduce_all(candidates: Vec<BTreeSet<ColId>>, dependencies: &Dependencies) -> Vec<BTreeSet<ColId>> {
+fn reduce_all(
+    candidates: Vec<BTreeSet<ColId>>,
+    dependencies: &Dependencies,
+) -> Vec<BTreeSet<ColId>> {
     let mut found: Vec<BTreeSet<ColId>> = Vec::new();
     for candidate in candidates {
         let ascending: Vec<ColId> = candidate.iter().copied().collect();
@@ -154,7 +171,9 @@ fn reduce_all(candidates: Vec<BTreeSet<ColId>>, dependencies: &Dependencies) -> 
 fn equal_variants(key: &BTreeSet<ColId>, dependencies: &Dependencies) -> Vec<BTreeSet<ColId>> {
     let mut variants = vec![key.clone()];
     for (from, to) in &dependencies.rules {
-        let (Some(a), Some(b)) = (from.first(), to.first()) else { continue };
+        let (Some(a), Some(b)) = (from.first(), to.first()) else {
+            continue;
+        };
         if from.len() == 1 && to.len() == 1 && key.contains(a) && !key.contains(b) {
             let mut variant = key.clone();
             variant.remove(a);
@@ -196,13 +215,21 @@ mod tests {
                     nullable: false,
                 })
                 .collect(),
-            keys: if key.is_empty() { vec![] } else { vec![key.iter().map(|id| ColId(*id)).collect()] },
+            keys: if key.is_empty() {
+                vec![]
+            } else {
+                vec![key.iter().map(|id| ColId(*id)).collect()]
+            },
         })
     }
 
     fn equal(a: u32, b: u32) -> Scalar {
         Scalar {
-            pieces: vec![Piece::Column(ColId(a)), Piece::Text(" = ".into()), Piece::Column(ColId(b))],
+            pieces: vec![
+                Piece::Column(ColId(a)),
+                Piece::Text(" = ".into()),
+                Piece::Column(ColId(b)),
+            ],
             ty: int(),
             nullable: false,
             shape: Shape::Equal(ColId(a), ColId(b)),

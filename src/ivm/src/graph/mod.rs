@@ -38,15 +38,28 @@ impl Graph {
         let mut waiting: BTreeMap<i64, usize> = self
             .index
             .iter()
-            .map(|(id, node)| (*id, self.graph.neighbors_directed(*node, Direction::Incoming).count()))
+            .map(|(id, node)| {
+                (
+                    *id,
+                    self.graph
+                        .neighbors_directed(*node, Direction::Incoming)
+                        .count(),
+                )
+            })
             .collect();
         let mut sorted = Vec::with_capacity(waiting.len());
-        let mut ready: std::collections::BTreeSet<i64> =
-            waiting.iter().filter(|(_, count)| **count == 0).map(|(id, _)| *id).collect();
+        let mut ready: std::collections::BTreeSet<i64> = waiting
+            .iter()
+            .filter(|(_, count)| **count == 0)
+            .map(|(id, _)| *id)
+            .collect();
         while let Some(id) = ready.pop_first() {
             waiting.remove(&id);
             sorted.push(id);
-            for reader in self.graph.neighbors_directed(self.index[&id], Direction::Outgoing) {
+            for reader in self
+                .graph
+                .neighbors_directed(self.index[&id], Direction::Outgoing)
+            {
                 let reader = self.graph[reader];
                 if let Some(count) = waiting.get_mut(&reader) {
                     *count -= 1;
@@ -75,14 +88,20 @@ impl Graph {
     /// A path from `from` to `to` along edges, both included, if there is one.
     pub fn path(&self, from: i64, to: i64) -> Option<Vec<i64>> {
         let (start, goal) = (*self.index.get(&from)?, *self.index.get(&to)?);
-        let (_, path) = petgraph::algo::astar(&self.graph, start, |node| node == goal, |_| 1u32, |_| 0)?;
+        let (_, path) =
+            petgraph::algo::astar(&self.graph, start, |node| node == goal, |_| 1u32, |_| 0)?;
         Some(path.into_iter().map(|node| self.graph[node]).collect())
     }
 
     fn neighbours(&self, id: i64, direction: Direction) -> Vec<i64> {
-        let Some(node) = self.index.get(&id) else { return vec![] };
-        let mut found: Vec<i64> =
-            self.graph.neighbors_directed(*node, direction).map(|node| self.graph[node]).collect();
+        let Some(node) = self.index.get(&id) else {
+            return vec![];
+        };
+        let mut found: Vec<i64> = self
+            .graph
+            .neighbors_directed(*node, direction)
+            .map(|node| self.graph[node])
+            .collect();
         found.sort_unstable();
         found
     }
@@ -90,7 +109,9 @@ impl Graph {
     fn cycle(&self) -> Cycle {
         for component in petgraph::algo::tarjan_scc(&self.graph) {
             let looped = component.len() > 1
-                || component.iter().any(|node| self.graph.find_edge(*node, *node).is_some());
+                || component
+                    .iter()
+                    .any(|node| self.graph.find_edge(*node, *node).is_some());
             if let (true, Some(first)) = (looped, component.first()) {
                 let first = self.graph[*first];
                 for next in self.downstream(first) {
@@ -125,7 +146,9 @@ mod tests {
         graph.add_edge(1, 2);
         graph.add_edge(2, 3);
         graph.add_edge(3, 1);
-        let Err(Cycle(path)) = graph.sorted() else { panic!("no cycle found") };
+        let Err(Cycle(path)) = graph.sorted() else {
+            panic!("no cycle found")
+        };
         assert_eq!(path.len(), 4);
         assert_eq!(path.first(), path.last());
     }

@@ -106,7 +106,11 @@ pub enum Body {
     /// Rows of the first input for which the second has (or has not) a row satisfying `on`.
     Match { present: bool, on: Vec<Scalar> },
     /// `A INTERSECT B` or `A EXCEPT B`, with or without ALL. Each column comes from one column of each input.
-    SetOperation { kind: SetKind, all: bool, columns: Vec<(ColId, Type, [ColId; 2])> },
+    SetOperation {
+        kind: SetKind,
+        all: bool,
+        columns: Vec<(ColId, Type, [ColId; 2])>,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,26 +124,52 @@ pub enum SetKind {
 pub enum Rel {
     Scan(Scan),
     /// The rows for which every condition is true.
-    Filter { input: Box<Rel>, conditions: Vec<Scalar> },
+    Filter {
+        input: Box<Rel>,
+        conditions: Vec<Scalar>,
+    },
     /// Exactly the columns listed, each computed from the input.
-    Project { input: Box<Rel>, columns: Vec<(ColId, Scalar)> },
+    Project {
+        input: Box<Rel>,
+        columns: Vec<(ColId, Scalar)>,
+    },
     /// Inner join of all inputs under all conditions; none is a cross join.
-    Join { inputs: Vec<Rel>, conditions: Vec<Scalar> },
+    Join {
+        inputs: Vec<Rel>,
+        conditions: Vec<Scalar>,
+    },
     /// Bag union. `columns[i]` is taken from `inputs[k].1[i]`, a column of that input.
-    UnionAll { inputs: Vec<(Rel, Vec<ColId>)>, columns: Vec<(ColId, Type)> },
+    UnionAll {
+        inputs: Vec<(Rel, Vec<ColId>)>,
+        columns: Vec<(ColId, Type)>,
+    },
     /// One row per distinct combination of keys; with no keys exactly one row. No calls: DISTINCT.
-    Aggregate { input: Box<Rel>, keys: Vec<(ColId, Scalar)>, calls: Vec<(ColId, AggregateCall)> },
+    Aggregate {
+        input: Box<Rel>,
+        keys: Vec<(ColId, Scalar)>,
+        calls: Vec<(ColId, AggregateCall)>,
+    },
     /// An operator whose result falls apart into partitions: rows of a partition depend on the rows of the inputs with the
     /// same key values and on nothing else. `keys` are the key values of a result row.
-    Partitioned { inputs: Vec<PartitionInput>, keys: Vec<(ColId, Scalar)>, body: Body },
+    Partitioned {
+        inputs: Vec<PartitionInput>,
+        keys: Vec<(ColId, Scalar)>,
+        body: Body,
+    },
 }
 
 impl Body {
     /// The columns of the result, without the partition keys.
     fn columns(&self, inputs: &[PartitionInput]) -> BTreeSet<ColId> {
         match self {
-            Body::Outer { .. } => inputs.iter().flat_map(|input| input.rel.columns()).collect(),
-            Body::Match { .. } => inputs.first().map(|input| input.rel.columns()).unwrap_or_default(),
+            Body::Outer { .. } => inputs
+                .iter()
+                .flat_map(|input| input.rel.columns())
+                .collect(),
+            Body::Match { .. } => inputs
+                .first()
+                .map(|input| input.rel.columns())
+                .unwrap_or_default(),
             Body::SetOperation { columns, .. } => columns.iter().map(|(id, _, _)| *id).collect(),
         }
     }
@@ -155,18 +185,27 @@ impl Body {
                         .rel
                         .column_types()
                         .into_iter()
-                        .map(move |(id, (ty, nullable))| (id, (ty, nullable || *full || position > 0)))
+                        .map(move |(id, (ty, nullable))| {
+                            (id, (ty, nullable || *full || position > 0))
+                        })
                 })
                 .collect(),
-            Body::Match { .. } => inputs.first().map(|input| input.rel.column_types()).unwrap_or_default(),
+            Body::Match { .. } => inputs
+                .first()
+                .map(|input| input.rel.column_types())
+                .unwrap_or_default(),
             Body::SetOperation { columns, .. } => {
-                let types: Vec<_> = inputs.iter().map(|input| input.rel.column_types()).collect();
+                let types: Vec<_> = inputs
+                    .iter()
+                    .map(|input| input.rel.column_types())
+                    .collect();
                 columns
                     .iter()
                     .map(|(id, ty, from)| {
-                        let nullable = from.iter().zip(&types).any(|(id, types)| {
-                            types.get(id).is_none_or(|(_, nullable)| *nullable)
-                        });
+                        let nullable = from
+                            .iter()
+                            .zip(&types)
+                            .any(|(id, types)| types.get(id).is_none_or(|(_, nullable)| *nullable));
                         (*id, (ty.clone(), nullable))
                     })
                     .collect()
@@ -207,12 +246,16 @@ impl Rel {
             Rel::Project { columns, .. } => columns.iter().map(|(id, _)| *id).collect(),
             Rel::Join { inputs, .. } => inputs.iter().flat_map(Rel::columns).collect(),
             Rel::UnionAll { columns, .. } => columns.iter().map(|(id, _)| *id).collect(),
-            Rel::Aggregate { keys, calls, .. } => {
-                keys.iter().map(|(id, _)| *id).chain(calls.iter().map(|(id, _)| *id)).collect()
-            }
-            Rel::Partitioned { inputs, keys, body } => {
-                body.columns(inputs).into_iter().chain(keys.iter().map(|(id, _)| *id)).collect()
-            }
+            Rel::Aggregate { keys, calls, .. } => keys
+                .iter()
+                .map(|(id, _)| *id)
+                .chain(calls.iter().map(|(id, _)| *id))
+                .collect(),
+            Rel::Partitioned { inputs, keys, body } => body
+                .columns(inputs)
+                .into_iter()
+                .chain(keys.iter().map(|(id, _)| *id))
+                .collect(),
         }
     }
 
@@ -231,13 +274,18 @@ impl Rel {
                 .collect(),
             Rel::Join { inputs, .. } => inputs.iter().flat_map(Rel::column_types).collect(),
             Rel::UnionAll { inputs, columns } => {
-                let types: Vec<_> = inputs.iter().map(|(input, _)| input.column_types()).collect();
+                let types: Vec<_> = inputs
+                    .iter()
+                    .map(|(input, _)| input.column_types())
+                    .collect();
                 columns
                     .iter()
                     .enumerate()
                     .map(|(position, (id, ty))| {
                         let nullable = inputs.iter().zip(&types).any(|((_, from), types)| {
-                            types.get(&from[position]).is_none_or(|(_, nullable)| *nullable)
+                            types
+                                .get(&from[position])
+                                .is_none_or(|(_, nullable)| *nullable)
                         });
                         (*id, (ty.clone(), nullable))
                     })
@@ -246,7 +294,11 @@ impl Rel {
             Rel::Aggregate { keys, calls, .. } => keys
                 .iter()
                 .map(|(id, scalar)| (*id, (scalar.ty.clone(), scalar.nullable)))
-                .chain(calls.iter().map(|(id, call)| (*id, (call.call.ty.clone(), call.call.nullable))))
+                .chain(
+                    calls
+                        .iter()
+                        .map(|(id, call)| (*id, (call.call.ty.clone(), call.call.nullable))),
+                )
                 .collect(),
             Rel::Partitioned { inputs, keys, body } => body
                 .column_types(inputs)
@@ -260,7 +312,9 @@ impl Rel {
     pub fn inputs(&self) -> Vec<&Rel> {
         match self {
             Rel::Scan(_) => vec![],
-            Rel::Filter { input, .. } | Rel::Project { input, .. } | Rel::Aggregate { input, .. } => vec![input],
+            Rel::Filter { input, .. }
+            | Rel::Project { input, .. }
+            | Rel::Aggregate { input, .. } => vec![input],
             Rel::Join { inputs, .. } => inputs.iter().collect(),
             Rel::UnionAll { inputs, .. } => inputs.iter().map(|(input, _)| input).collect(),
             Rel::Partitioned { inputs, .. } => inputs.iter().map(|input| &input.rel).collect(),
@@ -290,7 +344,11 @@ impl Rel {
     pub fn read_at(&self, at: At, dirty: &BTreeSet<SourceId>) -> Rel {
         self.map_scans(&mut |scan| {
             let mut scan = scan.clone();
-            scan.at = if dirty.contains(&scan.source) { at } else { At::New };
+            scan.at = if dirty.contains(&scan.source) {
+                at
+            } else {
+                At::New
+            };
             scan
         })
     }
@@ -299,18 +357,23 @@ impl Rel {
     pub fn map_scans(&self, change: &mut impl FnMut(&Scan) -> Scan) -> Rel {
         match self {
             Rel::Scan(scan) => Rel::Scan(change(scan)),
-            Rel::Filter { input, conditions } => {
-                Rel::Filter { input: Box::new(input.map_scans(change)), conditions: conditions.clone() }
-            }
-            Rel::Project { input, columns } => {
-                Rel::Project { input: Box::new(input.map_scans(change)), columns: columns.clone() }
-            }
+            Rel::Filter { input, conditions } => Rel::Filter {
+                input: Box::new(input.map_scans(change)),
+                conditions: conditions.clone(),
+            },
+            Rel::Project { input, columns } => Rel::Project {
+                input: Box::new(input.map_scans(change)),
+                columns: columns.clone(),
+            },
             Rel::Join { inputs, conditions } => Rel::Join {
                 inputs: inputs.iter().map(|input| input.map_scans(change)).collect(),
                 conditions: conditions.clone(),
             },
             Rel::UnionAll { inputs, columns } => Rel::UnionAll {
-                inputs: inputs.iter().map(|(input, from)| (input.map_scans(change), from.clone())).collect(),
+                inputs: inputs
+                    .iter()
+                    .map(|(input, from)| (input.map_scans(change), from.clone()))
+                    .collect(),
                 columns: columns.clone(),
             },
             Rel::Aggregate { input, keys, calls } => Rel::Aggregate {
@@ -321,7 +384,10 @@ impl Rel {
             Rel::Partitioned { inputs, keys, body } => Rel::Partitioned {
                 inputs: inputs
                     .iter()
-                    .map(|input| PartitionInput { rel: input.rel.map_scans(change), keys: input.keys.clone() })
+                    .map(|input| PartitionInput {
+                        rel: input.rel.map_scans(change),
+                        keys: input.keys.clone(),
+                    })
                     .collect(),
                 keys: keys.clone(),
                 body: body.clone(),

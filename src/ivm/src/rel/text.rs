@@ -4,8 +4,11 @@ use super::{AggregateCall, AggregateKind, At, Body, Query, Rel};
 use crate::scalar::{Piece, Scalar};
 
 pub(super) fn query(query: &Query) -> String {
-    let output: Vec<String> =
-        query.output.iter().map(|column| format!("{}=#{}", column.name, column.id.0)).collect();
+    let output: Vec<String> = query
+        .output
+        .iter()
+        .map(|column| format!("{}=#{}", column.name, column.id.0))
+        .collect();
     let mut lines = vec![format!("Output {}", output.join(", "))];
     describe(&query.root, 1, &mut lines);
     lines.join("\n") + "\n"
@@ -14,24 +17,39 @@ pub(super) fn query(query: &Query) -> String {
 fn describe(rel: &Rel, depth: usize, lines: &mut Vec<String>) {
     let line = match rel {
         Rel::Scan(scan) => {
-            let columns: Vec<String> =
-                scan.columns.iter().map(|column| format!("#{}={}", column.id.0, column.name)).collect();
+            let columns: Vec<String> = scan
+                .columns
+                .iter()
+                .map(|column| format!("#{}={}", column.id.0, column.name))
+                .collect();
             let keys: Vec<String> = scan
                 .keys
                 .iter()
-                .map(|key| key.iter().map(|id| format!("#{}", id.0)).collect::<Vec<_>>().join(","))
+                .map(|key| {
+                    key.iter()
+                        .map(|id| format!("#{}", id.0))
+                        .collect::<Vec<_>>()
+                        .join(",")
+                })
                 .collect();
             let at = match scan.at {
                 At::New => "",
                 At::Old => " old",
                 At::Delta => " delta",
             };
-            format!("Scan{at} t{} [{}] keys ({})", scan.instance, columns.join(", "), keys.join(") ("))
+            format!(
+                "Scan{at} t{} [{}] keys ({})",
+                scan.instance,
+                columns.join(", "),
+                keys.join(") (")
+            )
         }
         Rel::Filter { conditions, .. } => format!("Filter {}", conjunction(conditions)),
         Rel::Project { columns, .. } => {
-            let columns: Vec<String> =
-                columns.iter().map(|(id, scalar)| format!("#{}={}", id.0, expression(scalar))).collect();
+            let columns: Vec<String> = columns
+                .iter()
+                .map(|(id, scalar)| format!("#{}={}", id.0, expression(scalar)))
+                .collect();
             format!("Project {}", columns.join(", "))
         }
         Rel::Join { conditions, .. } => format!("Join {}", conjunction(conditions)),
@@ -40,26 +58,45 @@ fn describe(rel: &Rel, depth: usize, lines: &mut Vec<String>) {
                 .iter()
                 .enumerate()
                 .map(|(position, (id, _))| {
-                    let from: Vec<String> =
-                        inputs.iter().map(|(_, from)| format!("#{}", from[position].0)).collect();
+                    let from: Vec<String> = inputs
+                        .iter()
+                        .map(|(_, from)| format!("#{}", from[position].0))
+                        .collect();
                     format!("#{}=({})", id.0, from.join("|"))
                 })
                 .collect();
             format!("UnionAll {}", columns.join(", "))
         }
         Rel::Aggregate { keys, calls, .. } => {
-            let keys: Vec<String> =
-                keys.iter().map(|(id, scalar)| format!("#{}={}", id.0, expression(scalar))).collect();
-            let calls: Vec<String> =
-                calls.iter().map(|(id, call)| format!("#{}={}", id.0, aggregate(call))).collect();
-            format!("Aggregate keys [{}] calls [{}]", keys.join(", "), calls.join(", "))
+            let keys: Vec<String> = keys
+                .iter()
+                .map(|(id, scalar)| format!("#{}={}", id.0, expression(scalar)))
+                .collect();
+            let calls: Vec<String> = calls
+                .iter()
+                .map(|(id, call)| format!("#{}={}", id.0, aggregate(call)))
+                .collect();
+            format!(
+                "Aggregate keys [{}] calls [{}]",
+                keys.join(", "),
+                calls.join(", ")
+            )
         }
         Rel::Partitioned { inputs, keys, body } => {
-            let keys: Vec<String> =
-                keys.iter().map(|(id, scalar)| format!("#{}={}", id.0, expression(scalar))).collect();
+            let keys: Vec<String> = keys
+                .iter()
+                .map(|(id, scalar)| format!("#{}={}", id.0, expression(scalar)))
+                .collect();
             let by: Vec<String> = inputs
                 .iter()
-                .map(|input| input.keys.iter().map(expression).collect::<Vec<_>>().join(","))
+                .map(|input| {
+                    input
+                        .keys
+                        .iter()
+                        .map(expression)
+                        .collect::<Vec<_>>()
+                        .join(",")
+                })
                 .collect();
             let what = match body {
                 Body::Outer { full: false, on } => format!("LeftJoin {}", conjunction(on)),
@@ -88,7 +125,11 @@ fn conjunction(conditions: &[Scalar]) -> String {
     if conditions.is_empty() {
         return "true".to_owned();
     }
-    conditions.iter().map(expression).collect::<Vec<_>>().join(" and ")
+    conditions
+        .iter()
+        .map(expression)
+        .collect::<Vec<_>>()
+        .join(" and ")
 }
 
 fn aggregate(call: &AggregateCall) -> String {

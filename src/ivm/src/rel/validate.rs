@@ -9,7 +9,10 @@ use crate::scalar::Scalar;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     #[error("column #{} is read but not produced below {operator}", .column.0)]
-    Unbound { column: ColId, operator: &'static str },
+    Unbound {
+        column: ColId,
+        operator: &'static str,
+    },
     #[error("column #{} is produced twice", .0.0)]
     Duplicate(ColId),
     #[error("a union input has {found} columns instead of {expected}")]
@@ -34,7 +37,11 @@ fn check(rel: &Rel) -> Result<BTreeSet<ColId>, Malformed> {
         }
         Rel::Project { input, columns } => {
             let below = check(input)?;
-            scalars(&below, columns.iter().map(|(_, scalar)| scalar), "a projection")?;
+            scalars(
+                &below,
+                columns.iter().map(|(_, scalar)| scalar),
+                "a projection",
+            )?;
         }
         Rel::Join { inputs, conditions } => {
             let mut below = BTreeSet::new();
@@ -47,7 +54,10 @@ fn check(rel: &Rel) -> Result<BTreeSet<ColId>, Malformed> {
             for (input, from) in inputs {
                 let below = check(input)?;
                 if from.len() != columns.len() {
-                    return Err(Malformed::Arity { expected: columns.len(), found: from.len() });
+                    return Err(Malformed::Arity {
+                        expected: columns.len(),
+                        found: from.len(),
+                    });
                 }
                 for id in from {
                     bound(&below, *id, "a union")?;
@@ -97,7 +107,11 @@ fn scalars<'a>(
 }
 
 fn bound(below: &BTreeSet<ColId>, column: ColId, operator: &'static str) -> Result<(), Malformed> {
-    if below.contains(&column) { Ok(()) } else { Err(Malformed::Unbound { column, operator }) }
+    if below.contains(&column) {
+        Ok(())
+    } else {
+        Err(Malformed::Unbound { column, operator })
+    }
 }
 
 /// Ids are unique: a column is produced by one node (a filter or join only passes columns on).
@@ -106,13 +120,17 @@ fn unique(rel: &Rel, seen: &mut BTreeSet<ColId>) -> Result<(), Malformed> {
         Rel::Scan(scan) => scan.columns.iter().map(|column| column.id).collect(),
         Rel::Project { columns, .. } => columns.iter().map(|(id, _)| *id).collect(),
         Rel::UnionAll { columns, .. } => columns.iter().map(|(id, _)| *id).collect(),
-        Rel::Aggregate { keys, calls, .. } => {
-            keys.iter().map(|(id, _)| *id).chain(calls.iter().map(|(id, _)| *id)).collect()
-        }
+        Rel::Aggregate { keys, calls, .. } => keys
+            .iter()
+            .map(|(id, _)| *id)
+            .chain(calls.iter().map(|(id, _)| *id))
+            .collect(),
         Rel::Filter { .. } | Rel::Join { .. } => vec![],
         Rel::Partitioned { keys, body, .. } => {
             let own: Vec<ColId> = match body {
-                Body::SetOperation { columns, .. } => columns.iter().map(|(id, _, _)| *id).collect(),
+                Body::SetOperation { columns, .. } => {
+                    columns.iter().map(|(id, _, _)| *id).collect()
+                }
                 _ => vec![],
             };
             keys.iter().map(|(id, _)| *id).chain(own).collect()
@@ -123,5 +141,7 @@ fn unique(rel: &Rel, seen: &mut BTreeSet<ColId>) -> Result<(), Malformed> {
             return Err(Malformed::Duplicate(id));
         }
     }
-    rel.inputs().into_iter().try_for_each(|input| unique(input, seen))
+    rel.inputs()
+        .into_iter()
+        .try_for_each(|input| unique(input, seen))
 }

@@ -28,9 +28,21 @@ pub struct Planned {
 /// Cuts `query` at its inner stateful operators.
 pub fn cut(query: &Query) -> Planned {
     let mut stages = Vec::new();
-    let mut instance = query.root.scans().iter().map(|scan| scan.instance).max().unwrap_or(0);
+    let mut instance = query
+        .root
+        .scans()
+        .iter()
+        .map(|scan| scan.instance)
+        .max()
+        .unwrap_or(0);
     let root = keep_root(&query.root, &mut stages, &mut instance);
-    Planned { stages, query: Query { root, output: query.output.clone() } }
+    Planned {
+        stages,
+        query: Query {
+            root,
+            output: query.output.clone(),
+        },
+    }
 }
 
 /// The root of a plan: a stateful operator stays where it is and only what is below it is cut. An aggregate may have a
@@ -45,13 +57,21 @@ fn keep_root(rel: &Rel, stages: &mut Vec<Stage>, instance: &mut u32) -> Rel {
         Rel::Partitioned { inputs, keys, body } => Rel::Partitioned {
             inputs: inputs
                 .iter()
-                .map(|input| PartitionInput { rel: below(&input.rel, stages, instance), keys: input.keys.clone() })
+                .map(|input| PartitionInput {
+                    rel: below(&input.rel, stages, instance),
+                    keys: input.keys.clone(),
+                })
                 .collect(),
             keys: keys.clone(),
             body: body.clone(),
         },
-        Rel::Project { input, columns } if matches!(**input, Rel::Aggregate { .. }) || is_partitioned(input) => {
-            Rel::Project { input: Box::new(keep_root(input, stages, instance)), columns: columns.clone() }
+        Rel::Project { input, columns }
+            if matches!(**input, Rel::Aggregate { .. }) || is_partitioned(input) =>
+        {
+            Rel::Project {
+                input: Box::new(keep_root(input, stages, instance)),
+                columns: columns.clone(),
+            }
         }
         Rel::Filter { input, conditions } if is_partitioned(input) => Rel::Filter {
             input: Box::new(keep_root(input, stages, instance)),
@@ -73,18 +93,26 @@ fn is_partitioned(rel: &Rel) -> bool {
 fn below(rel: &Rel, stages: &mut Vec<Stage>, instance: &mut u32) -> Rel {
     match rel {
         Rel::Scan(scan) => Rel::Scan(scan.clone()),
-        Rel::Filter { input, conditions } => {
-            Rel::Filter { input: Box::new(below(input, stages, instance)), conditions: conditions.clone() }
-        }
-        Rel::Project { input, columns } => {
-            Rel::Project { input: Box::new(below(input, stages, instance)), columns: columns.clone() }
-        }
+        Rel::Filter { input, conditions } => Rel::Filter {
+            input: Box::new(below(input, stages, instance)),
+            conditions: conditions.clone(),
+        },
+        Rel::Project { input, columns } => Rel::Project {
+            input: Box::new(below(input, stages, instance)),
+            columns: columns.clone(),
+        },
         Rel::Join { inputs, conditions } => Rel::Join {
-            inputs: inputs.iter().map(|input| below(input, stages, instance)).collect(),
+            inputs: inputs
+                .iter()
+                .map(|input| below(input, stages, instance))
+                .collect(),
             conditions: conditions.clone(),
         },
         Rel::UnionAll { inputs, columns } => Rel::UnionAll {
-            inputs: inputs.iter().map(|(input, from)| (below(input, stages, instance), from.clone())).collect(),
+            inputs: inputs
+                .iter()
+                .map(|(input, from)| (below(input, stages, instance), from.clone()))
+                .collect(),
             columns: columns.clone(),
         },
         Rel::Aggregate { .. } | Rel::Partitioned { .. } => {
@@ -118,7 +146,10 @@ fn below(rel: &Rel, stages: &mut Vec<Stage>, instance: &mut u32) -> Rel {
                 })
                 .collect();
             let source = SourceId(STAGE_SOURCE + stages.len() as u64);
-            stages.push(Stage { source, query: Query { root, output } });
+            stages.push(Stage {
+                source,
+                query: Query { root, output },
+            });
             *instance += 1;
             Rel::Scan(Scan {
                 source,

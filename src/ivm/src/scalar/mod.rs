@@ -57,7 +57,12 @@ pub struct Scalar {
 impl Scalar {
     /// The bare column `id`.
     pub fn column(id: ColId, ty: Type, nullable: bool) -> Self {
-        Scalar { pieces: vec![Piece::Column(id)], ty, nullable, shape: Shape::Column(id) }
+        Scalar {
+            pieces: vec![Piece::Column(id)],
+            ty,
+            nullable,
+            shape: Shape::Column(id),
+        }
     }
 
     /// The columns the expression reads.

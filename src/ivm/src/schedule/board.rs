@@ -52,7 +52,10 @@ pub struct Decision {
 
 impl Board {
     pub fn new(default_interval: u64) -> Board {
-        Board { standings: BTreeMap::new(), default_interval }
+        Board {
+            standings: BTreeMap::new(),
+            default_interval,
+        }
     }
 
     /// Replaces the entries, keeping what is known of those that stay. New ones are dirty: nobody knows otherwise.
@@ -92,7 +95,9 @@ impl Board {
 
     /// A change of its sources would make a difference to the board.
     pub fn is_clean(&self, id: i64) -> bool {
-        self.standings.get(&id).is_some_and(|standing| !standing.dirty)
+        self.standings
+            .get(&id)
+            .is_some_and(|standing| !standing.dirty)
     }
 
     pub fn mark_all_dirty(&mut self) {
@@ -121,7 +126,9 @@ impl Board {
 
     /// A refresh failed and may be tried again at `retry_at`. Returns the failures in a row.
     pub fn failed(&mut self, id: i64, retry_at: i64) -> u32 {
-        let Some(standing) = self.standings.get_mut(&id) else { return 0 };
+        let Some(standing) = self.standings.get_mut(&id) else {
+            return 0;
+        };
         standing.running = false;
         standing.dirty = true;
         standing.failures += 1;
@@ -138,7 +145,10 @@ impl Board {
     }
 
     pub fn running(&self) -> usize {
-        self.standings.values().filter(|standing| standing.running).count()
+        self.standings
+            .values()
+            .filter(|standing| standing.running)
+            .count()
     }
 
     pub fn len(&self) -> usize {
@@ -155,10 +165,15 @@ impl Board {
         let mut decision = Decision::default();
         let mut due: BTreeSet<i64> = BTreeSet::new();
         for (id, standing) in &self.standings {
-            if !standing.entry.active || standing.running || !(standing.dirty || standing.entry.always) {
+            if !standing.entry.active
+                || standing.running
+                || !(standing.dirty || standing.entry.always)
+            {
                 continue;
             }
-            let Some(at) = self.due_at(*id, standing, &demands) else { continue };
+            let Some(at) = self.due_at(*id, standing, &demands) else {
+                continue;
+            };
             let at = at.max(standing.not_before);
             if at <= now {
                 due.insert(*id);
@@ -172,7 +187,10 @@ impl Board {
             .filter(|id| {
                 self.standings[id].entry.upstream.iter().all(|upstream| {
                     !due.contains(upstream)
-                        && self.standings.get(upstream).is_none_or(|standing| !standing.running)
+                        && self
+                            .standings
+                            .get(upstream)
+                            .is_none_or(|standing| !standing.running)
                 })
             })
             .collect();
@@ -183,8 +201,14 @@ impl Board {
         match &standing.entry.schedule {
             Schedule::Calculated => match demands.get(&id) {
                 Some(Demand::AtOnce) => Some(0),
-                Some(Demand::Every(interval)) => Some(standing.last_started.saturating_add(*interval as i64)),
-                None => Some(standing.last_started.saturating_add(self.default_interval as i64)),
+                Some(Demand::Every(interval)) => {
+                    Some(standing.last_started.saturating_add(*interval as i64))
+                }
+                None => Some(
+                    standing
+                        .last_started
+                        .saturating_add(self.default_interval as i64),
+                ),
             },
             Schedule::Continuous => Some(0),
             fixed => fixed.next_due_ms(standing.last_started),
@@ -194,7 +218,11 @@ impl Board {
     /// How often the readers of each stream table want it fresh.
     fn demands(&self) -> BTreeMap<i64, Demand> {
         let mut demands: BTreeMap<i64, Demand> = BTreeMap::new();
-        if !self.standings.values().any(|standing| standing.entry.schedule == Schedule::Calculated) {
+        if !self
+            .standings
+            .values()
+            .any(|standing| standing.entry.schedule == Schedule::Calculated)
+        {
             return demands;
         }
         let mut open: Vec<(i64, Demand)> = Vec::new();
@@ -206,7 +234,13 @@ impl Board {
                 Schedule::Cron(_) => Demand::Every(self.default_interval),
                 Schedule::Calculated => continue,
             };
-            open.extend(standing.entry.upstream.iter().map(|upstream| (*upstream, own)));
+            open.extend(
+                standing
+                    .entry
+                    .upstream
+                    .iter()
+                    .map(|upstream| (*upstream, own)),
+            );
         }
         while let Some((id, demand)) = open.pop() {
             let tighter = demands.get(&id).is_none_or(|known| demand < *known);
@@ -217,7 +251,13 @@ impl Board {
             if let Some(standing) = self.standings.get(&id)
                 && standing.entry.schedule == Schedule::Calculated
             {
-                open.extend(standing.entry.upstream.iter().map(|upstream| (*upstream, demand)));
+                open.extend(
+                    standing
+                        .entry
+                        .upstream
+                        .iter()
+                        .map(|upstream| (*upstream, demand)),
+                );
             }
         }
         demands
@@ -239,8 +279,19 @@ mod tests {
         let entries = entries
             .iter()
             .map(|(id, schedule, upstream)| {
-                let Ok(schedule) = Schedule::parse(schedule) else { panic!("schedule") };
-                (*id, Entry { schedule, upstream: upstream.to_vec(), active: true, always: false, last_refreshed: None })
+                let Ok(schedule) = Schedule::parse(schedule) else {
+                    panic!("schedule")
+                };
+                (
+                    *id,
+                    Entry {
+                        schedule,
+                        upstream: upstream.to_vec(),
+                        active: true,
+                        always: false,
+                        last_refreshed: None,
+                    },
+                )
             })
             .collect();
         board.replace(entries, 1_000);
@@ -272,7 +323,13 @@ mod tests {
         let mut board = board(&[(1, "5s", &[])]);
         settle(&mut board, 10_000);
         board.mark_dirty(1);
-        assert_eq!(board.decide(11_000), Decision { start: vec![], wake_at: Some(15_000) });
+        assert_eq!(
+            board.decide(11_000),
+            Decision {
+                start: vec![],
+                wake_at: Some(15_000)
+            }
+        );
         assert_eq!(board.decide(15_000).start, vec![1]);
     }
 
@@ -295,7 +352,11 @@ mod tests {
 
     #[test]
     fn calculated_follows_its_readers_through_a_chain() {
-        let mut board = board(&[(1, "calculated", &[]), (2, "calculated", &[1]), (3, "5s", &[2])]);
+        let mut board = board(&[
+            (1, "calculated", &[]),
+            (2, "calculated", &[1]),
+            (3, "5s", &[2]),
+        ]);
         settle(&mut board, 10_000);
         board.mark_dirty(1);
         assert_eq!(board.decide(14_999).wake_at, Some(15_000));
@@ -314,7 +375,13 @@ mod tests {
         let mut board = board(&[(1, "continuous", &[])]);
         board.started(1, 1_000);
         assert_eq!(board.failed(1, 3_000), 1);
-        assert_eq!(board.decide(2_000), Decision { start: vec![], wake_at: Some(3_000) });
+        assert_eq!(
+            board.decide(2_000),
+            Decision {
+                start: vec![],
+                wake_at: Some(3_000)
+            }
+        );
         assert_eq!(board.decide(3_000).start, vec![1]);
     }
 

@@ -12,7 +12,9 @@ pub(super) fn parse(text: &str) -> Result<u64, Invalid> {
         if digits == 0 {
             return Err(wrong("a number is missing"));
         }
-        let number: u64 = rest[..digits].parse().map_err(|_| wrong("a number is too large"))?;
+        let number: u64 = rest[..digits]
+            .parse()
+            .map_err(|_| wrong("a number is too large"))?;
         rest = &rest[digits..];
         let letters = rest.bytes().take_while(u8::is_ascii_alphabetic).count();
         let unit: u64 = match &rest[..letters] {
@@ -32,5 +34,9 @@ pub(super) fn parse(text: &str) -> Result<u64, Invalid> {
             .filter(|total| *total <= i64::MAX as u64 / 4)
             .ok_or_else(|| wrong("a number is too large"))?;
     }
-    if total == 0 { Err(wrong("a duration of zero")) } else { Ok(total) }
+    if total == 0 {
+        Err(wrong("a duration of zero"))
+    } else {
+        Ok(total)
+    }
 }

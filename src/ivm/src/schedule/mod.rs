@@ -45,7 +45,9 @@ impl Schedule {
         }
         if text.starts_with('@') || text.contains(' ') {
             let parser = CronParser::builder().seconds(Seconds::Optional).build();
-            let cron = parser.parse(text).map_err(|problem| Invalid::Cron(problem.to_string()))?;
+            let cron = parser
+                .parse(text)
+                .map_err(|problem| Invalid::Cron(problem.to_string()))?;
             return Ok(Schedule::Cron(Box::new(cron)));
         }
         duration::parse(text).map(Schedule::Every)
@@ -58,7 +60,9 @@ impl Schedule {
             Schedule::Every(interval) => Some(last.saturating_add(*interval as i64)),
             Schedule::Cron(cron) => {
                 let from = chrono::DateTime::from_timestamp_millis(last - last.rem_euclid(1_000))?;
-                cron.find_next_occurrence(&from, false).ok().map(|next| next.timestamp_millis())
+                cron.find_next_occurrence(&from, false)
+                    .ok()
+                    .map(|next| next.timestamp_millis())
             }
             Schedule::Calculated | Schedule::Continuous => None,
         }
@@ -73,7 +77,10 @@ mod tests {
     fn durations_add_up() {
         assert_eq!(Schedule::parse("1h30m"), Ok(Schedule::Every(5_400_000)));
         assert_eq!(Schedule::parse("100ms"), Ok(Schedule::Every(100)));
-        assert_eq!(Schedule::parse("2w1d"), Ok(Schedule::Every(15 * 86_400_000)));
+        assert_eq!(
+            Schedule::parse("2w1d"),
+            Ok(Schedule::Every(15 * 86_400_000))
+        );
     }
 
     #[test]
@@ -84,17 +91,32 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for text in ["", "1", "s", "1y", "1h 30m", "* * *", "@sometimes", "-5s", "0s", "99999999999999999999d"] {
+        for text in [
+            "",
+            "1",
+            "s",
+            "1y",
+            "1h 30m",
+            "* * *",
+            "@sometimes",
+            "-5s",
+            "0s",
+            "99999999999999999999d",
+        ] {
             assert!(Schedule::parse(text).is_err(), "{text} was accepted");
         }
     }
 
     #[test]
     fn cron_finds_the_next_minute() {
-        let Ok(schedule) = Schedule::parse("*/5 * * * *") else { panic!("refused") };
+        let Ok(schedule) = Schedule::parse("*/5 * * * *") else {
+            panic!("refused")
+        };
         // 1970-01-01 00:07:00 -> 00:10:00
         assert_eq!(schedule.next_due_ms(7 * 60_000), Some(10 * 60_000));
-        let Ok(hourly) = Schedule::parse("@hourly") else { panic!("refused") };
+        let Ok(hourly) = Schedule::parse("@hourly") else {
+            panic!("refused")
+        };
         assert_eq!(hourly.next_due_ms(1), Some(3_600_000));
     }
 }

@@ -1,7 +1,9 @@
 //! SQL as a tree. Only what deltas and apply statements need.
 
 /// A schema-qualified name.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 pub struct Name {
     pub schema: String,
     pub name: String,
@@ -9,7 +11,10 @@ pub struct Name {
 
 impl Name {
     pub fn new(schema: impl Into<String>, name: impl Into<String>) -> Self {
-        Name { schema: schema.into(), name: name.into() }
+        Name {
+            schema: schema.into(),
+            name: name.into(),
+        }
     }
 }
 
@@ -30,7 +35,11 @@ pub enum Expr {
     /// `schema.name(args)`
     Call(Name, Vec<Expr>),
     /// An aggregate call with its filter.
-    Aggregate { function: Name, arguments: Vec<Expr>, filter: Option<Box<Expr>> },
+    Aggregate {
+        function: Name,
+        arguments: Vec<Expr>,
+        filter: Option<Box<Expr>>,
+    },
     /// `count(*)`, optionally filtered.
     CountStar(Option<Box<Expr>>),
     /// `function() OVER (PARTITION BY ..)`
@@ -99,14 +108,24 @@ impl Expr {
 
     /// `pg_catalog.name(argument)`, an aggregate.
     pub fn aggregate(name: &str, argument: Expr) -> Expr {
-        Expr::Aggregate { function: Name::new("pg_catalog", name), arguments: vec![argument], filter: None }
+        Expr::Aggregate {
+            function: Name::new("pg_catalog", name),
+            arguments: vec![argument],
+            filter: None,
+        }
     }
 
     pub fn filter(self, condition: Expr) -> Expr {
         match self {
-            Expr::Aggregate { function, arguments, .. } => {
-                Expr::Aggregate { function, arguments, filter: Some(Box::new(condition)) }
-            }
+            Expr::Aggregate {
+                function,
+                arguments,
+                ..
+            } => Expr::Aggregate {
+                function,
+                arguments,
+                filter: Some(Box::new(condition)),
+            },
             Expr::CountStar(_) => Expr::CountStar(Some(Box::new(condition))),
             other => other,
         }
@@ -114,8 +133,10 @@ impl Expr {
 
     /// `a AND b`, flattening and dropping `true`.
     pub fn and(conditions: Vec<Expr>) -> Expr {
-        let mut conditions: Vec<Expr> =
-            conditions.into_iter().filter(|condition| *condition != Expr::Boolean(true)).collect();
+        let mut conditions: Vec<Expr> = conditions
+            .into_iter()
+            .filter(|condition| *condition != Expr::Boolean(true))
+            .collect();
         match conditions.len() {
             0 => Expr::Boolean(true),
             1 => conditions.remove(0),
@@ -128,17 +149,40 @@ impl Expr {
 #[derive(Clone, Debug, PartialEq)]
 pub enum From {
     /// A table under an alias.
-    Table { name: Name, alias: String, only: bool },
+    Table {
+        name: Name,
+        alias: String,
+        only: bool,
+    },
     /// A common table expression under an alias.
     Cte { name: String, alias: String },
     /// A parenthesised query under an alias.
-    Select { query: Box<Query>, alias: String, lateral: bool },
+    Select {
+        query: Box<Query>,
+        alias: String,
+        lateral: bool,
+    },
     /// `(left INTERSECT right) AS alias`, or another set operation.
-    SetOperation { left: Box<Query>, operator: &'static str, right: Box<Query>, alias: String },
+    SetOperation {
+        left: Box<Query>,
+        operator: &'static str,
+        right: Box<Query>,
+        alias: String,
+    },
     /// A call of a set-returning function with one column.
-    Function { function: Name, arguments: Vec<Expr>, alias: String, column: String },
+    Function {
+        function: Name,
+        arguments: Vec<Expr>,
+        alias: String,
+        column: String,
+    },
     /// `left <kind> JOIN right ON condition`
-    Join { left: Box<From>, kind: JoinKind, right: Box<From>, on: Expr },
+    Join {
+        left: Box<From>,
+        kind: JoinKind,
+        right: Box<From>,
+        on: Expr,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,7 +213,9 @@ pub struct Query {
 
 impl std::convert::From<Select> for Query {
     fn from(select: Select) -> Self {
-        Query { branches: vec![select] }
+        Query {
+            branches: vec![select],
+        }
     }
 }
 
@@ -177,9 +223,19 @@ impl std::convert::From<Select> for Query {
 #[derive(Clone, Debug, PartialEq)]
 pub enum CteBody {
     Query(Query),
-    Insert { table: Name, columns: Vec<String>, query: Query, returning: Vec<(Expr, String)> },
+    Insert {
+        table: Name,
+        columns: Vec<String>,
+        query: Query,
+        returning: Vec<(Expr, String)>,
+    },
     /// DELETE of the rows whose ctid is in the array `tids`.
-    DeleteByTid { table: Name, alias: String, tids: Expr, returning: Vec<(Expr, String)> },
+    DeleteByTid {
+        table: Name,
+        alias: String,
+        tids: Expr,
+        returning: Vec<(Expr, String)>,
+    },
     Merge(Merge),
 }
 

@@ -60,12 +60,20 @@ impl Lowered {
 
     /// The product of the leaves' weights, none if every leaf is unweighted.
     pub fn weight(&self) -> Option<Expr> {
-        self.weights.iter().cloned().reduce(|product, weight| product.infix("*", weight))
+        self.weights
+            .iter()
+            .cloned()
+            .reduce(|product, weight| product.infix("*", weight))
     }
 
     /// `SELECT items FROM .. WHERE ..`
     pub fn select(self, items: Vec<(Expr, String)>) -> Select {
-        Select { items, from: self.from, conditions: self.conditions, ..Select::default() }
+        Select {
+            items,
+            from: self.from,
+            conditions: self.conditions,
+            ..Select::default()
+        }
     }
 }
 
@@ -94,7 +102,10 @@ pub fn lower(rel: &Rel, sources: &Sources) -> Lowered {
                 joined.columns.extend(lowered.columns);
                 joined.weights.extend(lowered.weights);
             }
-            let conditions: Vec<Expr> = conditions.iter().map(|condition| scalar(condition, &joined)).collect();
+            let conditions: Vec<Expr> = conditions
+                .iter()
+                .map(|condition| scalar(condition, &joined))
+                .collect();
             joined.conditions.extend(conditions);
             joined
         }
@@ -104,16 +115,29 @@ pub fn lower(rel: &Rel, sources: &Sources) -> Lowered {
             let items: Vec<(ColId, Expr)> = keys
                 .iter()
                 .map(|(id, key)| (*id, scalar(key, &lowered)))
-                .chain(calls.iter().map(|(id, call)| (*id, scalar(&call.call, &lowered))))
+                .chain(
+                    calls
+                        .iter()
+                        .map(|(id, call)| (*id, scalar(&call.call, &lowered))),
+                )
                 .collect();
-            let group_by = keys.iter().map(|(_, key)| group_key(key, &lowered)).collect();
+            let group_by = keys
+                .iter()
+                .map(|(_, key)| group_key(key, &lowered))
+                .collect();
             let ids: Vec<ColId> = items.iter().map(|(id, _)| *id).collect();
-            let mut select =
-                lowered.select(items.into_iter().map(|(id, value)| (value, column_name(id))).collect());
+            let mut select = lowered.select(
+                items
+                    .into_iter()
+                    .map(|(id, value)| (value, column_name(id)))
+                    .collect(),
+            );
             select.group_by = group_by;
             derived(select.into(), &ids, false)
         }
-        Rel::Partitioned { inputs, keys, body } => partition::lower(inputs, keys, body, sources, None),
+        Rel::Partitioned { inputs, keys, body } => {
+            partition::lower(inputs, keys, body, sources, None)
+        }
     }
 }
 
@@ -121,7 +145,9 @@ pub fn lower(rel: &Rel, sources: &Sources) -> Lowered {
 /// (columns `k0, k1, ..`).
 pub fn lower_touched(rel: &Rel, sources: &Sources, touched: &str) -> Lowered {
     match rel {
-        Rel::Filter { input, conditions } => filter(lower_touched(input, sources, touched), conditions),
+        Rel::Filter { input, conditions } => {
+            filter(lower_touched(input, sources, touched), conditions)
+        }
         Rel::Project { input, columns } => project(lower_touched(input, sources, touched), columns),
         Rel::Partitioned { inputs, keys, body } => {
             partition::lower(inputs, keys, body, sources, Some(touched))
@@ -131,15 +157,20 @@ pub fn lower_touched(rel: &Rel, sources: &Sources, touched: &str) -> Lowered {
 }
 
 fn filter(mut lowered: Lowered, conditions: &[Scalar]) -> Lowered {
-    let conditions: Vec<Expr> = conditions.iter().map(|condition| scalar(condition, &lowered)).collect();
+    let conditions: Vec<Expr> = conditions
+        .iter()
+        .map(|condition| scalar(condition, &lowered))
+        .collect();
     lowered.conditions.extend(conditions);
     lowered
 }
 
 /// Columns below stay known: the partition keys of the operator under a projection are asked for by id.
 fn project(mut lowered: Lowered, columns: &[(ColId, Scalar)]) -> Lowered {
-    let computed: Vec<(ColId, Expr)> =
-        columns.iter().map(|(id, value)| (*id, scalar(value, &lowered))).collect();
+    let computed: Vec<(ColId, Expr)> = columns
+        .iter()
+        .map(|(id, value)| (*id, scalar(value, &lowered)))
+        .collect();
     lowered.columns.extend(computed);
     lowered
 }
@@ -154,7 +185,11 @@ fn lower_scan(scan: &Scan, source: &SourceTable) -> Lowered {
     };
     match scan.at {
         At::New => Lowered {
-            from: vec![From::Table { name: source.name.clone(), alias: alias.clone(), only: source.only }],
+            from: vec![From::Table {
+                name: source.name.clone(),
+                alias: alias.clone(),
+                only: source.only,
+            }],
             columns: scan
                 .columns
                 .iter()
@@ -163,7 +198,10 @@ fn lower_scan(scan: &Scan, source: &SourceTable) -> Lowered {
             ..Lowered::default()
         },
         At::Delta => Lowered {
-            from: vec![From::Cte { name: delta_name(scan.source), alias: alias.clone() }],
+            from: vec![From::Cte {
+                name: delta_name(scan.source),
+                alias: alias.clone(),
+            }],
             columns: by_attnum(&alias),
             weights: vec![Expr::column(&alias, "w")],
             ..Lowered::default()
@@ -172,13 +210,23 @@ fn lower_scan(scan: &Scan, source: &SourceTable) -> Lowered {
             let mut current: Vec<(Expr, String)> = scan
                 .columns
                 .iter()
-                .map(|column| (Expr::column("s", column.name.clone()), log_column(column.attnum)))
+                .map(|column| {
+                    (
+                        Expr::column("s", column.name.clone()),
+                        log_column(column.attnum),
+                    )
+                })
                 .collect();
             current.push((Expr::Integer(1).cast("pg_catalog.int4"), "w".into()));
             let mut taken_back: Vec<(Expr, String)> = scan
                 .columns
                 .iter()
-                .map(|column| (Expr::column("d", log_column(column.attnum)), log_column(column.attnum)))
+                .map(|column| {
+                    (
+                        Expr::column("d", log_column(column.attnum)),
+                        log_column(column.attnum),
+                    )
+                })
                 .collect();
             taken_back.push((Expr::Negate(Box::new(Expr::column("d", "w"))), "w".into()));
             // Without the fence a CTE scan under an Append cannot be parameterised, and then no index of the
@@ -196,7 +244,10 @@ fn lower_scan(scan: &Scan, source: &SourceTable) -> Lowered {
                     },
                     Select {
                         items: taken_back,
-                        from: vec![From::Cte { name: delta_name(scan.source), alias: "d".into() }],
+                        from: vec![From::Cte {
+                            name: delta_name(scan.source),
+                            alias: "d".into(),
+                        }],
                         fence: true,
                         ..Select::default()
                     },
@@ -205,21 +256,35 @@ fn lower_scan(scan: &Scan, source: &SourceTable) -> Lowered {
             Lowered {
                 columns: by_attnum(&alias),
                 weights: vec![Expr::column(&alias, "w")],
-                from: vec![From::Select { query: Box::new(query), alias, lateral: false }],
+                from: vec![From::Select {
+                    query: Box::new(query),
+                    alias,
+                    lateral: false,
+                }],
                 ..Lowered::default()
             }
         }
     }
 }
 
-fn lower_union(inputs: &[(Rel, Vec<ColId>)], columns: &[(ColId, Type)], sources: &Sources) -> Lowered {
-    let lowered: Vec<_> = inputs.iter().map(|(input, from)| (lower(input, sources), from)).collect();
+fn lower_union(
+    inputs: &[(Rel, Vec<ColId>)],
+    columns: &[(ColId, Type)],
+    sources: &Sources,
+) -> Lowered {
+    let lowered: Vec<_> = inputs
+        .iter()
+        .map(|(input, from)| (lower(input, sources), from))
+        .collect();
     let weighted = lowered.iter().any(|(branch, _)| !branch.weights.is_empty());
     let branches = lowered
         .into_iter()
         .map(|(branch, from)| {
-            let mut items: Vec<(Expr, String)> =
-                from.iter().zip(columns).map(|(id, (to, _))| (branch.column(*id), column_name(*to))).collect();
+            let mut items: Vec<(Expr, String)> = from
+                .iter()
+                .zip(columns)
+                .map(|(id, (to, _))| (branch.column(*id), column_name(*to)))
+                .collect();
             if weighted {
                 let weight = branch.weight().unwrap_or(Expr::Integer(1));
                 items.push((weight.cast("pg_catalog.int4"), "w".into()));
@@ -235,9 +300,20 @@ fn lower_union(inputs: &[(Rel, Vec<ColId>)], columns: &[(ColId, Type)], sources:
 fn derived(query: Query, ids: &[ColId], weighted: bool) -> Lowered {
     let alias = format!("u{}", ids.first().map_or(0, |id| id.0));
     Lowered {
-        columns: ids.iter().map(|id| (*id, Expr::column(&alias, column_name(*id)))).collect(),
-        weights: if weighted { vec![Expr::column(&alias, "w")] } else { vec![] },
-        from: vec![From::Select { query: Box::new(query), alias, lateral: false }],
+        columns: ids
+            .iter()
+            .map(|id| (*id, Expr::column(&alias, column_name(*id))))
+            .collect(),
+        weights: if weighted {
+            vec![Expr::column(&alias, "w")]
+        } else {
+            vec![]
+        },
+        from: vec![From::Select {
+            query: Box::new(query),
+            alias,
+            lateral: false,
+        }],
         conditions: vec![],
     }
 }
@@ -249,7 +325,11 @@ pub(super) fn column_name(id: ColId) -> String {
 /// A group key. A bare constant would be taken for a position in the select list.
 pub fn group_key(value: &Scalar, input: &Lowered) -> Expr {
     let key = scalar(value, input);
-    if value.shape == crate::scalar::Shape::Constant { key.cast(&value.ty.name) } else { key }
+    if value.shape == crate::scalar::Shape::Constant {
+        key.cast(&value.ty.name)
+    } else {
+        key
+    }
 }
 
 /// A scalar with its holes filled from `input`.
@@ -287,8 +367,13 @@ fn unseen(source: &SourceTable) -> Expr {
                 Expr::EqualAny(Box::new(xid), Box::new(Expr::Param(param::IN_PROGRESS))),
             ])
         }
-        Some(position) => Expr::column("l", "version")
-            .infix(">", Expr::Element(Box::new(Expr::Param(param::CONSUMED).cast("pg_catalog.int8[]")), position)),
+        Some(position) => Expr::column("l", "version").infix(
+            ">",
+            Expr::Element(
+                Box::new(Expr::Param(param::CONSUMED).cast("pg_catalog.int8[]")),
+                position,
+            ),
+        ),
     }
 }
 
@@ -298,7 +383,11 @@ fn log_branches(source: &SourceTable, items: &[(Expr, String)]) -> Query {
         .iter()
         .map(|segment| Select {
             items: items.to_vec(),
-            from: vec![From::Table { name: segment.clone(), alias: "l".into(), only: true }],
+            from: vec![From::Table {
+                name: segment.clone(),
+                alias: "l".into(),
+                only: true,
+            }],
             conditions: vec![unseen(source)],
             ..Select::default()
         })
@@ -313,18 +402,33 @@ fn log_branches(source: &SourceTable, items: &[(Expr, String)]) -> Query {
 /// neither state; without, whoever reads it has to sum up weights. `limit` is an upper bound of the number of logged
 /// rows, known from the probe: it tells the planner the size of the delta and never cuts.
 pub fn delta_table(id: SourceId, source: &SourceTable, limit: Option<u64>, net: bool) -> Vec<Cte> {
-    let columns: Vec<String> = source.columns.keys().map(|attnum| log_column(*attnum)).collect();
+    let columns: Vec<String> = source
+        .columns
+        .keys()
+        .map(|attnum| log_column(*attnum))
+        .collect();
     let plain = |alias: &str| -> Vec<(Expr, String)> {
-        columns.iter().map(|name| (Expr::column(alias, name.clone()), name.clone())).collect()
+        columns
+            .iter()
+            .map(|name| (Expr::column(alias, name.clone()), name.clone()))
+            .collect()
     };
-    let materialized = |name: String, query: Query| Cte { name, materialized: true, body: CteBody::Query(query) };
+    let materialized = |name: String, query: Query| Cte {
+        name,
+        materialized: true,
+        body: CteBody::Query(query),
+    };
     let weight = |value: Expr| (value.cast("pg_catalog.int4"), "w".to_owned());
 
     let mut items = plain("l");
     items.push(weight(Expr::column("l", "w")));
     let log = log_branches(source, &items);
     let logged = format!("{}_log", delta_name(id));
-    let name = if net { format!("{}_raw", delta_name(id)) } else { delta_name(id) };
+    let name = if net {
+        format!("{}_raw", delta_name(id))
+    } else {
+        delta_name(id)
+    };
     // The limit stands outside the scan of the log: on the scan itself it would promise early matches.
     let mut ctes = match limit {
         None => vec![materialized(name.clone(), log)],
@@ -333,25 +437,46 @@ pub fn delta_table(id: SourceId, source: &SourceTable, limit: Option<u64>, net: 
             items.push((Expr::column("l", "w"), "w".into()));
             let bounded = Select {
                 items,
-                from: vec![From::Cte { name: logged.clone(), alias: "l".into() }],
+                from: vec![From::Cte {
+                    name: logged.clone(),
+                    alias: "l".into(),
+                }],
                 limit: Some(limit),
                 ..Select::default()
             };
-            vec![materialized(logged, log), materialized(name.clone(), bounded.into())]
+            vec![
+                materialized(logged, log),
+                materialized(name.clone(), bounded.into()),
+            ]
         }
     };
     if net {
         let sum = Expr::aggregate("sum", Expr::column("l", "w"));
         let mut items: Vec<(Expr, String)> = columns
             .iter()
-            .map(|column| (Expr::aggregate("any_value", Expr::column("l", column.clone())), column.clone()))
+            .map(|column| {
+                (
+                    Expr::aggregate("any_value", Expr::column("l", column.clone())),
+                    column.clone(),
+                )
+            })
             .collect();
         items.push(weight(sum.clone()));
-        let image_of: Vec<Expr> = columns.iter().map(|column| Expr::column("l", column.clone())).collect();
+        let image_of: Vec<Expr> = columns
+            .iter()
+            .map(|column| Expr::column("l", column.clone()))
+            .collect();
         let select = Select {
             items,
-            from: vec![From::Cte { name, alias: "l".into() }],
-            group_by: if image_of.is_empty() { vec![] } else { vec![image(image_of)] },
+            from: vec![From::Cte {
+                name,
+                alias: "l".into(),
+            }],
+            group_by: if image_of.is_empty() {
+                vec![]
+            } else {
+                vec![image(image_of)]
+            },
             having: Some(sum.infix("<>", Expr::Integer(0))),
             ..Select::default()
         };
@@ -371,7 +496,11 @@ pub fn probe(sources: &Sources, cap: u64) -> Select {
             for branch in &mut rows.branches {
                 branch.limit = Some(cap);
             }
-            let from = From::Select { query: Box::new(rows), alias: "p".into(), lateral: false };
+            let from = From::Select {
+                query: Box::new(rows),
+                alias: "p".into(),
+                lateral: false,
+            };
             let one = |value: Expr| {
                 Expr::Scalar(Box::new(Select {
                     items: vec![(value, "v".into())],
@@ -379,7 +508,9 @@ pub fn probe(sources: &Sources, cap: u64) -> Select {
                     ..Select::default()
                 }))
             };
-            let marked = Expr::CountStar(Some(Box::new(Expr::column("p", "w").infix("=", Expr::Integer(0)))));
+            let marked = Expr::CountStar(Some(Box::new(
+                Expr::column("p", "w").infix("=", Expr::Integer(0)),
+            )));
             // One scalar per source: rows in the low digits, markers in the sign.
             let value = Expr::Case(
                 vec![(marked.infix(">", Expr::Integer(0)), Expr::Integer(-1))],
@@ -388,7 +519,10 @@ pub fn probe(sources: &Sources, cap: u64) -> Select {
             [(one(value), format!("n{position}"))]
         })
         .collect();
-    Select { items, ..Select::default() }
+    Select {
+        items,
+        ..Select::default()
+    }
 }
 
 /// `pgtrickle.image(columns)`: the exact bytes of the values, for netting and comparing bags.
@@ -411,12 +545,18 @@ fn variadic(function: &str, columns: Vec<Expr>) -> Expr {
     const MOST: usize = 90;
     let name = Name::new("pgtrickle", function);
     if columns.is_empty() {
-        return Expr::Call(name, vec![Expr::Literal(String::new()).cast("pg_catalog.text")]);
+        return Expr::Call(
+            name,
+            vec![Expr::Literal(String::new()).cast("pg_catalog.text")],
+        );
     }
     if columns.len() <= MOST {
         return Expr::Call(name, columns);
     }
-    let groups = columns.chunks(MOST).map(|group| Expr::Call(name.clone(), group.to_vec())).collect();
+    let groups = columns
+        .chunks(MOST)
+        .map(|group| Expr::Call(name.clone(), group.to_vec()))
+        .collect();
     variadic(function, groups)
 }
 

@@ -20,7 +20,10 @@ pub(super) fn lower(
         Body::Match { present, on } => matching(inputs, *present, on, sources, touched),
         Body::SetOperation { kind, all, columns } => {
             let from = |side: usize| -> Vec<(ColId, ColId)> {
-                columns.iter().map(|(id, _, from)| (from[side], *id)).collect()
+                columns
+                    .iter()
+                    .map(|(id, _, from)| (from[side], *id))
+                    .collect()
             };
             let operator = match (kind, all) {
                 (SetKind::Intersect, false) => "INTERSECT",
@@ -44,7 +47,10 @@ pub(super) fn lower(
             }
         }
     };
-    let values: Vec<(ColId, Expr)> = keys.iter().map(|(id, key)| (*id, scalar(key, &lowered))).collect();
+    let values: Vec<(ColId, Expr)> = keys
+        .iter()
+        .map(|(id, key)| (*id, scalar(key, &lowered)))
+        .collect();
     lowered.columns.extend(values);
     lowered
 }
@@ -61,7 +67,11 @@ fn outer(
     let mut joined = Lowered::default();
     joined.columns.extend(columns_of(&inputs[0], "a"));
     joined.columns.extend(columns_of(&inputs[1], "b"));
-    let on = Expr::and(on.iter().map(|condition| scalar(condition, &joined)).collect());
+    let on = Expr::and(
+        on.iter()
+            .map(|condition| scalar(condition, &joined))
+            .collect(),
+    );
     joined.from = vec![From::Join {
         left: Box::new(left),
         kind: if full { JoinKind::Full } else { JoinKind::Left },
@@ -84,19 +94,33 @@ fn matching(
     let partner = Expr::Exists(Box::new(Select {
         items: vec![(Expr::Integer(1), "one".into())],
         from: vec![derived(&inputs[1], "b", sources, touched, false)],
-        conditions: on.iter().map(|condition| scalar(condition, &both)).collect(),
+        conditions: on
+            .iter()
+            .map(|condition| scalar(condition, &both))
+            .collect(),
         ..Select::default()
     }));
     Lowered {
         from: vec![derived(&inputs[0], "a", sources, touched, true)],
-        conditions: vec![if present { partner } else { Expr::Not(Box::new(partner)) }],
+        conditions: vec![if present {
+            partner
+        } else {
+            Expr::Not(Box::new(partner))
+        }],
         columns: columns_of(&inputs[0], "a").collect(),
         ..Lowered::default()
     }
 }
 
-fn columns_of<'a>(input: &PartitionInput, alias: &'a str) -> impl Iterator<Item = (ColId, Expr)> + use<'a> {
-    input.rel.columns().into_iter().map(move |id| (id, Expr::column(alias, column_name(id))))
+fn columns_of<'a>(
+    input: &PartitionInput,
+    alias: &'a str,
+) -> impl Iterator<Item = (ColId, Expr)> + use<'a> {
+    input
+        .rel
+        .columns()
+        .into_iter()
+        .map(move |id| (id, Expr::column(alias, column_name(id))))
 }
 
 fn derived(
@@ -108,7 +132,11 @@ fn derived(
 ) -> From {
     let same: Vec<(ColId, ColId)> = input.rel.columns().into_iter().map(|id| (id, id)).collect();
     let query = restricted(input, &same, sources, touched, null_keys);
-    From::Select { query: Box::new(query), alias: alias.to_owned(), lateral: false }
+    From::Select {
+        query: Box::new(query),
+        alias: alias.to_owned(),
+        lateral: false,
+    }
 }
 
 /// The columns `from` of an input, named after the ids `to`, restricted to touched partitions. Rows with a NULL key can
@@ -122,19 +150,25 @@ fn restricted(
 ) -> Query {
     let branch = |with_nulls: Option<bool>| {
         let mut row = lower_rel(&input.rel, sources);
-        let mut items: Vec<(Expr, String)> =
-            columns.iter().map(|(from, to)| (row.column(*from), column_name(*to))).collect();
+        let mut items: Vec<(Expr, String)> = columns
+            .iter()
+            .map(|(from, to)| (row.column(*from), column_name(*to)))
+            .collect();
         if items.is_empty() {
             items.push((Expr::Integer(1), "one".into()));
         }
-        let (Some(name), Some(with_nulls)) = (touched, with_nulls) else { return row.select(items) };
+        let (Some(name), Some(with_nulls)) = (touched, with_nulls) else {
+            return row.select(items);
+        };
         let mut conditions = Vec::new();
         let mut some_null = Vec::new();
         for (position, key) in input.keys.iter().enumerate() {
             let mine = scalar(key, &row);
             let theirs = Expr::column("t", format!("k{position}"));
-            let same =
-                mine.clone().operator(key.ty.equality.as_deref().unwrap_or("pg_catalog.="), theirs.clone());
+            let same = mine.clone().operator(
+                key.ty.equality.as_deref().unwrap_or("pg_catalog.="),
+                theirs.clone(),
+            );
             if with_nulls {
                 let both = Expr::and(vec![mine.is_null(), theirs.clone().is_null()]);
                 conditions.push(Expr::Or(vec![same, both]));
@@ -146,7 +180,13 @@ fn restricted(
         if with_nulls {
             conditions.push(Expr::Or(some_null));
         }
-        row.from.insert(0, From::Cte { name: name.to_owned(), alias: "t".into() });
+        row.from.insert(
+            0,
+            From::Cte {
+                name: name.to_owned(),
+                alias: "t".into(),
+            },
+        );
         row.conditions.extend(conditions);
         row.select(items)
     };

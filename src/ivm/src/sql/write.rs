@@ -2,7 +2,9 @@
 
 use std::fmt::{self, Display, Formatter, Write};
 
-use super::ast::{Cte, CteBody, Expr, From, JoinKind, Merge, Name, Query, Select, Statement, TextPiece};
+use super::ast::{
+    Cte, CteBody, Expr, From, JoinKind, Merge, Name, Query, Select, Statement, TextPiece,
+};
 
 /// An identifier in double quotes.
 pub fn quote_identifier(name: &str) -> String {
@@ -11,9 +13,18 @@ pub fn quote_identifier(name: &str) -> String {
 
 /// An identifier as it may stand in `OPERATOR(schema.op)`: quoted only if it has to be.
 pub fn plain_identifier(name: &str) -> String {
-    let plain = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_' || byte.is_ascii_digit())
-        && name.bytes().next().is_some_and(|byte| !byte.is_ascii_digit());
-    if plain { name.to_owned() } else { quote_identifier(name) }
+    let plain = name
+        .bytes()
+        .all(|byte| byte.is_ascii_lowercase() || byte == b'_' || byte.is_ascii_digit())
+        && name
+            .bytes()
+            .next()
+            .is_some_and(|byte| !byte.is_ascii_digit());
+    if plain {
+        name.to_owned()
+    } else {
+        quote_identifier(name)
+    }
 }
 
 /// A string literal, safe under any setting of `standard_conforming_strings`.
@@ -27,11 +38,20 @@ pub fn quote_literal(value: &str) -> String {
 
 impl Display for Name {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", quote_identifier(&self.schema), quote_identifier(&self.name))
+        write!(
+            f,
+            "{}.{}",
+            quote_identifier(&self.schema),
+            quote_identifier(&self.name)
+        )
     }
 }
 
-fn list<T: Display>(f: &mut Formatter<'_>, items: impl IntoIterator<Item = T>, separator: &str) -> fmt::Result {
+fn list<T: Display>(
+    f: &mut Formatter<'_>,
+    items: impl IntoIterator<Item = T>,
+    separator: &str,
+) -> fmt::Result {
     for (position, item) in items.into_iter().enumerate() {
         if position > 0 {
             f.write_str(separator)?;
@@ -44,8 +64,15 @@ fn list<T: Display>(f: &mut Formatter<'_>, items: impl IntoIterator<Item = T>, s
 impl Display for Expr {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
-            Expr::Column(table, column) if table.is_empty() => f.write_str(&quote_identifier(column)),
-            Expr::Column(table, column) => write!(f, "{}.{}", quote_identifier(table), quote_identifier(column)),
+            Expr::Column(table, column) if table.is_empty() => {
+                f.write_str(&quote_identifier(column))
+            }
+            Expr::Column(table, column) => write!(
+                f,
+                "{}.{}",
+                quote_identifier(table),
+                quote_identifier(column)
+            ),
             Expr::Param(number) => write!(f, "${number}"),
             Expr::Integer(value) => write!(f, "{value}"),
             Expr::Boolean(value) => write!(f, "{value}"),
@@ -55,7 +82,9 @@ impl Display for Expr {
                 for piece in pieces {
                     match piece {
                         TextPiece::Text(text) => f.write_str(text)?,
-                        TextPiece::Expr(expr @ (Expr::Column(..) | Expr::Param(_))) => write!(f, "{expr}")?,
+                        TextPiece::Expr(expr @ (Expr::Column(..) | Expr::Param(_))) => {
+                            write!(f, "{expr}")?
+                        }
                         TextPiece::Expr(expr) => write!(f, "({expr})")?,
                     }
                 }
@@ -66,7 +95,11 @@ impl Display for Expr {
                 list(f, arguments, ", ")?;
                 f.write_char(')')
             }
-            Expr::Aggregate { function, arguments, filter } => {
+            Expr::Aggregate {
+                function,
+                arguments,
+                filter,
+            } => {
                 write!(f, "{function}(")?;
                 list(f, arguments, ", ")?;
                 f.write_char(')')?;
@@ -84,7 +117,9 @@ impl Display for Expr {
                 }
                 f.write_char(')')
             }
-            Expr::Operator(left, operator, right) => write!(f, "({left} OPERATOR({operator}) {right})"),
+            Expr::Operator(left, operator, right) => {
+                write!(f, "({left} OPERATOR({operator}) {right})")
+            }
             Expr::Infix(left, operator, right) => write!(f, "({left} {operator} {right})"),
             Expr::Negate(value) => write!(f, "(- {value})"),
             Expr::And(conditions) => {
@@ -143,20 +178,53 @@ impl Display for From {
                 let only = if *only { "ONLY " } else { "" };
                 write!(f, "{only}{name} AS {}", quote_identifier(alias))
             }
-            From::Cte { name, alias } => write!(f, "{} AS {}", quote_identifier(name), quote_identifier(alias)),
-            From::Select { query, alias, lateral } => {
+            From::Cte { name, alias } => write!(
+                f,
+                "{} AS {}",
+                quote_identifier(name),
+                quote_identifier(alias)
+            ),
+            From::Select {
+                query,
+                alias,
+                lateral,
+            } => {
                 let lateral = if *lateral { "LATERAL " } else { "" };
                 write!(f, "{lateral}({query}) AS {}", quote_identifier(alias))
             }
-            From::SetOperation { left, operator, right, alias } => {
-                write!(f, "(({left}) {operator} ({right})) AS {}", quote_identifier(alias))
+            From::SetOperation {
+                left,
+                operator,
+                right,
+                alias,
+            } => {
+                write!(
+                    f,
+                    "(({left}) {operator} ({right})) AS {}",
+                    quote_identifier(alias)
+                )
             }
-            From::Function { function, arguments, alias, column } => {
+            From::Function {
+                function,
+                arguments,
+                alias,
+                column,
+            } => {
                 write!(f, "{function}(")?;
                 list(f, arguments, ", ")?;
-                write!(f, ") AS {}({})", quote_identifier(alias), quote_identifier(column))
+                write!(
+                    f,
+                    ") AS {}({})",
+                    quote_identifier(alias),
+                    quote_identifier(column)
+                )
             }
-            From::Join { left, kind, right, on } => {
+            From::Join {
+                left,
+                kind,
+                right,
+                on,
+            } => {
                 let kind = match kind {
                     JoinKind::Inner => "JOIN",
                     JoinKind::Left => "LEFT JOIN",
@@ -218,7 +286,11 @@ impl Display for Query {
             if position > 0 {
                 f.write_str("\n    UNION ALL ")?;
             }
-            if branch.fence || branch.limit.is_some() { write!(f, "({branch})")? } else { write!(f, "{branch}")? }
+            if branch.fence || branch.limit.is_some() {
+                write!(f, "({branch})")?
+            } else {
+                write!(f, "{branch}")?
+            }
         }
         Ok(())
     }
@@ -236,19 +308,36 @@ impl Display for CteBody {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
             CteBody::Query(query) => write!(f, "{query}"),
-            CteBody::Insert { table, columns, query, returning: items } => {
+            CteBody::Insert {
+                table,
+                columns,
+                query,
+                returning: items,
+            } => {
                 write!(f, "INSERT INTO {table}")?;
                 if !columns.is_empty() {
                     f.write_str(" (")?;
-                    list(f, columns.iter().map(|column| quote_identifier(column)), ", ")?;
+                    list(
+                        f,
+                        columns.iter().map(|column| quote_identifier(column)),
+                        ", ",
+                    )?;
                     f.write_char(')')?;
                 }
                 write!(f, " {query}")?;
                 returning(f, items)
             }
-            CteBody::DeleteByTid { table, alias, tids, returning: items } => {
+            CteBody::DeleteByTid {
+                table,
+                alias,
+                tids,
+                returning: items,
+            } => {
                 let alias = quote_identifier(alias);
-                write!(f, "DELETE FROM {table} AS {alias} WHERE {alias}.ctid = ANY ({tids})")?;
+                write!(
+                    f,
+                    "DELETE FROM {table} AS {alias} WHERE {alias}.ctid = ANY ({tids})"
+                )?;
                 returning(f, items)
             }
             CteBody::Merge(merge) => write!(f, "{merge}"),
@@ -258,7 +347,14 @@ impl Display for CteBody {
 
 impl Display for Merge {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "MERGE INTO {} AS {} USING {} ON {}", self.table, quote_identifier(&self.alias), self.using, self.on)?;
+        write!(
+            f,
+            "MERGE INTO {} AS {} USING {} ON {}",
+            self.table,
+            quote_identifier(&self.alias),
+            self.using,
+            self.on
+        )?;
         for (condition, assignments) in &self.matched {
             f.write_str("\n    WHEN MATCHED")?;
             if let Some(condition) = condition {
@@ -270,7 +366,9 @@ impl Display for Merge {
                     f.write_str(" THEN UPDATE SET ")?;
                     list(
                         f,
-                        assignments.iter().map(|(column, value)| format!("{} = {value}", quote_identifier(column))),
+                        assignments.iter().map(|(column, value)| {
+                            format!("{} = {value}", quote_identifier(column))
+                        }),
                         ", ",
                     )?;
                 }
@@ -285,7 +383,11 @@ impl Display for Merge {
                 write!(f, " AND {condition}")?;
             }
             f.write_str(" THEN INSERT (")?;
-            list(f, values.iter().map(|(column, _)| quote_identifier(column)), ", ")?;
+            list(
+                f,
+                values.iter().map(|(column, _)| quote_identifier(column)),
+                ", ",
+            )?;
             f.write_str(") VALUES (")?;
             list(f, values.iter().map(|(_, value)| value), ", ")?;
             f.write_char(')')?;
@@ -296,8 +398,17 @@ impl Display for Merge {
 
 impl Display for Cte {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let materialized = if self.materialized { " MATERIALIZED" } else { "" };
-        write!(f, "{} AS{materialized} (\n    {})", quote_identifier(&self.name), self.body)
+        let materialized = if self.materialized {
+            " MATERIALIZED"
+        } else {
+            ""
+        };
+        write!(
+            f,
+            "{} AS{materialized} (\n    {})",
+            quote_identifier(&self.name),
+            self.body
+        )
     }
 }
 
