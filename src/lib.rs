@@ -4,6 +4,8 @@
 //! moved); `lifecycle` and `refresh`; `analyze`, `capture`, `catalog`; `pg`, the fence around PostgreSQL, and the pure
 //! crate `pgt_ivm`. Rooms import downwards only.
 #![deny(unsafe_code)]
+// pgrx reports an SQLSTATE only for errors of its own, large, type.
+#![allow(clippy::result_large_err)]
 
 mod analyze;
 mod api;
@@ -24,7 +26,6 @@ pgrx::pg_module_magic!();
 
 /// Called by PostgreSQL when the library is loaded.
 #[allow(unsafe_code)]
-#[unsafe(no_mangle)]
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     pg::worker::no_backtraces();

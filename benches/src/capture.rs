@@ -84,6 +84,7 @@ impl Cost {
 type Costs = Vec<[Cost; 3]>;
 
 pub fn run(options: &Options) -> Section {
+    let section = Section::new("Capture");
     let amounts = Amounts {
         bulk: options.amount(200_000, 10_000) as i64,
         single: options.amount(4_000, 200) as i64,
@@ -100,7 +101,7 @@ pub fn run(options: &Options) -> Section {
         eprintln!("capture: round {} of {rounds} ..", round + 1);
         measure(&server, &amounts, round, &mut results);
     }
-    report(&amounts, rounds, &results)
+    report(section, &amounts, rounds, &results)
 }
 
 struct Amounts {
@@ -322,8 +323,7 @@ fn copy_log(
     }
 }
 
-fn report(amounts: &Amounts, rounds: usize, results: &Results) -> Section {
-    let mut section = Section::new("Capture");
+fn report(mut section: Section, amounts: &Amounts, rounds: usize, results: &Results) -> Section {
     section.text(format!(
         "Three tables of the same shape (bigint key, int, numeric(15,2), int, text, int): without trigger, read by a stream
 table that uses three of the six columns, and with a PL/pgSQL trigger that writes the same change rows into a table

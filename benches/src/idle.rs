@@ -17,6 +17,7 @@ const SOURCES: usize = 50;
 const SCHEDULES: [&str; 2] = ["continuous", "1s"];
 
 pub fn run(options: &Options) -> Section {
+    let mut section = Section::new("Idle");
     let count = options.amount(500, 50);
     let watched = Duration::from_secs(options.amount(120, 15) as u64);
     let server = server::start_with(&[("autovacuum", "on")]);
@@ -28,7 +29,6 @@ pub fn run(options: &Options) -> Section {
     let used = watch(&mut session, watched);
     let minute = 60.0 / watched.as_secs_f64();
     let total: f64 = used.values().map(|cpu| cpu * minute).sum();
-    let mut section = Section::new("Idle");
     section.text(format!(
         "{count} stream tables over {SOURCES} tables, half of them scheduled as `{}`, half as `{}`, and nobody writes. CPU time
 of every pg_trickle process during {} seconds, in seconds per minute.",

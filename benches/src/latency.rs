@@ -45,6 +45,7 @@ const SHAPES: [Shape; 2] = [
 ];
 
 pub fn run(options: &Options) -> Section {
+    let mut section = Section::new("Latency");
     let samples = options.amount(500, 50);
     let server = server::start_with(&[("autovacuum", "on")]);
     let mut results = Vec::new();
@@ -55,7 +56,6 @@ pub fn run(options: &Options) -> Section {
             results.push((shape, load, latency, achieved));
         }
     }
-    let mut section = Section::new("Latency");
     section.text(format!(
         "One row is inserted into a table of 100,000 rows; from the moment its COMMIT has returned, another session asks every
 {} us whether the row has arrived in the stream table, which is scheduled as `continuous`. {samples} rows one after the

@@ -12,7 +12,7 @@ use crate::pg::node::{self, Expr, FromNode, JoinKind, Kind, Query, Rte, SublinkK
 
 impl Analyzer {
     /// A FROM list with its WHERE clause.
-    pub(super) fn from_list<'q>(
+    pub(super) fn read_list<'q>(
         &mut self,
         items: &[FromNode<'q>],
         condition: Option<Expr<'q>>,
@@ -21,7 +21,7 @@ impl Analyzer {
         let mut inputs = Vec::new();
         let mut conditions = Vec::new();
         for item in items {
-            let (input, on) = self.from_node(item, level)?;
+            let (input, on) = self.read_node(item, level)?;
             inputs.push(input);
             conditions.extend(on);
         }
@@ -48,7 +48,7 @@ impl Analyzer {
     }
 
     /// A join tree node and conditions that may be applied above it.
-    fn from_node<'q>(
+    fn read_node<'q>(
         &mut self,
         node: &FromNode<'q>,
         level: &mut Level<'q, '_>,
@@ -56,7 +56,7 @@ impl Analyzer {
         match node {
             FromNode::Range(index) => Ok((self.range(*index, level)?, vec![])),
             FromNode::List { items, condition } => {
-                Ok((self.from_list(items, *condition, level)?, vec![]))
+                Ok((self.read_list(items, *condition, level)?, vec![]))
             }
             FromNode::Join {
                 kind: JoinKind::Inner,
@@ -64,8 +64,8 @@ impl Analyzer {
                 right,
                 on,
             } => {
-                let (left, mut conditions) = self.from_node(left, level)?;
-                let (right, more) = self.from_node(right, level)?;
+                let (left, mut conditions) = self.read_node(left, level)?;
+                let (right, more) = self.read_node(right, level)?;
                 conditions.extend(more);
                 if let Some(on) = on {
                     conditions.extend(self.conditions(*on, level)?);
@@ -78,9 +78,9 @@ impl Analyzer {
                 right,
                 on,
             } => {
-                let (left, conditions) = self.from_node(left, level)?;
+                let (left, conditions) = self.read_node(left, level)?;
                 let left = combine(vec![left], conditions);
-                let (right, conditions) = self.from_node(right, level)?;
+                let (right, conditions) = self.read_node(right, level)?;
                 let right = combine(vec![right], conditions);
                 let (left, right) = if *kind == JoinKind::Right {
                     (right, left)
@@ -284,7 +284,7 @@ impl Analyzer {
             .unwrap_or_default()
             .into_iter()
             .partition(|part| is_correlated(part));
-        let mut rel = self.from_list(&items, None, &mut inner)?;
+        let mut rel = self.read_list(&items, None, &mut inner)?;
         let mut conditions = Vec::new();
         let mut links = Vec::new();
         for part in own {

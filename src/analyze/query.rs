@@ -106,7 +106,7 @@ impl Analyzer {
                 "Please report the query.",
             ));
         };
-        let mut rel = self.from_list(&items, condition, &mut level)?;
+        let mut rel = self.read_list(&items, condition, &mut level)?;
         let targets: Vec<_> = query.targets();
         if query.has_aggregates() || query.has_group_by() {
             rel = self.group(rel, &targets, &mut level)?;

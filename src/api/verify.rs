@@ -8,6 +8,7 @@ use crate::error::{Error, Kind};
 use crate::refresh::Then;
 
 #[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)]
 fn verify_stream_table(
     name: &str,
     mode: &str,

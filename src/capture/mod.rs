@@ -13,4 +13,4 @@ pub use install::{
     release_unread, sync_members,
 };
 pub use resolve::resolve;
-pub use rotate::{Rotation, rotate, worth_rotating};
+pub use rotate::{rotate, worth_rotating};

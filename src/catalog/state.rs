@@ -19,8 +19,6 @@ pub struct RefreshState {
     pub reinit_requests: i64,
     /// The xmax of the snapshot this was read under.
     pub snapshot_xmax: u64,
-    pub last_full_ms: Option<f64>,
-    pub last_differential_ms: Option<f64>,
 }
 
 struct Plans {
@@ -34,7 +32,7 @@ thread_local! {
 
 const LOAD: &str = "SELECT is_populated, \
     CASE WHEN frontier_cluster = $2 AND frontier_db = $3 THEN frontier_base::pg_catalog.text END, data_version, \
-    upstream::pg_catalog.text, consumed::pg_catalog.text, needs_reinit, reinit_reason, last_full_ms, last_diff_ms, \
+    upstream::pg_catalog.text, consumed::pg_catalog.text, needs_reinit, reinit_reason, \
     pg_catalog.pg_current_snapshot()::pg_catalog.text, reinit_requests \
     FROM pgtrickle.pgt_refresh_state WHERE pgt_id = $1";
 
@@ -92,7 +90,7 @@ pub fn load_state(id: i64, under: Under<'_>) -> RefreshState {
 }
 
 fn read(row: &Row) -> RefreshState {
-    let now = parse_snapshot(&row.text(9));
+    let now = parse_snapshot(&row.text(7));
     let snapshot_xmax = now.as_ref().map_or(0, |(xmax, _)| *xmax);
     let frontier = row
         .optional_text(1)
@@ -106,10 +104,8 @@ fn read(row: &Row) -> RefreshState {
         consumed: parse_list(&row.text(4)),
         needs_reinit: row.bool(5),
         reinit_reason: row.optional_text(6),
-        reinit_requests: row.int(10),
+        reinit_requests: row.int(8),
         snapshot_xmax,
-        last_full_ms: (!row.is_null(7)).then(|| row.float(7)),
-        last_differential_ms: (!row.is_null(8)).then(|| row.float(8)),
     }
 }
 

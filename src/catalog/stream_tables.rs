@@ -49,15 +49,6 @@ pub enum Status {
 }
 
 impl Status {
-    pub fn name(self) -> &'static str {
-        match self {
-            Status::Initializing => "INITIALIZING",
-            Status::Active => "ACTIVE",
-            Status::Suspended => "SUSPENDED",
-            Status::Error => "ERROR",
-        }
-    }
-
     fn parse(text: &str) -> Status {
         match text {
             "INITIALIZING" => Status::Initializing,
@@ -81,7 +72,6 @@ pub struct StreamTable {
     pub mode: Mode,
     pub effective: Mode,
     pub downgrade_reason: Option<String>,
-    pub downgrade_hint: Option<String>,
     pub status: Status,
     pub timezone: String,
     pub generation: i64,
@@ -103,7 +93,7 @@ impl StreamTable {
 
 const COLUMNS: &str = "st.pgt_id, st.pgt_relid::pg_catalog.oid, n.nspname, c.relname, c.relowner, \
      st.def_view::pg_catalog.oid, vn.nspname, v.relname, st.schedule, st.refresh_mode, st.effective_refresh_mode, \
-     st.downgrade_reason, st.downgrade_hint, st.status, st.timezone, st.generation, st.layout, st.stage_of, st.stage_number";
+     st.downgrade_reason, st.status, st.timezone, st.generation, st.layout, st.stage_of, st.stage_number";
 
 const TABLES: &str = "pgtrickle.pgt_stream_tables st \
      JOIN pg_catalog.pg_class c ON c.oid = st.pgt_relid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
@@ -121,13 +111,12 @@ fn read(row: &Row) -> Result<StreamTable> {
         mode: Mode::parse(&row.text(9))?,
         effective: Mode::parse(&row.text(10))?,
         downgrade_reason: row.optional_text(11),
-        downgrade_hint: row.optional_text(12),
-        status: Status::parse(&row.text(13)),
-        timezone: row.text(14),
-        generation: row.int(15),
-        layout: row.text(16),
-        stage_of: row.optional_int(17),
-        stage_number: row.optional_int(18),
+        status: Status::parse(&row.text(12)),
+        timezone: row.text(13),
+        generation: row.int(14),
+        layout: row.text(15),
+        stage_of: row.optional_int(16),
+        stage_number: row.optional_int(17),
     })
 }
 

@@ -76,12 +76,7 @@ fn fits(table: &StreamTable) -> Result<bool> {
             return Ok(false);
         }
     }
-    Ok(reads_what_is_recorded(
-        table,
-        &stages,
-        &analysis,
-        planned.as_ref(),
-    )?)
+    reads_what_is_recorded(table, &stages, &analysis, planned.as_ref())
 }
 
 /// The stored layout holds the same columns with the same meaning and is found by the same identity.

@@ -4,7 +4,7 @@ use pgrx::pg_sys;
 
 fn relation_address(relation: pg_sys::Oid) -> pg_sys::ObjectAddress {
     pg_sys::ObjectAddress {
-        classId: pg_sys::Oid::from(pg_sys::RelationRelationId),
+        classId: pg_sys::RelationRelationId,
         objectId: relation,
         objectSubId: 0,
     }
@@ -36,7 +36,7 @@ pub fn make_member(relation: pg_sys::Oid) {
 
 fn extension_address() -> pg_sys::ObjectAddress {
     pg_sys::ObjectAddress {
-        classId: pg_sys::Oid::from(pg_sys::ExtensionRelationId),
+        classId: pg_sys::ExtensionRelationId,
         objectId: extension_oid(),
         objectSubId: 0,
     }
@@ -47,9 +47,9 @@ pub fn release_member(relation: pg_sys::Oid) {
     // SAFETY: removes dependency records only.
     unsafe {
         pg_sys::deleteDependencyRecordsForClass(
-            pg_sys::Oid::from(pg_sys::RelationRelationId),
+            pg_sys::RelationRelationId,
             relation,
-            pg_sys::Oid::from(pg_sys::ExtensionRelationId),
+            pg_sys::ExtensionRelationId,
             pg_sys::DependencyType::DEPENDENCY_EXTENSION as std::ffi::c_char,
         );
     }
@@ -84,9 +84,9 @@ pub fn release_part(part: pg_sys::Oid) {
     // SAFETY: removes dependency records only.
     unsafe {
         pg_sys::deleteDependencyRecordsForClass(
-            pg_sys::Oid::from(pg_sys::RelationRelationId),
+            pg_sys::RelationRelationId,
             part,
-            pg_sys::Oid::from(pg_sys::RelationRelationId),
+            pg_sys::RelationRelationId,
             pg_sys::DependencyType::DEPENDENCY_INTERNAL as std::ffi::c_char,
         );
     }

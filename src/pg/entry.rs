@@ -90,15 +90,12 @@ sql_function!(
 );
 
 unsafe fn on_ddl_end_body(_fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-    // SAFETY: arguments as PostgreSQL's function manager passes them.
-    unsafe {
-        if !DEFINING.get()
-            && let Some(callbacks) = CALLBACKS.get()
-        {
-            (callbacks.ddl_end)();
-        }
-        pg_sys::Datum::from(0usize)
+    if !DEFINING.get()
+        && let Some(callbacks) = CALLBACKS.get()
+    {
+        (callbacks.ddl_end)();
     }
+    pg_sys::Datum::from(0usize)
 }
 
 sql_function!(
@@ -109,13 +106,10 @@ sql_function!(
 );
 
 unsafe fn on_drop_body(_fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-    // SAFETY: arguments as PostgreSQL's function manager passes them.
-    unsafe {
-        if !DEFINING.get()
-            && let Some(callbacks) = CALLBACKS.get()
-        {
-            (callbacks.dropped)();
-        }
-        pg_sys::Datum::from(0usize)
+    if !DEFINING.get()
+        && let Some(callbacks) = CALLBACKS.get()
+    {
+        (callbacks.dropped)();
     }
+    pg_sys::Datum::from(0usize)
 }

@@ -15,19 +15,6 @@ pub fn stream_table(catalog: pg_sys::Oid, pgt_id: i64) {
     }
 }
 
-/// As [`stream_table`], but gives up if it is taken.
-pub fn try_stream_table(catalog: pg_sys::Oid, pgt_id: i64) -> bool {
-    // SAFETY: as above.
-    unsafe {
-        pg_sys::ConditionalLockDatabaseObject(
-            catalog,
-            pg_sys::Oid::from(pgt_id as u32),
-            0,
-            pg_sys::ExclusiveLock as i32,
-        )
-    }
-}
-
 /// ACCESS SHARE on a relation, until the transaction ends.
 pub fn relation_read(relation: pg_sys::Oid) {
     // SAFETY: as above.

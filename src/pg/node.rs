@@ -38,7 +38,6 @@ pub enum Rte<'q> {
     },
     Subquery {
         query: Query<'q>,
-        lateral: bool,
     },
     Join,
     Cte {
@@ -83,7 +82,6 @@ pub struct Target<'q> {
     pub expr: Expr<'q>,
     pub name: String,
     pub junk: bool,
-    pub sort_group_ref: u32,
 }
 
 /// A set operation over range-table entries.
@@ -384,7 +382,7 @@ impl<'q> Query<'q> {
         })
     }
 
-    fn query(ptr: *mut pg_sys::Query) -> Query<'q> {
+    fn wrap(ptr: *mut pg_sys::Query) -> Query<'q> {
         Query {
             ptr,
             life: PhantomData,
@@ -453,18 +451,8 @@ impl<'q> Query<'q> {
                     expr: Self::expr(entry.expr.cast())?,
                     name: text(entry.resname),
                     junk: entry.resjunk,
-                    sort_group_ref: entry.ressortgroupref,
                 })
             })
-            .collect()
-    }
-
-    /// The sort-group references of the GROUP BY clause.
-    pub fn group_refs(&self) -> Vec<u32> {
-        list_items::<pg_sys::SortGroupClause>(self.node().groupClause)
-            .into_iter()
-            // SAFETY: the group clause holds SortGroupClause nodes.
-            .map(|clause| unsafe { (*clause).tleSortGroupRef })
             .collect()
     }
 
@@ -484,8 +472,7 @@ impl<'q> Query<'q> {
                         row_security: !rte.securityQuals.is_null(),
                     },
                     pg_sys::RTEKind::RTE_SUBQUERY => Rte::Subquery {
-                        query: Self::query(rte.subquery),
-                        lateral: rte.lateral,
+                        query: Self::wrap(rte.subquery),
                     },
                     pg_sys::RTEKind::RTE_JOIN => Rte::Join,
                     pg_sys::RTEKind::RTE_CTE => Rte::Cte {
@@ -515,7 +502,7 @@ impl<'q> Query<'q> {
             // SAFETY: cteList holds CommonTableExpr nodes whose query has been analyzed.
             .find(|cte| unsafe { text((**cte).ctename) } == name)
             // SAFETY: as above.
-            .map(|cte| Self::query(unsafe { (*cte).ctequery.cast() }))
+            .map(|cte| Self::wrap(unsafe { (*cte).ctequery.cast() }))
     }
 
     /// The join tree; conditions are the WHERE clause at the top.
@@ -835,7 +822,7 @@ impl<'q> Expr<'q> {
                             _ => SublinkKind::Other,
                         },
                         test: Query::expr(node.testexpr),
-                        query: Query::query(node.subselect.cast()),
+                        query: Query::wrap(node.subselect.cast()),
                     })
                 }
                 NodeTag::T_Param => {
@@ -918,19 +905,6 @@ impl<'q> Expr<'q> {
                     .split_once('.')
                     .map_or(0, |(_, digits)| digits.len() as i32),
             )
-        }
-    }
-
-    /// The integer value of an int4 constant.
-    pub fn integer_constant(&self) -> Option<i32> {
-        // SAFETY: the cast follows the tag.
-        unsafe {
-            if tag(self.ptr) != NodeTag::T_Const {
-                return None;
-            }
-            let constant = &*self.ptr.cast::<pg_sys::Const>();
-            (!constant.constisnull && constant.consttype == pg_sys::INT4OID)
-                .then(|| constant.constvalue.value() as i32)
         }
     }
 

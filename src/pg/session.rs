@@ -122,11 +122,6 @@ pub fn current_user() -> pg_sys::Oid {
     unsafe { pg_sys::GetUserId() }
 }
 
-pub fn is_superuser() -> bool {
-    // SAFETY: session state.
-    unsafe { pg_sys::superuser() }
-}
-
 /// The current user has the rights of `role`.
 pub fn has_privileges_of(role: pg_sys::Oid) -> bool {
     // SAFETY: catalog lookup.

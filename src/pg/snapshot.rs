@@ -32,17 +32,6 @@ impl Snapshot {
     pub(super) fn pointer(&self) -> pg_sys::Snapshot {
         self.0
     }
-
-    /// Runs `work` with this snapshot active.
-    pub fn with_active<R>(&self, work: impl FnOnce() -> R) -> R {
-        // SAFETY: pushed and popped in pairs; an error pops the whole stack.
-        unsafe {
-            pg_sys::PushActiveSnapshot(self.0);
-            let result = work();
-            pg_sys::PopActiveSnapshot();
-            result
-        }
-    }
 }
 
 impl Drop for Snapshot {
@@ -53,11 +42,6 @@ impl Drop for Snapshot {
             unsafe { pg_sys::UnregisterSnapshot(self.0) }
         }
     }
-}
-
-/// Runs `work` with an active snapshot, as catalog access through SPI in a background worker needs.
-pub fn with_fresh_snapshot<R>(work: impl FnOnce() -> R) -> R {
-    Snapshot::take().with_active(work)
 }
 
 /// The cluster's system identifier.

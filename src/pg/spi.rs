@@ -26,8 +26,6 @@ pub enum Value {
     IntArray(Vec<i64>),
     NullFloat,
     NullInt,
-    /// NULL of type text.
-    Null,
 }
 
 impl Value {
@@ -36,7 +34,7 @@ impl Value {
             Value::Bool(_) => pg_sys::BOOLOID,
             Value::Int(_) | Value::NullInt => pg_sys::INT8OID,
             Value::Oid(_) => pg_sys::OIDOID,
-            Value::Text(_) | Value::OptionalText(_) | Value::Null => pg_sys::TEXTOID,
+            Value::Text(_) | Value::OptionalText(_) => pg_sys::TEXTOID,
             Value::Float(_) | Value::NullFloat => pg_sys::FLOAT8OID,
             Value::Xid8(_) => pg_sys::XID8OID,
             Value::Xid8Array(_) => pg_sys::XID8ARRAYOID,
@@ -68,7 +66,7 @@ impl Value {
                     .collect(),
                 pg_sys::INT8OID,
             ),
-            Value::Null | Value::NullFloat | Value::NullInt => return None,
+            Value::NullFloat | Value::NullInt => return None,
         })
     }
 }

@@ -26,6 +26,7 @@ pub fn install() {
 }
 
 #[pg_guard]
+#[allow(clippy::too_many_arguments)]
 unsafe extern "C-unwind" fn utility(
     statement: *mut pg_sys::PlannedStmt,
     query: *const std::ffi::c_char,

@@ -227,10 +227,8 @@ pub fn databases() -> Vec<DatabaseEntry> {
     let mut found = Vec::new();
     // SAFETY: a sequential scan of a shared catalog, closed below.
     unsafe {
-        let relation = pg_sys::table_open(
-            pg_sys::Oid::from(pg_sys::DatabaseRelationId),
-            pg_sys::AccessShareLock as c_int,
-        );
+        let relation =
+            pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as c_int);
         let scan = pg_sys::table_beginscan_catalog(relation, 0, std::ptr::null_mut());
         loop {
             let tuple = pg_sys::heap_getnext(scan, pg_sys::ScanDirection::ForwardScanDirection);

@@ -10,13 +10,13 @@ use std::rc::Rc;
 use pgrx::pg_sys;
 use pgt_ivm::apply::{Layout, Target};
 use pgt_ivm::rel::{OutputColumn, Query, SourceId};
-use pgt_ivm::rewrite::{self, STAGE_SOURCE, Stage};
+use pgt_ivm::rewrite::{self, STAGE_SOURCE};
 use pgt_ivm::scalar::Type;
 use pgt_ivm::sql::ast::Name;
 use pgt_ivm::sql::{SourceTable, Sources};
 
 use super::unit::Plans;
-use crate::analyze::{self, Analysis};
+use crate::analyze;
 use crate::catalog::{self, Dependency, Mode, SourceType, StreamTable};
 use crate::error::{Error, Kind, Result};
 use crate::pg::node;
@@ -68,11 +68,6 @@ pub struct Compiled {
 
 thread_local! {
     static KEPT: RefCell<HashMap<i64, Rc<Compiled>>> = RefCell::new(HashMap::new());
-}
-
-/// Forgets everything compiled in this session.
-pub fn forget_all() {
-    KEPT.with(|kept| kept.borrow_mut().clear());
 }
 
 /// What a stream table reads directly or through its stages, if this session has compiled this generation.
@@ -356,12 +351,4 @@ pub fn view_columns(view: pg_sys::Oid) -> Vec<OutputColumn> {
         ty: node::describe_type(row.oid(2), row.int(3) as i32, row.oid(4)),
     })
     .collect()
-}
-
-/// The stages a query needs.
-pub fn stages(analysis: &Analysis) -> Vec<Stage> {
-    match &analysis.query {
-        Ok(query) => rewrite::cut(query).stages,
-        Err(_) => vec![],
-    }
 }

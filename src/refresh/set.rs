@@ -47,9 +47,6 @@ pub enum Then {
 pub struct Outcome {
     pub id: i64,
     pub action: Action,
-    pub inserted: i64,
-    pub updated: i64,
-    pub deleted: i64,
     /// The snapshot, as text.
     pub snapshot: String,
     pub comparison: Option<Comparison>,
@@ -251,9 +248,6 @@ fn refresh_one(
     let mut total = Outcome {
         id: table.id,
         action: Action::NoData,
-        inserted: 0,
-        updated: 0,
-        deleted: 0,
         snapshot: String::new(),
         comparison: None,
         differences: vec![],
@@ -299,9 +293,6 @@ fn refresh_one(
             total = Outcome {
                 id: table.id,
                 action: outcome.action,
-                inserted: outcome.inserted,
-                updated: outcome.updated,
-                deleted: outcome.deleted,
                 ..total
             };
         }

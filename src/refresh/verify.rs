@@ -3,7 +3,7 @@
 use pgt_ivm::apply::{self, Identity, Layout, Role, StoredColumn};
 use pgt_ivm::sql;
 
-use super::compile::{Compiled, Unit};
+use super::compile::Compiled;
 use crate::error::{Error, Kind, Result};
 use crate::pg::session::Scope;
 use crate::pg::spi::{self, Under};

@@ -4,9 +4,9 @@
 //! hands due stream tables to workers that stay connected. Nothing here decides what is correct: a lost mark or a killed
 //! worker costs time, never a row.
 
+mod database;
 mod launcher;
 mod maintenance;
-mod scheduler;
 mod worker;
 
 use crate::pg::worker::Mains;
@@ -14,6 +14,6 @@ use crate::pg::worker::Mains;
 /// What the worker processes run.
 pub const MAINS: Mains = Mains {
     launcher: launcher::main,
-    scheduler: scheduler::main,
+    scheduler: database::main,
     worker: worker::main,
 };

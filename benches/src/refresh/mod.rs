@@ -34,6 +34,7 @@ struct Size {
 }
 
 pub fn run(options: &Options) -> Section {
+    let section = Section::new("Refresh");
     let rows = options.amount(1_000_000, 50_000) as i64;
     let sizes = [
         (1, options.amount(200, 20)),
@@ -48,7 +49,7 @@ pub fn run(options: &Options) -> Section {
         eprintln!("refresh: {} changed rows ..", size.rows);
         results.push((size.rows, bench.measure(size)));
     }
-    report(rows, &results, bench.floor())
+    report(section, rows, &results, bench.floor())
 }
 
 struct Bench {
@@ -218,8 +219,7 @@ fn vacuum(session: &mut Session) {
     session.exec(&format!("vacuum analyze {tables}"));
 }
 
-fn report(rows: i64, results: &[(i64, Vec<Times>)], floor: f64) -> Section {
-    let mut section = Section::new("Refresh");
+fn report(mut section: Section, rows: i64, results: &[(i64, Vec<Times>)], floor: f64) -> Section {
     section.text(format!(
         "`facts` has {rows} rows. In each round a transaction changes some of them (one update; or 80 % updates, 10 % inserts,
 10 % deletes), then every result is brought up to date in every way, in alternating order. Median times in

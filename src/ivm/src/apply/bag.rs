@@ -235,7 +235,7 @@ fn by_key(layout: &Layout, target: &Target, key: &[String]) -> Vec<Cte> {
         delete_unmatched: false,
         returning: vec![(Expr::MergeAction, "action".into())],
     };
-    vec![changes, modify(DONE, CteBody::Merge(merge))]
+    vec![changes, modify(DONE, CteBody::Merge(Box::new(merge)))]
 }
 
 /// `gone`: as many stored rows of each vanishing image as its weight says; `come`: new rows.

@@ -203,7 +203,7 @@ fn keyed_difference(layout: &Layout, target: &Target) -> Vec<Cte> {
         delete_unmatched: true,
         returning,
     };
-    let mut ctes = vec![modify(DONE, CteBody::Merge(merge))];
+    let mut ctes = vec![modify(DONE, CteBody::Merge(Box::new(merge)))];
     let side = |prefix: &str| {
         (0..visible.len())
             .map(|position| Expr::column("x", format!("{prefix}{position}")))

@@ -850,7 +850,7 @@ impl Plan<'_> {
             delete_unmatched: false,
             returning: vec![(Expr::MergeAction, "action".into())],
         };
-        modify(DONE, CteBody::Merge(merge))
+        modify(DONE, CteBody::Merge(Box::new(merge)))
     }
 
     /// The change of the visible columns, for readers of the result.

@@ -17,8 +17,11 @@ pub fn keys(rel: &Rel) -> Vec<BTreeSet<ColId>> {
         Rel::Scan(scan) => scan.keys.clone(),
         Rel::Filter { input, conditions } => {
             let found = keys(input);
-            let closure =
-                Dependencies::new(std::slice::from_ref(&**input), &[found.clone()], conditions);
+            let closure = Dependencies::new(
+                std::slice::from_ref(&**input),
+                std::slice::from_ref(&found),
+                conditions,
+            );
             reduce_all(found, &closure)
         }
         Rel::Project { input, columns } => {

@@ -236,8 +236,11 @@ pub enum CteBody {
         tids: Expr,
         returning: Vec<(Expr, String)>,
     },
-    Merge(Merge),
+    Merge(Box<Merge>),
 }
+
+/// Columns and the values they get.
+pub type Assignments = Vec<(String, Expr)>;
 
 /// A MERGE into `table AS alias`.
 #[derive(Clone, Debug, PartialEq)]
@@ -247,9 +250,9 @@ pub struct Merge {
     pub using: From,
     pub on: Expr,
     /// Condition (besides matching) and whether the row goes (`None`) or changes (assignments).
-    pub matched: Vec<(Option<Expr>, Option<Vec<(String, Expr)>>)>,
+    pub matched: Vec<(Option<Expr>, Option<Assignments>)>,
     /// Condition and values for rows that come.
-    pub not_matched: Option<(Option<Expr>, Vec<(String, Expr)>)>,
+    pub not_matched: Option<(Option<Expr>, Assignments)>,
     /// Rows of the table without a partner are deleted.
     pub delete_unmatched: bool,
     pub returning: Vec<(Expr, String)>,
