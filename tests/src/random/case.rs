@@ -1,9 +1,9 @@
 //! A whole case, made from a seed.
 
 use super::changes::{Changes, mixed};
-use super::queries::Queries;
+use super::queries::{Queries, Source};
 use super::query::Query;
-use super::schema::{Table, Type};
+use super::schema::Table;
 use fastrand::Rng;
 
 /// Which operators queries may have. What is not incremental yet is switched off, so that every refresh has to be.
@@ -53,13 +53,12 @@ impl Case {
         let tables: Vec<Table> = (0..rng.usize(1..4))
             .map(|i| Table::random(&format!("s{i}"), &mut rng))
             .collect();
-        let mut relations: Vec<(String, Vec<(String, Type)>)> = tables
+        let mut relations: Vec<Source> = tables
             .iter()
-            .map(|t| {
-                (
-                    t.name.clone(),
-                    t.columns.iter().map(|c| (c.name.clone(), c.ty)).collect(),
-                )
+            .map(|t| Source {
+                name: t.name.clone(),
+                columns: t.columns.iter().map(|c| (c.name.clone(), c.ty)).collect(),
+                inputs: 1,
             })
             .collect();
         let plain = Grammar {
@@ -68,14 +67,19 @@ impl Case {
         };
         let mut views = Vec::new();
         if rng.u8(..3) == 0 {
-            let query = Queries {
+            let mut queries = Queries {
                 grammar: &plain,
                 relations: &relations,
                 rng: &mut rng,
                 aliases: 0,
-            }
-            .top();
-            relations.push(("w0".into(), query.columns()));
+            };
+            let query = queries.top();
+            let inputs = queries.inputs(&query);
+            relations.push(Source {
+                name: "w0".into(),
+                columns: query.columns(),
+                inputs,
+            });
             views.push(("w0".to_string(), query));
         }
         let mut streams = Vec::new();
@@ -90,7 +94,11 @@ impl Case {
             let name = format!("v{i}");
             // Some of the later ones read it.
             if rng.u8(..2) == 0 {
-                relations.push((name.clone(), query.columns()));
+                relations.push(Source {
+                    name: name.clone(),
+                    columns: query.columns(),
+                    inputs: 1,
+                });
             }
             streams.push((name, query));
         }

@@ -6,17 +6,48 @@ use super::query::{Input, Join, Query, Relation, Select};
 use super::schema::Type;
 use fastrand::Rng;
 
+/// Most base tables and stream tables that one query reads, those behind views counted.
+const MAX_INPUTS: usize = 7;
+
+/// Something that queries can read.
+pub struct Source {
+    pub name: String,
+    pub columns: Vec<(String, Type)>,
+    /// Tables behind it: more than one for a view.
+    pub inputs: usize,
+}
+
 /// Makes queries over relations that exist already.
 pub struct Queries<'a> {
     pub grammar: &'a Grammar,
-    pub relations: &'a [(String, Vec<(String, Type)>)],
+    pub relations: &'a [Source],
     pub rng: &'a mut Rng,
     pub aliases: usize,
 }
 
 impl Queries<'_> {
-    /// A query that could define a stream table.
+    /// A query that could define a stream table, of a size that a person would write.
     pub fn top(&mut self) -> Query {
+        loop {
+            let query = self.any();
+            if self.inputs(&query) <= MAX_INPUTS {
+                return query;
+            }
+        }
+    }
+
+    /// Tables that the query reads, with repetitions.
+    pub fn inputs(&self, query: &Query) -> usize {
+        let inputs = |name: &String| {
+            self.relations
+                .iter()
+                .find(|r| r.name == *name)
+                .map_or(1, |r| r.inputs)
+        };
+        query.reads().iter().map(inputs).sum()
+    }
+
+    fn any(&mut self) -> Query {
         let mut query = match self.rng.u8(..10) {
             0 | 1 => self.union_all(2),
             _ => Query::Select(Box::new(self.bag(2, None))),
@@ -97,10 +128,10 @@ impl Queries<'_> {
     fn relation(&mut self, depth: usize) -> Relation {
         let nested = depth > 0 && self.rng.u8(..5) == 0;
         if !nested {
-            let (name, columns) = &self.relations[self.rng.usize(..self.relations.len())];
+            let source = &self.relations[self.rng.usize(..self.relations.len())];
             return Relation::Named {
-                name: name.clone(),
-                columns: columns.clone(),
+                name: source.name.clone(),
+                columns: source.columns.clone(),
             };
         }
         let query = if self.rng.u8(..4) == 0 {
