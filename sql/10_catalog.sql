@@ -19,7 +19,7 @@ CREATE TABLE pgtrickle.pgt_stream_tables (
     -- The storage layout as compiled last; a different one asks for a rebuild.
     layout                  text NOT NULL,
     -- For an intermediate result: the stream table it belongs to and its position there.
-    stage_of                bigint REFERENCES pgtrickle.pgt_stream_tables ON DELETE CASCADE,
+    stage_of                bigint,
     stage_number            int,
     diamond_consistency     text,
     diamond_schedule_policy text,

@@ -121,6 +121,16 @@ fn relation_changed(relation: pg_sys::Oid) {
 
 fn source_changed(source: pg_sys::Oid) {
     members_changed(source);
+    // What is refreshed fully may use the table in ways that are not known, a whole row for example.
+    let full = spi::run(
+        "UPDATE pgtrickle.pgt_refresh_state SET reinit_requests = reinit_requests + 1, reinit_reason = 'source altered' \
+         WHERE pgt_id IN (SELECT d.pgt_id FROM pgtrickle.pgt_dependencies d JOIN pgtrickle.pgt_stream_tables st \
+         USING (pgt_id) WHERE d.source::pg_catalog.oid = $1 AND st.effective_refresh_mode = 'FULL') RETURNING 1",
+        &[Value::Oid(source)],
+    );
+    if !full.is_empty() {
+        xact::mark_dirty_at_commit(source);
+    }
     bump_readers(source);
 }
 

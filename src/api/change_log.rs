@@ -25,14 +25,16 @@ fn rotate_change_buffer(source: &str, force: bool) -> Result<bool, ErrorReport> 
     }
     let done = capture::rotate(relid, force)?;
     if !force && done.blocked && done.truncated == 0 && !done.switched {
-        let reader = spi::first(
-            "SELECT blocked_by FROM pgtrickle.pgt_log_blocker($1)",
+        let blocker = spi::first(
+            "SELECT blocked_by, reader FROM pgtrickle.pgt_log_blocker($1)",
             &[Value::Oid(relid)],
-        )
-        .and_then(|row| row.optional_text(0));
-        let by = match reader {
-            Some(reader) => format!("Stream table {reader} has not seen all changes yet."),
-            None => "A transaction that wrote to it, or a refresh, is still open.".to_owned(),
+        );
+        let by = match blocker {
+            Some(row) if !row.is_null(1) => {
+                format!("Stream table {} has not seen all changes yet.", row.text(0))
+            }
+            Some(row) if !row.is_null(0) => format!("It is held back by {}.", row.text(0)),
+            _ => "A transaction that wrote to it, or a refresh, is still open.".to_owned(),
         };
         return Err(Error::new(
             Kind::InUse,

@@ -118,7 +118,7 @@ fn try_truncate(source: &ChangeSource, segment: &Segment) -> bool {
             &format!(
                 "SELECT COALESCE((SELECT pg_catalog.max(version) FROM {name}) <= (SELECT pg_catalog.min(u.version) \
                  FROM pgtrickle.pgt_dependencies d JOIN pgtrickle.pgt_refresh_state s USING (pgt_id), \
-                 LATERAL pg_catalog.unnest(s.upstream, s.consumed) u(upstream, version), \
+                 LATERAL ROWS FROM (pg_catalog.unnest(s.upstream), pg_catalog.unnest(s.consumed)) u(upstream, version), \
                  pgtrickle.pgt_stream_tables up WHERE d.source::pg_catalog.oid = $1 AND up.pgt_id = u.upstream \
                  AND up.pgt_relid::pg_catalog.oid = $1 AND s.is_populated AND NOT s.needs_reinit), true)"
             ),

@@ -27,6 +27,7 @@ pub fn alter(table: &StreamTable, changes: &Changes<'_>) -> Result<()> {
     let _quiet = entry::defining();
     let catalog_oid = catalog::catalog_oid()
         .ok_or_else(|| Error::new(Kind::State, "extension pg_trickle is not installed"))?;
+    lock::definitions(catalog_oid);
     lock::stream_table(catalog_oid, table.id);
     create::check_diamond(changes.diamond_consistency, changes.diamond_schedule_policy)?;
     if let Some(schedule) = changes.schedule {

@@ -53,6 +53,9 @@ pub fn create(definition: &Definition<'_>) -> Result<StreamTable> {
     }
     check_query_text(definition.query)?;
     let _quiet = entry::defining();
+    if let Some(catalog_oid) = catalog::catalog_oid() {
+        lock::definitions(catalog_oid);
+    }
     let timezone = current_timezone();
     let caller = session::current_user();
     let id = next_id();

@@ -12,6 +12,7 @@ pub fn drop_stream_table(table: &StreamTable, cascade: bool) -> Result<()> {
     super::require_owner(table)?;
     let catalog_oid = catalog::catalog_oid()
         .ok_or_else(|| Error::new(Kind::State, "extension pg_trickle is not installed"))?;
+    lock::definitions(catalog_oid);
     lock::stream_table(catalog_oid, table.id);
     let readers = catalog::downstream_of(table.relid);
     if !cascade && !readers.is_empty() {
@@ -66,7 +67,7 @@ fn forget(id: i64) {
         &[Value::Int(id)],
     );
     spi::run(
-        "DELETE FROM pgtrickle.pgt_stream_tables WHERE pgt_id = $1",
+        "DELETE FROM pgtrickle.pgt_stream_tables WHERE pgt_id = $1 OR stage_of = $1",
         &[Value::Int(id)],
     );
     spi::run(

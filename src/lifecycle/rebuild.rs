@@ -139,6 +139,7 @@ pub(super) fn rebuild(table: &StreamTable, new_view: Option<pg_sys::Oid>) -> Res
     let _quiet = entry::defining();
     let catalog_oid = catalog::catalog_oid()
         .ok_or_else(|| Error::new(Kind::State, "extension pg_trickle is not installed"))?;
+    lock::definitions(catalog_oid);
     lock::stream_table(catalog_oid, table.id);
     let view = new_view.unwrap_or(table.view);
     let analysis = analyze::analyze(view, &table.timezone)?;

@@ -2,6 +2,12 @@
 
 use pgrx::pg_sys;
 
+/// Takes the lock under which stream tables are defined, rebuilt, altered and dropped: one at a time, because they meet
+/// on sources, logs and catalog rows in any order. Refreshes do not take it.
+pub fn definitions(catalog: pg_sys::Oid) {
+    stream_table(catalog, 0);
+}
+
 /// Takes the lock of stream table `pgt_id`, an object lock on its entry in catalog `catalog`, until the transaction ends.
 pub fn stream_table(catalog: pg_sys::Oid, pgt_id: i64) {
     // SAFETY: heavyweight locks are released at transaction end.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
 
-use crate::catalog::{self, Action, HistoryRow, InitiatedBy};
+use crate::catalog::{self, Action, HistoryRow, InitiatedBy, Mode};
 use crate::config::{RefreshSettings, SchedulerSettings};
 use crate::lifecycle;
 use crate::pg::session::{self, Scope};
@@ -113,9 +113,9 @@ fn record_failure(
     duration_ms: f64,
 ) -> crate::error::Result<WorkerState> {
     let _scope = Scope::internal();
-    if catalog::load(id).is_err() {
+    let Ok(table) = catalog::load(id) else {
         return Ok(WorkerState::Done);
-    }
+    };
     catalog::ensure_state(id);
     let failures = catalog::save_failure(
         id,
@@ -127,7 +127,11 @@ fn record_failure(
         id,
         taken_at: None,
         started_at,
-        action: Action::Differential,
+        action: if table.effective == Mode::Full {
+            Action::Full
+        } else {
+            Action::Differential
+        },
         initiated_by: InitiatedBy::Scheduler,
         reason: None,
         inserted: 0,

@@ -322,13 +322,12 @@ pub(super) fn column_name(id: ColId) -> String {
     format!("c{}", id.0)
 }
 
-/// A group key. A bare constant would be taken for a position in the select list.
+/// A group key. A constant, also one that a column below turns out to be, would be taken for a position in the select
+/// list; with its type written out it is an expression like any other.
 pub fn group_key(value: &Scalar, input: &Lowered) -> Expr {
-    let key = scalar(value, input);
-    if value.shape == crate::scalar::Shape::Constant {
-        key.cast(&value.ty.name)
-    } else {
-        key
+    match scalar(value, input) {
+        key @ Expr::Column(..) => key,
+        key => key.cast(&value.ty.name),
     }
 }
 
