@@ -22,12 +22,17 @@ pub(super) fn manual_then(
     then: Then,
 ) -> OwnResult<Option<Outcome>> {
     lifecycle::require_owner(table)?;
-    for id in refresh::order(&[table.id], true)? {
-        lifecycle::ensure_ready(&catalog::load(id)?)?;
+    let order = refresh::order(&[table.id], true)?;
+    for id in &order {
+        if *id == table.id {
+            lifecycle::ensure_ready(table)?;
+        } else {
+            lifecycle::ensure_ready(&catalog::load(*id)?)?;
+        }
     }
     let outcomes = refresh::refresh(&Request {
         ids: vec![table.id],
-        with_upstream: true,
+        with_upstream: order.len() > 1,
         initiated_by: if force_full.is_some() {
             InitiatedBy::Repair
         } else {

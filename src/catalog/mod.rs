@@ -25,14 +25,9 @@ pub use stream_tables::{
 
 use pgrx::pg_sys;
 
-use crate::pg::spi;
+use crate::pg::relation;
 
 /// The oid of `pgtrickle.pgt_stream_tables`, under which stream tables are locked; none without the extension.
 pub fn catalog_oid() -> Option<pg_sys::Oid> {
-    spi::first(
-        "SELECT pg_catalog.to_regclass('pgtrickle.pgt_stream_tables')::pg_catalog.oid",
-        &[],
-    )
-    .filter(|row| !row.is_null(0))
-    .map(|row| row.oid(0))
+    relation::find("pgtrickle", "pgt_stream_tables")
 }

@@ -19,6 +19,8 @@ pub struct RefreshState {
     pub reinit_requests: i64,
     /// The xmax of the snapshot this was read under.
     pub snapshot_xmax: u64,
+    /// That snapshot, as text.
+    pub snapshot: String,
 }
 
 struct Plans {
@@ -106,20 +108,16 @@ fn read(row: &Row) -> RefreshState {
         reinit_reason: row.optional_text(6),
         reinit_requests: row.int(8),
         snapshot_xmax,
+        snapshot: row.text(7),
     }
 }
 
-/// The frontier that the snapshot `under` becomes.
+/// The frontier that a snapshot, as text, becomes.
 ///
 /// A snapshot does not count the transaction it belongs to among those in progress. As a frontier it has to: what this
 /// transaction logs after the refresh is not in the refreshed rows.
-pub fn frontier_of(under: Under<'_>) -> String {
-    let taken = spi::run_under(
-        "SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text",
-        &[],
-        under,
-    );
-    let taken = taken.first().map_or_else(String::new, |row| row.text(0));
+pub fn frontier_of(snapshot: &str) -> String {
+    let taken = snapshot.to_owned();
     let (Some((xmax, mut in_progress)), Some(own)) = (parse_snapshot(&taken), current_xid()) else {
         return taken;
     };

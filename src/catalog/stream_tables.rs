@@ -186,14 +186,18 @@ pub fn by_name(name: &str) -> Result<StreamTable> {
         )
         .hint("pgtrickle.pgt_status() lists the stream tables of this database.")
     };
-    let relid = resolve_name(name)?.ok_or_else(missing)?;
-    match by_relation(relid)? {
-        Some(found) if found.stage_of.is_none() => Ok(found),
-        _ => Err(
-            Error::new(Kind::NotFound, format!("\"{name}\" is not a stream table"))
-                .hint("pgtrickle.pgt_status() lists the stream tables of this database."),
-        ),
+    let found = select(
+        "st.pgt_relid = pg_catalog.to_regclass($1) AND st.stage_of IS NULL",
+        &[Value::Text(name.to_owned())],
+    )?;
+    if let Some(found) = found.into_iter().next() {
+        return Ok(found);
     }
+    resolve_name(name)?.ok_or_else(missing)?;
+    Err(
+        Error::new(Kind::NotFound, format!("\"{name}\" is not a stream table"))
+            .hint("pgtrickle.pgt_status() lists the stream tables of this database."),
+    )
 }
 
 /// A stream table or stage about to be registered.

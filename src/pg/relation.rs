@@ -1,5 +1,7 @@
 //! Relations: their attributes, and invalidating what other backends remember of them.
 
+use std::ffi::CString;
+
 use pgrx::pg_sys;
 
 /// Attribute `position` (from 0) of a descriptor.
@@ -18,4 +20,18 @@ pub(super) unsafe fn attribute(
 pub fn invalidate(relation: pg_sys::Oid) {
     // SAFETY: queues an invalidation message.
     unsafe { pg_sys::CacheInvalidateRelcacheByRelid(relation) }
+}
+
+/// The relation of this name, without looking at any search_path.
+pub fn find(schema: &str, name: &str) -> Option<pg_sys::Oid> {
+    let (schema, name) = (CString::new(schema).ok()?, CString::new(name).ok()?);
+    // SAFETY: catalog cache look-ups by valid strings.
+    unsafe {
+        let namespace = pg_sys::get_namespace_oid(schema.as_ptr(), true);
+        if namespace == pg_sys::InvalidOid {
+            return None;
+        }
+        let relation = pg_sys::get_relname_relid(name.as_ptr(), namespace);
+        (relation != pg_sys::InvalidOid).then_some(relation)
+    }
 }

@@ -70,6 +70,16 @@ thread_local! {
     static KEPT: RefCell<HashMap<i64, Rc<Compiled>>> = RefCell::new(HashMap::new());
 }
 
+/// What this session has compiled of a stream table, whatever its generation.
+pub(super) fn kept(id: i64) -> Option<Rc<Compiled>> {
+    KEPT.with(|kept| kept.borrow().get(&id).cloned())
+}
+
+/// Compiles the stream table anew the next time.
+pub(super) fn forget(id: i64) {
+    KEPT.with(|kept| kept.borrow_mut().remove(&id));
+}
+
 /// What a stream table reads directly or through its stages, if this session has compiled this generation.
 pub(super) fn known_upstream(id: i64, generation: i64) -> Option<Vec<i64>> {
     KEPT.with(|kept| {

@@ -83,6 +83,7 @@ pub fn refresh(request: &Request) -> Result<Vec<Outcome>> {
         };
         refuse_unseen_truncation(&compiled, &snapshot)?;
         if !still_current(&compiled) {
+            order.iter().for_each(|id| compile::forget(*id));
             order.retain(|id| catalog::load(*id).is_ok());
             continue;
         }
@@ -151,10 +152,14 @@ pub fn upstream_of(id: i64) -> Result<Vec<i64>> {
     Ok(found.into_iter().collect())
 }
 
+/// What this session has compiled, whether outdated or not: that is found out under the locks.
 fn compile_all(order: &[i64]) -> Result<Vec<Rc<Compiled>>> {
     order
         .iter()
-        .map(|id| compile(&catalog::load(*id)?))
+        .map(|id| match compile::kept(*id) {
+            Some(known) => Ok(known),
+            None => compile(&catalog::load(*id)?),
+        })
         .collect()
 }
 
@@ -252,10 +257,12 @@ fn refresh_one(
         comparison: None,
         differences: vec![],
     };
+    let mut snapshot_text = String::new();
     for unit in &compiled.units {
         let started = Instant::now();
         let started_at = now();
         let state = catalog::load_state(unit.id, under);
+        snapshot_text.clone_from(&state.snapshot);
         let force = request.force_full.as_deref().or_else(|| {
             // Nothing tells whether an uncaptured source changed.
             (compiled.uncaptured && state.populated).then_some("sources cannot be captured")
@@ -304,7 +311,7 @@ fn refresh_one(
         match request.then {
             Then::Nothing => {}
             Then::Compare => {
-                total.snapshot = catalog::frontier_of(under);
+                total.snapshot = snapshot_text;
                 total.comparison = Some(super::verify::compare(compiled, under)?);
             }
             Then::List => {
@@ -355,7 +362,7 @@ fn save(
             full: outcome.action != Action::Differential,
             duration_ms,
             reinit_requests: state.reinit_requests,
-            frontier: catalog::frontier_of(under),
+            frontier: catalog::frontier_of(&state.snapshot),
         },
         under,
     );

@@ -75,6 +75,31 @@ const QUERIES: &[(&str, &str)] = &[
         "cte_used_twice",
         "with s as (select id, k from a where n > 0) select x.id, y.k from s x join s y on x.k = y.id",
     ),
+    (
+        "left_join",
+        "select a.id, b.m from a left join b on a.k = b.k",
+    ),
+    (
+        "full_join_of_three",
+        "select a.id, b.m, c.f from a full join b on a.id = b.id left join c on c.f = b.m",
+    ),
+    (
+        "exists_correlated",
+        "select a.id from a where exists (select from b where b.k = a.k and b.m > a.n)",
+    ),
+    (
+        "anti_join_by_not_in",
+        "select id from a where k not in (select m from b)",
+    ),
+    ("except_all", "select k from a except all select m from b"),
+    (
+        "not_theta_outer",
+        "select a.id from a left join b on a.n < b.m",
+    ),
+    (
+        "not_null_aware",
+        "select id from a where n not in (select k from b)",
+    ),
     ("not_volatile", "select id, random() as r from a"),
     ("not_clock", "select id from a where now() > '2020-01-01'"),
     ("not_limit", "select id from a order by n limit 3"),

@@ -39,7 +39,13 @@ fn run(
     let end = Instant::now() + time();
     let mut cases = 0;
     while cases == 0 || !only && Instant::now() < end {
-        let case = Case::random(seed, &Grammar::incremental());
+        // Every third case is about being right at all, the others about being right incrementally.
+        let grammar = if seed % 3 == 0 {
+            Grammar::everything()
+        } else {
+            Grammar::incremental()
+        };
+        let case = Case::random(seed, &grammar);
         if let Err(failure) = carry_out(&case) {
             let small = Duration::from_secs(if reproducible { 90 } else { 0 });
             let (case, failure) = minimize(&case, failure, small, carry_out);

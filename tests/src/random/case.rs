@@ -6,19 +6,40 @@ use super::query::Query;
 use super::schema::Table;
 use fastrand::Rng;
 
-/// Which operators queries may have. What is not incremental yet is switched off, so that every refresh has to be.
-#[derive(Clone, Debug)]
+/// Which operators queries may have.
+#[derive(Clone, Debug, Default)]
 pub struct Grammar {
     pub aggregates: bool,
     pub distinct: bool,
+    pub outer_joins: bool,
+    /// EXISTS and IN, negated or not.
+    pub subqueries: bool,
+    pub set_operations: bool,
+    pub windows: bool,
+    /// What is refused as not incremental is created in mode AUTO, and need not be differential.
+    pub any_mode: bool,
 }
 
 impl Grammar {
-    /// Everything that is maintained incrementally.
+    /// Everything that is maintained incrementally: every refresh has to be.
     pub fn incremental() -> Self {
         Self {
             aggregates: true,
             distinct: true,
+            ..Self::default()
+        }
+    }
+
+    /// Everything.
+    pub fn everything() -> Self {
+        Self {
+            aggregates: true,
+            distinct: true,
+            outer_joins: true,
+            subqueries: true,
+            set_operations: true,
+            windows: true,
+            any_mode: true,
         }
     }
 }
@@ -45,6 +66,8 @@ pub struct Case {
     pub streams: Vec<(String, Query)>,
     pub events: Vec<Event>,
     pub sessions: usize,
+    /// See [`Grammar::any_mode`].
+    pub any_mode: bool,
 }
 
 impl Case {
@@ -61,10 +84,7 @@ impl Case {
                 inputs: 1,
             })
             .collect();
-        let plain = Grammar {
-            aggregates: false,
-            distinct: false,
-        };
+        let plain = Grammar::default();
         let mut views = Vec::new();
         if rng.u8(..3) == 0 {
             let mut queries = Queries {
@@ -134,6 +154,7 @@ impl Case {
             streams,
             events,
             sessions,
+            any_mode: grammar.any_mode,
         }
     }
 

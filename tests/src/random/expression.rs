@@ -1,5 +1,6 @@
 //! Typed scalar expressions that never fail.
 
+use super::query::Query;
 use super::schema::Type;
 use fastrand::Rng;
 use std::fmt;
@@ -24,6 +25,16 @@ pub enum Form {
         argument: Option<Box<Expr>>,
         filter: Option<Box<Expr>>,
     },
+    /// `[not] exists (...)`, or `x [not] in (...)` with the value before it; the query may use columns from outside.
+    Exists {
+        negated: bool,
+        query: Box<Query>,
+    },
+    In {
+        negated: bool,
+        value: Box<Expr>,
+        query: Box<Query>,
+    },
 }
 
 impl Expr {
@@ -46,7 +57,15 @@ impl Expr {
             Form::Column { .. } => true,
             Form::Literal(_) => false,
             Form::Call(_, arguments) => arguments.iter().any(Self::has_column),
-            Form::Aggregate { .. } => true,
+            Form::Aggregate { .. } | Form::Exists { .. } | Form::In { .. } => true,
+        }
+    }
+
+    /// Tables that sub-selects read.
+    pub fn reads(&self) -> Vec<String> {
+        match &self.form {
+            Form::Exists { query, .. } | Form::In { query, .. } => query.reads(),
+            _ => Vec::new(),
         }
     }
 
@@ -57,7 +76,9 @@ impl Expr {
             form: Form::Literal(format!("null::{}", self.ty.sql())),
         };
         match &self.form {
-            Form::Literal(_) | Form::Column { .. } => Vec::new(),
+            Form::Literal(_) | Form::Column { .. } | Form::Exists { .. } | Form::In { .. } => {
+                Vec::new()
+            }
             Form::Call(template, arguments) => {
                 let mut found: Vec<Self> = arguments
                     .iter()
@@ -126,6 +147,24 @@ impl fmt::Display for Expr {
                     rest = &rest[at + 3..];
                 }
                 f.write_str(rest)
+            }
+            Form::Exists { negated, query } => {
+                write!(
+                    f,
+                    "({}exists ({query}))",
+                    if *negated { "not " } else { "" }
+                )
+            }
+            Form::In {
+                negated,
+                value,
+                query,
+            } => {
+                write!(
+                    f,
+                    "({value} {}in ({query}))",
+                    if *negated { "not " } else { "" }
+                )
             }
             Form::Aggregate {
                 function,

@@ -167,7 +167,7 @@ impl Minimizer<'_> {
 /// Queries that are a little simpler; output columns may become fewer only where nobody can depend on them.
 fn simpler(query: &Query) -> Vec<Query> {
     match query {
-        Query::UnionAll(arms) => {
+        Query::Set(operator, arms) => {
             let mut found = arms.clone();
             for (i, arm) in arms.iter().enumerate() {
                 found.extend(
@@ -177,7 +177,7 @@ fn simpler(query: &Query) -> Vec<Query> {
                         .map(|a| {
                             let mut arms = arms.clone();
                             arms[i] = a;
-                            Query::UnionAll(arms)
+                            Query::Set(operator, arms)
                         }),
                 );
             }
@@ -243,6 +243,9 @@ fn simpler_selects(select: &Select) -> Vec<Select> {
                     Relation::Named { .. } => {}
                 });
             }
+        }
+        if let Join::Outer(_, condition) = &input.join {
+            propose(&|s| s.from[i].join = Join::Inner(condition.clone()));
         }
         if let Join::Inner(condition) = &input.join {
             propose(&|s| s.from[i].join = Join::Cross);

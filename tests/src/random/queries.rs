@@ -1,7 +1,7 @@
 //! Random queries of a grammar.
 
 use super::case::Grammar;
-use super::expression::{self, Expr, Scope};
+use super::expression::{self, Expr, Form, Scope};
 use super::query::{Input, Join, Query, Relation, Select};
 use super::schema::Type;
 use fastrand::Rng;
@@ -52,6 +52,19 @@ impl Queries<'_> {
             0 | 1 => self.union_all(2),
             _ => Query::Select(Box::new(self.bag(2, None))),
         };
+        if self.grammar.set_operations && self.rng.u8(..8) == 0 {
+            const OPERATORS: [&str; 5] = [
+                "union",
+                "intersect",
+                "except",
+                "intersect all",
+                "except all",
+            ];
+            if let Query::Set(_, arms) = self.union_all(2) {
+                let operator = OPERATORS[self.rng.usize(..OPERATORS.len())];
+                return Query::Set(operator, arms.into_iter().take(2).collect());
+            }
+        }
         // At most one operator with state, at the root.
         match self.rng.u8(..10) {
             0..=2 => return query,
@@ -65,6 +78,7 @@ impl Queries<'_> {
     fn bag(&mut self, depth: usize, types: Option<&[Type]>) -> Select {
         let mut select = self.joined(depth);
         let scope = scope(&select);
+        let windows = self.grammar.windows && types.is_none() && self.rng.u8(..6) == 0;
         let types = match types {
             Some(types) => types.to_vec(),
             None => (0..self.rng.usize(1..6))
@@ -76,6 +90,18 @@ impl Queries<'_> {
             select
                 .output
                 .push(expression::random(ty, &scope, depth, false, self.rng));
+        }
+        if windows {
+            const WINDOWS: [&str; 3] = [
+                "rank() over (partition by {0} order by {1})",
+                "count(*) over (partition by {0})",
+                "count({1}) over (order by {0})",
+            ];
+            let template = WINDOWS[self.rng.usize(..WINDOWS.len())];
+            let mut column = || scope[self.rng.usize(..scope.len())].clone();
+            select
+                .output
+                .push(Expr::call(Type::BigInt, template, vec![column(), column()]));
         }
         select
     }
@@ -106,7 +132,7 @@ impl Queries<'_> {
                     None if commas => {}
                     None => input.join = Join::Cross,
                     Some(condition) if commas => select.filter.push(condition),
-                    Some(condition) => input.join = Join::Inner(condition),
+                    Some(condition) => input.join = self.join(condition),
                 }
             }
             select.from.push(input);
@@ -122,7 +148,75 @@ impl Queries<'_> {
                 self.rng,
             ));
         }
+        if self.grammar.subqueries && self.rng.u8(..4) == 0 {
+            let condition = self.subquery(&scope);
+            select.filter.push(condition);
+        }
         select
+    }
+
+    fn join(&mut self, condition: Expr) -> Join {
+        if !self.grammar.outer_joins || self.rng.bool() {
+            return Join::Inner(condition);
+        }
+        match self.rng.u8(..4) {
+            // PostgreSQL has FULL JOIN only for conditions it can hash or merge.
+            0 => match condition.form {
+                Form::Call("({0} = {1})", _) => Join::Outer("full", condition),
+                _ => Join::Outer("left", condition),
+            },
+            1 => Join::Outer("right", condition),
+            _ => Join::Outer("left", condition),
+        }
+    }
+
+    /// `[not] exists` or `[not] in` over one relation.
+    fn subquery(&mut self, outside: &Scope) -> Expr {
+        let relation = self.relation(0);
+        self.aliases += 1;
+        let input = Input {
+            relation,
+            alias: format!("t{}", self.aliases),
+            join: Join::Comma,
+        };
+        let inside = input.scope();
+        let mut select = Select {
+            from: vec![input],
+            ..Select::default()
+        };
+        let both: Scope = outside.iter().chain(&inside).cloned().collect();
+        if self.rng.u8(..3) == 0 {
+            select
+                .filter
+                .push(expression::random(Type::Bool, &both, 2, false, self.rng));
+        }
+        let negated = self.rng.bool();
+        let values: Vec<&Expr> = inside
+            .iter()
+            .filter(|i| outside.iter().any(|o| o.ty == i.ty))
+            .collect();
+        let form = if values.is_empty() || self.rng.u8(..3) > 0 {
+            select.filter.extend(self.join_condition(outside, &inside));
+            select.output.push(Expr::literal(Type::Int, self.rng));
+            Form::Exists {
+                negated,
+                query: Box::new(Query::Select(Box::new(select))),
+            }
+        } else {
+            let inner = values[self.rng.usize(..values.len())].clone();
+            let outer: Vec<&Expr> = outside.iter().filter(|o| o.ty == inner.ty).collect();
+            let value = Box::new(outer[self.rng.usize(..outer.len())].clone());
+            select.output.push(inner);
+            Form::In {
+                negated,
+                value,
+                query: Box::new(Query::Select(Box::new(select))),
+            }
+        };
+        Expr {
+            ty: Type::Bool,
+            form,
+        }
     }
 
     fn relation(&mut self, depth: usize) -> Relation {
@@ -178,7 +272,7 @@ impl Queries<'_> {
         for _ in 0..self.rng.usize(1..3) {
             arms.push(Query::Select(Box::new(self.bag(depth, Some(&types)))));
         }
-        Query::UnionAll(arms)
+        Query::Set("union all", arms)
     }
 
     /// The query's inputs as those of a new select: in place where it is a select, else as a sub-select.
@@ -188,7 +282,7 @@ impl Queries<'_> {
                 select.output.clear();
                 *select
             }
-            query @ Query::UnionAll(_) => {
+            query @ Query::Set(..) => {
                 self.aliases += 1;
                 let input = Input {
                     relation: Relation::Derived(query),

@@ -4,13 +4,14 @@ use super::expression::{Expr, Form};
 use super::schema::Type;
 use std::fmt;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Query {
     Select(Box<Select>),
-    UnionAll(Vec<Query>),
+    /// A set operation, as `union all`, of queries with the same column types.
+    Set(&'static str, Vec<Query>),
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Select {
     pub distinct: bool,
     pub output: Vec<Expr>,
@@ -21,7 +22,7 @@ pub struct Select {
     pub having: Option<Expr>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Input {
     pub relation: Relation,
     pub alias: String,
@@ -29,14 +30,16 @@ pub struct Input {
 }
 
 /// How an input is joined to those before it. The first input's is ignored.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Join {
     Comma,
     Cross,
     Inner(Expr),
+    /// `left`, `right` or `full`.
+    Outer(&'static str, Expr),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Relation {
     /// A table, view or stream table.
     Named {
@@ -81,14 +84,14 @@ impl Query {
                 .enumerate()
                 .map(|(i, e)| (format!("c{i}"), e.ty))
                 .collect(),
-            Self::UnionAll(arms) => arms[0].columns(),
+            Self::Set(_, arms) => arms[0].columns(),
         }
     }
 
     /// Whether the rows are the input's rows, so that their bytes are determined: grouped values are so only up to `=`.
     pub fn is_bag(&self) -> bool {
         match self {
-            Self::UnionAll(arms) => arms.iter().all(Self::is_bag),
+            Self::Set(operator, arms) => *operator == "union all" && arms.iter().all(Self::is_bag),
             Self::Select(s) => {
                 !s.distinct
                     && s.group_by.is_none()
@@ -103,7 +106,7 @@ impl Query {
     /// Names of all tables, views and stream tables that are read.
     pub fn reads(&self) -> Vec<String> {
         match self {
-            Self::UnionAll(arms) => arms.iter().flat_map(Self::reads).collect(),
+            Self::Set(_, arms) => arms.iter().flat_map(Self::reads).collect(),
             Self::Select(s) => s
                 .from
                 .iter()
@@ -111,13 +114,14 @@ impl Query {
                     Relation::Named { name, .. } => vec![name.clone()],
                     Relation::Derived(q) | Relation::Common(_, q) => q.reads(),
                 })
+                .chain(s.filter.iter().flat_map(Expr::reads))
                 .collect(),
         }
     }
 
     fn common(&self, found: &mut Vec<(String, Query)>) {
         match self {
-            Self::UnionAll(arms) => arms.iter().for_each(|a| a.common(found)),
+            Self::Set(_, arms) => arms.iter().for_each(|a| a.common(found)),
             Self::Select(s) => {
                 for input in &s.from {
                     match &input.relation {
@@ -155,9 +159,17 @@ impl fmt::Display for Query {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Select(select) => write!(f, "{select}"),
-            Self::UnionAll(arms) => {
+            Self::Set(operator, arms) => {
                 for (i, arm) in arms.iter().enumerate() {
-                    write!(f, "{}{arm}", if i == 0 { "" } else { " union all " })?;
+                    write!(
+                        f,
+                        "{}{arm}",
+                        if i == 0 {
+                            String::new()
+                        } else {
+                            format!(" {operator} ")
+                        }
+                    )?;
                 }
                 Ok(())
             }
@@ -192,6 +204,9 @@ impl fmt::Display for Select {
                 Join::Comma => (", ", String::new()),
                 Join::Cross => (" cross join ", String::new()),
                 Join::Inner(condition) => (" join ", format!(" on {condition}")),
+                Join::Outer("left", condition) => (" left join ", format!(" on {condition}")),
+                Join::Outer("right", condition) => (" right join ", format!(" on {condition}")),
+                Join::Outer(_, condition) => (" full join ", format!(" on {condition}")),
             };
             match &input.relation {
                 Relation::Named { name, .. } | Relation::Common(name, _) => {

@@ -51,6 +51,8 @@ struct Stream {
     seen: i64,
     /// A TRUNCATE since then: the refresh may be a full one.
     truncated: bool,
+    /// It is not incremental, or reads one that is not.
+    any_mode: bool,
 }
 
 struct Replay<'d> {
@@ -178,7 +180,7 @@ impl<'d> Replay<'d> {
                 !n.starts_with('v') || replay.streams.iter().any(|s| s.table.name() == n)
             };
             if query.reads().iter().all(exists) && replay.is_small(&table)? {
-                replay.create(table, arguments, query.is_bag())?;
+                replay.create(table, arguments, query.is_bag(), case.any_mode)?;
             }
         }
         Ok(replay)
@@ -205,16 +207,31 @@ impl<'d> Replay<'d> {
         }
     }
 
-    fn create(&mut self, table: StreamTable, arguments: &str, bag: bool) -> Result<(), Failure> {
-        let sql = format!(
-            "select pgtrickle.create_stream_table('{}', {}, {arguments})",
-            table.name(),
-            crate::session::quote(table.query())
+    fn create(
+        &mut self,
+        table: StreamTable,
+        arguments: &str,
+        bag: bool,
+        any_mode: bool,
+    ) -> Result<(), Failure> {
+        let (name, query) = (
+            table.name().to_string(),
+            crate::session::quote(table.query()),
         );
-        self.reader.try_exec(&sql).map_err(|e| {
+        let sql = |arguments: &str| {
+            format!("select pgtrickle.create_stream_table('{name}', {query}, {arguments})")
+        };
+        let mut created = self.reader.try_exec(&sql(arguments));
+        let refused = matches!(&created, Err(e) if e.code == "0A000") && any_mode;
+        if refused {
+            created = self
+                .reader
+                .try_exec(&sql(&arguments.replace("DIFFERENTIAL", "AUTO")));
+        }
+        created.map_err(|e| {
             failure(
                 Kind::Refused(e.code.clone()),
-                format!("creating {}: {e}\n{}", table.name(), table.query()),
+                format!("creating {name}: {e}\n{}", table.query()),
             )
         })?;
         self.streams.push(Stream {
@@ -222,6 +239,7 @@ impl<'d> Replay<'d> {
             bag,
             seen: 0,
             truncated: false,
+            any_mode: refused,
         });
         let stream = self.streams.len() - 1;
         self.compare(stream)?;
@@ -302,6 +320,7 @@ impl<'d> Replay<'d> {
             table,
             seen,
             truncated,
+            any_mode,
             ..
         } = &self.streams[stream];
         let sql = format!(
@@ -309,7 +328,7 @@ impl<'d> Replay<'d> {
             table.name()
         );
         let wrong = self.reader.lines(&sql);
-        if !wrong.is_empty() && !truncated {
+        if !wrong.is_empty() && !truncated && !any_mode {
             return Err(failure(
                 Kind::WrongMode,
                 format!("{}: {}\n{}", table.name(), wrong.join("; "), table.query()),

@@ -47,7 +47,6 @@ impl Type {
         match self {
             Self::Numeric => &["numeric", "numeric(10,2)"],
             Self::Text => &["text", "varchar(12)"],
-            Self::Int => &["int", "int", "int", "smallint"],
             _ => &[],
         }
     }
