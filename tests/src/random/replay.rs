@@ -49,7 +49,7 @@ struct Stream {
     bag: bool,
     /// Entries of the history up to this one have been looked at.
     seen: i64,
-    /// A TRUNCATE since then: the refresh may be a full one.
+    /// There was a TRUNCATE, which takes effect whenever its transaction ends: refreshes may be full ones from then on.
     truncated: bool,
     /// It is not incremental, or reads one that is not.
     any_mode: bool,
@@ -335,7 +335,6 @@ impl<'d> Replay<'d> {
             ));
         }
         self.streams[stream].seen = self.last_entry(stream);
-        self.streams[stream].truncated = false;
         Ok(())
     }
 
