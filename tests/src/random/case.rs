@@ -24,9 +24,9 @@ impl Grammar {
     /// Everything that is maintained incrementally: every refresh has to be.
     pub fn incremental() -> Self {
         Self {
-            aggregates: true,
-            distinct: true,
-            ..Self::default()
+            windows: false,
+            any_mode: false,
+            ..Self::everything()
         }
     }
 
@@ -81,42 +81,44 @@ impl Case {
             .map(|t| Source {
                 name: t.name.clone(),
                 columns: t.columns.iter().map(|c| (c.name.clone(), c.ty)).collect(),
+                not_null: t
+                    .columns
+                    .iter()
+                    .filter(|c| !c.nullable)
+                    .map(|c| c.name.clone())
+                    .collect(),
                 inputs: 1,
             })
             .collect();
-        let plain = Grammar::default();
+        let plain = Grammar {
+            aggregates: false,
+            distinct: false,
+            windows: false,
+            ..grammar.clone()
+        };
         let mut views = Vec::new();
         if rng.u8(..3) == 0 {
-            let mut queries = Queries {
-                grammar: &plain,
-                relations: &relations,
-                rng: &mut rng,
-                aliases: 0,
-            };
+            let mut queries = Queries::new(&plain, &relations, &mut rng);
             let query = queries.top();
             let inputs = queries.inputs(&query);
             relations.push(Source {
                 name: "w0".into(),
                 columns: query.columns(),
+                not_null: Vec::new(),
                 inputs,
             });
             views.push(("w0".to_string(), query));
         }
         let mut streams = Vec::new();
         for i in 0..rng.usize(1..5) {
-            let query = Queries {
-                grammar,
-                relations: &relations,
-                rng: &mut rng,
-                aliases: 0,
-            }
-            .top();
+            let query = Queries::new(grammar, &relations, &mut rng).top();
             let name = format!("v{i}");
             // Some of the later ones read it.
             if rng.u8(..2) == 0 {
                 relations.push(Source {
                     name: name.clone(),
                     columns: query.columns(),
+                    not_null: Vec::new(),
                     inputs: 1,
                 });
             }

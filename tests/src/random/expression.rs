@@ -1,5 +1,6 @@
 //! Typed scalar expressions that never fail.
 
+use super::minimize;
 use super::query::Query;
 use super::schema::Type;
 use fastrand::Rng;
@@ -25,14 +26,14 @@ pub enum Form {
         argument: Option<Box<Expr>>,
         filter: Option<Box<Expr>>,
     },
-    /// `[not] exists (...)`, or `x [not] in (...)` with the value before it; the query may use columns from outside.
+    /// `[not] exists (...)`, or `(x, ..) [not] in (...)`; the query may use columns from outside.
     Exists {
         negated: bool,
         query: Box<Query>,
     },
     In {
         negated: bool,
-        value: Box<Expr>,
+        values: Vec<Expr>,
         query: Box<Query>,
     },
 }
@@ -63,9 +64,14 @@ impl Expr {
 
     /// Tables that sub-selects read.
     pub fn reads(&self) -> Vec<String> {
+        self.query().map(Query::reads).unwrap_or_default()
+    }
+
+    /// The query of a sub-select.
+    pub fn query(&self) -> Option<&Query> {
         match &self.form {
-            Form::Exists { query, .. } | Form::In { query, .. } => query.reads(),
-            _ => Vec::new(),
+            Form::Exists { query, .. } | Form::In { query, .. } => Some(query),
+            _ => None,
         }
     }
 
@@ -76,8 +82,28 @@ impl Expr {
             form: Form::Literal(format!("null::{}", self.ty.sql())),
         };
         match &self.form {
-            Form::Literal(_) | Form::Column { .. } | Form::Exists { .. } | Form::In { .. } => {
-                Vec::new()
+            Form::Literal(_) | Form::Column { .. } => Vec::new(),
+            Form::Exists { negated, query } | Form::In { negated, query, .. } => {
+                let rebuilt = |q: Query| Self {
+                    ty: self.ty,
+                    form: match &self.form {
+                        Form::In { values, .. } => Form::In {
+                            negated: *negated,
+                            values: values.clone(),
+                            query: Box::new(q),
+                        },
+                        _ => Form::Exists {
+                            negated: *negated,
+                            query: Box::new(q),
+                        },
+                    },
+                };
+                let same = |q: &Query| q.columns() == query.columns();
+                minimize::simpler(query)
+                    .into_iter()
+                    .filter(same)
+                    .map(rebuilt)
+                    .collect()
             }
             Form::Call(template, arguments) => {
                 let mut found: Vec<Self> = arguments
@@ -157,12 +183,14 @@ impl fmt::Display for Expr {
             }
             Form::In {
                 negated,
-                value,
+                values,
                 query,
             } => {
+                let values: Vec<String> = values.iter().map(ToString::to_string).collect();
                 write!(
                     f,
-                    "({value} {}in ({query}))",
+                    "(({}) {}in ({query}))",
+                    values.join(", "),
                     if *negated { "not " } else { "" }
                 )
             }
@@ -324,7 +352,7 @@ fn comparison(scope: &Scope, depth: usize, above_groups: bool, rng: &mut Rng) ->
 }
 
 /// A random aggregate over the scope of one row.
-pub fn aggregate(scope: &Scope, rng: &mut Rng) -> Expr {
+pub fn aggregate(scope: &Scope, above_groups: bool, rng: &mut Rng) -> Expr {
     const CHOICES: &[(&str, Type, Type)] = &[
         ("count", Int, BigInt),
         ("count", Text, BigInt),
@@ -345,7 +373,7 @@ pub fn aggregate(scope: &Scope, rng: &mut Rng) -> Expr {
         ("max", Timestamp, Timestamp),
         ("min", Float, Float),
     ];
-    let filter = (rng.u8(..4) == 0).then(|| Box::new(random(Bool, scope, 2, false, rng)));
+    let filter = (rng.u8(..4) == 0).then(|| Box::new(random(Bool, scope, 2, above_groups, rng)));
     if rng.u8(..4) == 0 {
         return Expr {
             ty: BigInt,
@@ -358,7 +386,7 @@ pub fn aggregate(scope: &Scope, rng: &mut Rng) -> Expr {
     }
     let (function, argument, ty) = CHOICES[rng.usize(..CHOICES.len())];
     let depth = rng.usize(..3);
-    let argument = Some(Box::new(random(argument, scope, depth, false, rng)));
+    let argument = Some(Box::new(random(argument, scope, depth, above_groups, rng)));
     Expr {
         ty,
         form: Form::Aggregate {

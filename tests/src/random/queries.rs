@@ -13,6 +13,8 @@ const MAX_INPUTS: usize = 7;
 pub struct Source {
     pub name: String,
     pub columns: Vec<(String, Type)>,
+    /// Those that are never NULL.
+    pub not_null: Vec<String>,
     /// Tables behind it: more than one for a view.
     pub inputs: usize,
 }
@@ -22,13 +24,35 @@ pub struct Queries<'a> {
     pub grammar: &'a Grammar,
     pub relations: &'a [Source],
     pub rng: &'a mut Rng,
-    pub aliases: usize,
+    aliases: usize,
+    /// Columns that are never NULL, by alias and name.
+    not_null: Vec<(String, String)>,
+    /// There are values that are only defined up to `=`.
+    loose: bool,
+    /// Depth of the sub-select in a condition that is being made.
+    nesting: usize,
 }
 
-impl Queries<'_> {
+/// Types whose equal values look the same.
+const EXACT: [Type; 5] = [Type::Int, Type::BigInt, Type::Text, Type::Date, Type::Bool];
+
+impl<'a> Queries<'a> {
+    pub fn new(grammar: &'a Grammar, relations: &'a [Source], rng: &'a mut Rng) -> Self {
+        Self {
+            grammar,
+            relations,
+            rng,
+            aliases: 0,
+            not_null: Vec::new(),
+            loose: false,
+            nesting: 0,
+        }
+    }
+
     /// A query that could define a stream table, of a size that a person would write.
     pub fn top(&mut self) -> Query {
         loop {
+            self.loose = false;
             let query = self.any();
             if self.inputs(&query) <= MAX_INPUTS {
                 return query;
@@ -48,27 +72,14 @@ impl Queries<'_> {
     }
 
     fn any(&mut self) -> Query {
-        let mut query = match self.rng.u8(..10) {
+        let mut query = match self.rng.u8(..12) {
             0 | 1 => self.union_all(2),
+            2 | 3 if self.grammar.set_operations => self.set_operation(2),
             _ => Query::Select(Box::new(self.bag(2, None))),
         };
-        if self.grammar.set_operations && self.rng.u8(..8) == 0 {
-            const OPERATORS: [&str; 5] = [
-                "union",
-                "intersect",
-                "except",
-                "intersect all",
-                "except all",
-            ];
-            if let Query::Set(_, arms) = self.union_all(2) {
-                let operator = OPERATORS[self.rng.usize(..OPERATORS.len())];
-                return Query::Set(operator, arms.into_iter().take(2).collect());
-            }
-        }
-        // At most one operator with state, at the root.
         match self.rng.u8(..10) {
-            0..=2 => return query,
-            3 => query = self.distinct(query),
+            0..=3 => return query,
+            4 => query = self.distinct(query),
             _ => query = self.grouped(query),
         }
         query
@@ -89,7 +100,7 @@ impl Queries<'_> {
             let depth = self.rng.usize(..4);
             select
                 .output
-                .push(expression::random(ty, &scope, depth, false, self.rng));
+                .push(expression::random(ty, &scope, depth, self.loose, self.rng));
         }
         if windows {
             const WINDOWS: [&str; 3] = [
@@ -114,25 +125,30 @@ impl Queries<'_> {
             17 | 18 => 4,
             _ => 5,
         };
+        self.joined_of(inputs, depth)
+    }
+
+    fn joined_of(&mut self, inputs: usize, depth: usize) -> Select {
         let commas = self.rng.u8(..4) == 0;
         let mut select = Select::default();
         for i in 0..inputs {
-            let relation = self.relation(depth);
-            self.aliases += 1;
-            let mut input = Input {
-                relation,
-                alias: format!("t{}", self.aliases),
-                join: Join::Comma,
-            };
+            let mut input = self.input(depth);
             if i > 0 {
-                let condition = self.join_condition(&scope(&select), &input.scope());
+                let (left, right) = (scope(&select), input.scope());
+                let condition = self.join_condition(&left, &right);
                 // A condition in ON sees nothing across a comma, so one select has either commas or joins.
                 match condition {
-                    None if inputs > 2 => break,
                     None if commas => {}
                     None => input.join = Join::Cross,
                     Some(condition) if commas => select.filter.push(condition),
-                    Some(condition) => input.join = self.join(condition),
+                    Some(condition) => input.join = self.join(condition, &left, &right),
+                }
+                if let Join::Outer(kind, _) = input.join {
+                    let before: Vec<&String> = select.from.iter().map(|i| &i.alias).collect();
+                    self.not_null.retain(|(alias, _)| {
+                        !(*alias == input.alias && kind != "right"
+                            || before.contains(&alias) && kind != "left")
+                    });
                 }
             }
             select.from.push(input);
@@ -144,79 +160,182 @@ impl Queries<'_> {
                 Type::Bool,
                 &scope,
                 depth,
-                false,
+                self.loose,
                 self.rng,
             ));
         }
-        if self.grammar.subqueries && self.rng.u8(..4) == 0 {
-            let condition = self.subquery(&scope);
-            select.filter.push(condition);
+        if self.grammar.subqueries && self.nesting < 2 && self.rng.u8(..4) == 0 {
+            self.nesting += 1;
+            for _ in 0..self.rng.usize(1..3) {
+                let condition = self.subquery(&scope);
+                select.filter.extend(condition);
+            }
+            self.nesting -= 1;
         }
         select
     }
 
-    fn join(&mut self, condition: Expr) -> Join {
+    fn input(&mut self, depth: usize) -> Input {
+        let relation = self.relation(depth);
+        self.aliases += 1;
+        let alias = format!("t{}", self.aliases);
+        if let Relation::Named { name, .. } = &relation {
+            let source = self.relations.iter().find(|r| r.name == *name);
+            for column in source.iter().flat_map(|s| &s.not_null) {
+                self.not_null.push((alias.clone(), column.clone()));
+            }
+        }
+        Input {
+            relation,
+            alias,
+            join: Join::Comma,
+        }
+    }
+
+    fn join(&mut self, condition: Expr, left: &Scope, right: &Scope) -> Join {
         if !self.grammar.outer_joins || self.rng.bool() {
             return Join::Inner(condition);
         }
         match self.rng.u8(..4) {
             // PostgreSQL has FULL JOIN only for conditions it can hash or merge.
-            0 => match condition.form {
-                Form::Call("({0} = {1})", _) => Join::Outer("full", condition),
-                _ => Join::Outer("left", condition),
-            },
+            0 => {
+                let equal = match condition.form {
+                    Form::Call("({0} and {1})", mut parts) => parts.remove(0),
+                    _ => condition,
+                };
+                let more = self.pair(left, right).filter(|_| self.rng.u8(..3) == 0);
+                Join::Outer(
+                    "full",
+                    match more {
+                        Some((l, r)) => {
+                            let operator =
+                                ["({0} = {1})", "({0} < {1})", "({0} <> {1})"][self.rng.usize(..3)];
+                            let more = Expr::call(Type::Bool, operator, vec![l, r]);
+                            Expr::call(Type::Bool, "({0} and {1})", vec![equal, more])
+                        }
+                        None => equal,
+                    },
+                )
+            }
             1 => Join::Outer("right", condition),
             _ => Join::Outer("left", condition),
         }
     }
 
-    /// `[not] exists` or `[not] in` over one relation.
-    fn subquery(&mut self, outside: &Scope) -> Expr {
-        let relation = self.relation(0);
-        self.aliases += 1;
-        let input = Input {
-            relation,
-            alias: format!("t{}", self.aliases),
-            join: Join::Comma,
-        };
-        let inside = input.scope();
-        let mut select = Select {
-            from: vec![input],
-            ..Select::default()
-        };
-        let both: Scope = outside.iter().chain(&inside).cloned().collect();
-        if self.rng.u8(..3) == 0 {
-            select
-                .filter
-                .push(expression::random(Type::Bool, &both, 2, false, self.rng));
-        }
+    /// `[not] exists` or `[not] in`, if there are columns for it.
+    fn subquery(&mut self, outside: &Scope) -> Option<Expr> {
         let negated = self.rng.bool();
-        let values: Vec<&Expr> = inside
-            .iter()
-            .filter(|i| outside.iter().any(|o| o.ty == i.ty))
-            .collect();
-        let form = if values.is_empty() || self.rng.u8(..3) > 0 {
-            select.filter.extend(self.join_condition(outside, &inside));
-            select.output.push(Expr::literal(Type::Int, self.rng));
-            Form::Exists {
-                negated,
-                query: Box::new(Query::Select(Box::new(select))),
+        if self.rng.u8(..5) < 2 {
+            return self.one_of(outside, negated);
+        }
+        let inputs = 1 + usize::from(self.rng.u8(..4) == 0);
+        let mut select = self.joined_of(inputs, 1);
+        let inside = scope(&select);
+        select.filter.push(self.equality(outside, &inside)?);
+        self.correlate(&mut select, outside);
+        let ty = Type::Int;
+        let output = expression::random(ty, &inside, 0, false, self.rng);
+        select.output.push(output);
+        let query = Box::new(Query::Select(Box::new(select)));
+        Some(Expr {
+            ty: Type::Bool,
+            form: Form::Exists { negated, query },
+        })
+    }
+
+    /// Perhaps one more condition on the rows of a sub-select.
+    fn correlate(&mut self, select: &mut Select, outside: &Scope) {
+        let both: Scope = outside.iter().chain(&scope(select)).cloned().collect();
+        if self.rng.u8(..3) == 0 {
+            let condition = expression::random(Type::Bool, &both, 2, self.loose, self.rng);
+            select.filter.push(condition);
+        }
+    }
+
+    fn one_of(&mut self, outside: &Scope, negated: bool) -> Option<Expr> {
+        let inputs = 1 + usize::from(self.rng.u8(..4) == 0);
+        let mut pairs = Vec::new();
+        let query = if negated || self.rng.bool() {
+            let mut select = self.joined_of(inputs, 1);
+            let inside = scope(&select);
+            for _ in 0..self.rng.usize(1..3) {
+                let strict = |scope: &Scope, not_null: &[(String, String)]| -> Scope {
+                    let known = |e: &Expr| match &e.form {
+                        Form::Column { alias, name } => {
+                            not_null.iter().any(|(a, n)| a == alias && n == name)
+                        }
+                        _ => false,
+                    };
+                    scope
+                        .iter()
+                        .filter(|e| !negated || known(e))
+                        .cloned()
+                        .collect()
+                };
+                let (left, right) = (
+                    strict(outside, &self.not_null),
+                    strict(&inside, &self.not_null),
+                );
+                pairs.extend(self.pair(&left, &right));
             }
+            select.output = pairs.iter().map(|(_, inner)| inner.clone()).collect();
+            if self.rng.bool() {
+                self.correlate(&mut select, outside);
+            }
+            Query::Select(Box::new(select))
         } else {
-            let inner = values[self.rng.usize(..values.len())].clone();
-            let outer: Vec<&Expr> = outside.iter().filter(|o| o.ty == inner.ty).collect();
-            let value = Box::new(outer[self.rng.usize(..outer.len())].clone());
-            select.output.push(inner);
-            Form::In {
-                negated,
-                value,
-                query: Box::new(Query::Select(Box::new(select))),
+            let types: Vec<Type> = (0..self.rng.usize(1..3))
+                .filter_map(|_| outside.get(self.rng.usize(..outside.len())).map(|e| e.ty))
+                .collect();
+            for ty in &types {
+                let depth = self.rng.usize(..2);
+                let value = expression::random(*ty, outside, depth, self.loose, self.rng);
+                pairs.push((value.clone(), value));
+            }
+            match self.rng.u8(..4) {
+                0 if self.grammar.set_operations && types.iter().all(|t| EXACT.contains(t)) => {
+                    self.set_operation_of(&types, 1)
+                }
+                1 => Query::Select(Box::new(self.bag(1, Some(&types)))),
+                _ => self.grouped_of(&types, inputs),
             }
         };
-        Expr {
-            ty: Type::Bool,
-            form,
+        let values: Vec<Expr> = pairs.into_iter().map(|(value, _)| value).collect();
+        if values.is_empty() {
+            return None;
         }
+        Some(Expr {
+            ty: Type::Bool,
+            form: Form::In {
+                negated,
+                values,
+                query: Box::new(query),
+            },
+        })
+    }
+
+    /// Groups whose keys have these types, with HAVING.
+    fn grouped_of(&mut self, types: &[Type], inputs: usize) -> Query {
+        self.loose = true;
+        let mut select = self.joined_of(inputs, 1);
+        let rows = scope(&select);
+        for ty in types {
+            select
+                .output
+                .push(expression::random(*ty, &rows, 1, true, self.rng));
+        }
+        let mut keys: Vec<Expr> = Vec::new();
+        for key in select.output.iter().filter(|e| e.has_column()) {
+            if !keys.contains(key) {
+                keys.push(key.clone());
+            }
+        }
+        if self.rng.u8(..3) > 0 {
+            let values = vec![expression::aggregate(&rows, true, self.rng)];
+            select.having = Some(expression::random(Type::Bool, &values, 2, true, self.rng));
+        }
+        select.group_by = Some(keys);
+        Query::Select(Box::new(select))
     }
 
     fn relation(&mut self, depth: usize) -> Relation {
@@ -228,11 +347,17 @@ impl Queries<'_> {
                 columns: source.columns.clone(),
             };
         }
-        let query = if self.rng.u8(..4) == 0 {
-            self.union_all(depth - 1)
-        } else {
-            Query::Select(Box::new(self.bag(depth - 1, None)))
+        let mut query = match self.rng.u8(..8) {
+            0 | 1 => self.union_all(depth - 1),
+            2 if self.grammar.set_operations => self.set_operation(depth - 1),
+            _ => Query::Select(Box::new(self.bag(depth - 1, None))),
         };
+        match self.rng.u8(..10) {
+            0 => query = self.distinct(query),
+            1 | 2 => query = self.grouped(query),
+            _ => {}
+        }
+        self.loose |= !query.is_bag();
         if self.rng.bool() {
             self.aliases += 1;
             Relation::Common(format!("w{}", self.aliases), query)
@@ -246,6 +371,22 @@ impl Queries<'_> {
         if self.rng.u8(..12) == 0 {
             return None;
         }
+        self.equality(left, right)
+    }
+
+    fn equality(&mut self, left: &Scope, right: &Scope) -> Option<Expr> {
+        let (l, r) = self.pair(left, right)?;
+        let equal = Expr::call(Type::Bool, "({0} = {1})", vec![l, r]);
+        if self.rng.u8(..5) > 0 {
+            return Some(equal);
+        }
+        let both: Scope = left.iter().chain(right).cloned().collect();
+        let more = expression::random(Type::Bool, &both, 2, self.loose, self.rng);
+        Some(Expr::call(Type::Bool, "({0} and {1})", vec![equal, more]))
+    }
+
+    /// Two columns that can be compared.
+    fn pair(&mut self, left: &Scope, right: &Scope) -> Option<(Expr, Expr)> {
         let pairs: Vec<(&Expr, &Expr)> = left
             .iter()
             .flat_map(|l| right.iter().map(move |r| (l, r)))
@@ -255,13 +396,48 @@ impl Queries<'_> {
             return None;
         }
         let (l, r) = pairs[self.rng.usize(..pairs.len())];
-        let equal = Expr::call(Type::Bool, "({0} = {1})", vec![l.clone(), r.clone()]);
-        if self.rng.u8(..5) > 0 {
-            return Some(equal);
+        Some((l.clone(), r.clone()))
+    }
+
+    fn set_operation(&mut self, depth: usize) -> Query {
+        let types: Vec<Type> = (0..self.rng.usize(1..4))
+            .map(|_| EXACT[self.rng.usize(..EXACT.len())])
+            .collect();
+        self.set_operation_of(&types, depth)
+    }
+
+    fn set_operation_of(&mut self, types: &[Type], depth: usize) -> Query {
+        const OPERATORS: [&str; 5] = [
+            "union",
+            "intersect",
+            "except",
+            "intersect all",
+            "except all",
+        ];
+        let mut arm = || {
+            let mut select = self.joined(depth.saturating_sub(1));
+            let scope = scope(&select);
+            for ty in types {
+                let depth = self.rng.usize(..2);
+                select
+                    .output
+                    .push(expression::random(*ty, &scope, depth, self.loose, self.rng));
+            }
+            select.distinct = self.rng.u8(..8) == 0;
+            Query::Select(Box::new(select))
+        };
+        let (first, second, third) = (arm(), arm(), arm());
+        let operator = OPERATORS[self.rng.usize(..OPERATORS.len())];
+        let query = Query::Set(operator, vec![first, second]);
+        if self.rng.u8(..4) > 0 {
+            return query;
         }
-        let both: Scope = left.iter().chain(right).cloned().collect();
-        let more = expression::random(Type::Bool, &both, 2, false, self.rng);
-        Some(Expr::call(Type::Bool, "({0} and {1})", vec![equal, more]))
+        let operator = OPERATORS[self.rng.usize(..OPERATORS.len())];
+        let mut arms = vec![query, third];
+        if self.rng.bool() {
+            arms.reverse();
+        }
+        Query::Set(operator, arms)
     }
 
     fn union_all(&mut self, depth: usize) -> Query {
@@ -283,6 +459,7 @@ impl Queries<'_> {
                 *select
             }
             query @ Query::Set(..) => {
+                self.loose |= !query.is_bag();
                 self.aliases += 1;
                 let input = Input {
                     relation: Relation::Derived(query),
@@ -308,7 +485,7 @@ impl Queries<'_> {
             let depth = self.rng.usize(..2);
             select
                 .output
-                .push(expression::random(ty, &scope, depth, false, self.rng));
+                .push(expression::random(ty, &scope, depth, self.loose, self.rng));
         }
         select.distinct = true;
         Query::Select(Box::new(select))
@@ -324,7 +501,7 @@ impl Queries<'_> {
         for _ in 0..self.rng.usize(..4) {
             let ty = self.some_type(&rows);
             let depth = self.rng.usize(..2);
-            let key = expression::random(ty, &rows, depth, false, self.rng);
+            let key = expression::random(ty, &rows, depth, self.loose, self.rng);
             // A constant would be taken for a position.
             if key.has_column() && !keys.contains(&key) {
                 keys.push(key);
@@ -332,7 +509,7 @@ impl Queries<'_> {
         }
         let mut values: Scope = keys.clone();
         for _ in 0..self.rng.usize(1..5) {
-            values.push(expression::aggregate(&rows, self.rng));
+            values.push(expression::aggregate(&rows, self.loose, self.rng));
         }
         for value in &values {
             match self.rng.u8(..8) {

@@ -123,6 +123,9 @@ impl Query {
         match self {
             Self::Set(_, arms) => arms.iter().for_each(|a| a.common(found)),
             Self::Select(s) => {
+                for query in s.filter.iter().filter_map(Expr::query) {
+                    query.common(found);
+                }
                 for input in &s.from {
                     match &input.relation {
                         Relation::Named { .. } => {}
@@ -161,15 +164,15 @@ impl fmt::Display for Query {
             Self::Select(select) => write!(f, "{select}"),
             Self::Set(operator, arms) => {
                 for (i, arm) in arms.iter().enumerate() {
-                    write!(
-                        f,
-                        "{}{arm}",
-                        if i == 0 {
-                            String::new()
-                        } else {
-                            format!(" {operator} ")
-                        }
-                    )?;
+                    let before = if i == 0 {
+                        String::new()
+                    } else {
+                        format!(" {operator} ")
+                    };
+                    match arm {
+                        Self::Select(_) => write!(f, "{before}{arm}")?,
+                        Self::Set(..) => write!(f, "{before}({arm})")?,
+                    }
                 }
                 Ok(())
             }
