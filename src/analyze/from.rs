@@ -436,7 +436,7 @@ impl Analyzer {
         let wanted: BTreeSet<i16> = level
             .used
             .iter()
-            .filter(|var| var.range == index)
+            .filter(|var| var.range == index && var.levels_up == 0)
             .map(|var| var.attnum)
             .collect();
         if wanted.contains(&0) {

@@ -164,12 +164,7 @@ fn delta_terms(unit: &Unit, dirty: &BTreeSet<SourceId>) -> Vec<String> {
     let Some(query) = &unit.query else {
         return vec![];
     };
-    let input = unit
-        .layout
-        .grouped
-        .as_ref()
-        .map_or(&query.root, |grouped| &grouped.input);
-    delta::terms(input, dirty)
+    delta::below_root(&query.root, dirty)
         .into_iter()
         .map(|root| {
             Query {

@@ -88,7 +88,19 @@ pub fn load_state(id: i64, under: Under<'_>) -> RefreshState {
         Value::Oid(database_id()),
     ];
     let rows = with_plans(|plans| plans.load.run(&values, under));
-    rows.first().map(read).unwrap_or_default()
+    rows.first().map(read).unwrap_or_else(|| {
+        let taken = spi::run_under(
+            "SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text",
+            &[],
+            under,
+        );
+        let snapshot = taken.first().map_or_else(String::new, |row| row.text(0));
+        RefreshState {
+            snapshot_xmax: parse_snapshot(&snapshot).map_or(0, |(xmax, _)| xmax),
+            snapshot,
+            ..RefreshState::default()
+        }
+    })
 }
 
 fn read(row: &Row) -> RefreshState {

@@ -412,7 +412,7 @@ pub(super) fn read_columns(query: &pgt_ivm::rel::Query, stages: &[pg_sys::Oid]) 
 }
 
 /// Live columns of a table that are stored.
-fn all_columns(relid: pg_sys::Oid) -> BTreeSet<i16> {
+pub(super) fn all_columns(relid: pg_sys::Oid) -> BTreeSet<i16> {
     spi::run(
         "SELECT attnum FROM pg_catalog.pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped \
          AND attgenerated <> 'v'",
@@ -460,6 +460,7 @@ fn create_stage(
             diamond_schedule_policy: None,
         },
     )?;
+    catalog::ensure_state(id);
     Ok((id, relid))
 }
 

@@ -92,11 +92,16 @@ fn reads_what_is_recorded(
     planned: Option<&Planned>,
 ) -> Result<bool> {
     let Some(planned) = planned else {
+        // Refreshed fully, a table may be used in any way: all its columns count, new ones too.
         let recorded = catalog::dependencies(table.id);
-        return Ok(analysis
-            .relations
-            .iter()
-            .all(|relation| recorded.iter().any(|known| known.source == relation.relid)));
+        return Ok(analysis.relations.iter().all(|relation| {
+            recorded.iter().any(|known| {
+                known.source == relation.relid
+                    && create::all_columns(relation.relid)
+                        .iter()
+                        .all(|column| known.columns.contains(column))
+            })
+        }));
     };
     let relids: Vec<pg_sys::Oid> = stages.iter().map(|stage| stage.relid).collect();
     let queries = planned

@@ -81,7 +81,7 @@ const QUERIES: &[(&str, &str)] = &[
     ),
     (
         "full_join_of_three",
-        "select a.id, b.m, c.f from a full join b on a.id = b.id left join c on c.f = b.m",
+        "select a.id, b.m, c.f from a full join b on a.id = b.id left join c on c.x = a.v",
     ),
     (
         "exists_correlated",

@@ -36,6 +36,28 @@ pub fn terms(rel: &Rel, dirty: &BTreeSet<SourceId>) -> Vec<Rel> {
     }
 }
 
+/// The terms of the change that reaches the stateful operator at the root of a plan, or of the whole change if there is
+/// none.
+pub fn below_root(root: &Rel, dirty: &BTreeSet<SourceId>) -> Vec<Rel> {
+    match stateful_inputs(root) {
+        Some(inputs) => inputs
+            .into_iter()
+            .flat_map(|input| terms(input, dirty))
+            .collect(),
+        None => terms(root, dirty),
+    }
+}
+
+/// The inputs of the stateful operator under a chain of filters and projections.
+fn stateful_inputs(rel: &Rel) -> Option<Vec<&Rel>> {
+    match rel {
+        Rel::Filter { input, .. } | Rel::Project { input, .. } => stateful_inputs(input),
+        Rel::Aggregate { input, .. } => Some(vec![input]),
+        Rel::Partitioned { inputs, .. } => Some(inputs.iter().map(|input| &input.rel).collect()),
+        Rel::Scan(_) | Rel::Join { .. } | Rel::UnionAll { .. } => None,
+    }
+}
+
 /// Whether `rel` reads a source in `dirty`.
 pub fn reads(rel: &Rel, dirty: &BTreeSet<SourceId>) -> bool {
     rel.scans().iter().any(|scan| dirty.contains(&scan.source))
