@@ -231,10 +231,13 @@ fn index_fits(table: &StreamTable, layout: &Layout) -> Result<bool> {
 /// they cannot be compared with the query: they are deleted, and whoever reads the table starts again.
 fn change_storage(table: &StreamTable, stored: &Layout, layout: &Layout) -> Result<()> {
     let _writing = entry::writing();
+    // As the owner: triggers and indexes of his on the table are his code.
+    let _scope = Scope::restricted(table.owner, &table.timezone);
     storage::drop_index(&table.name);
     if stored.identity != layout.identity {
         spi::command(&format!("DELETE FROM {}", table.name));
         for reader in catalog::dependents(table.relid) {
+            let _scope = Scope::internal();
             require_reinit(reader, "an upstream stream table was rebuilt");
         }
     }

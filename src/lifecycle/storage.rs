@@ -101,15 +101,16 @@ pub(super) fn guard(table: &Name) {
     ));
 }
 
-/// Lets the owners of all readers of `source` read its log, and the owner of a stream table write its own.
+/// Lets the owners of all readers of `source` read what they need of its log, and the owner of a stream table write its
+/// own. A log can hold columns for others that a reader's owner must not see.
 pub(super) fn grant_log(source: pg_sys::Oid) -> Result<()> {
     let Some(log) = catalog::change_source(source, Under::Current) else {
         return Ok(());
     };
     let readers = spi::run(
-        "SELECT DISTINCT pg_catalog.pg_get_userbyid(c.relowner) FROM pgtrickle.pgt_dependencies d \
-         JOIN pgtrickle.pgt_stream_tables st USING (pgt_id) JOIN pg_catalog.pg_class c ON c.oid = st.pgt_relid \
-         WHERE d.source::pg_catalog.oid = $1",
+        "SELECT pg_catalog.pg_get_userbyid(c.relowner), st.effective_refresh_mode, d.pgt_id \
+         FROM pgtrickle.pgt_dependencies d JOIN pgtrickle.pgt_stream_tables st USING (pgt_id) \
+         JOIN pg_catalog.pg_class c ON c.oid = st.pgt_relid WHERE d.source::pg_catalog.oid = $1",
         &[Value::Oid(source)],
     );
     let writer = match log.kind {
@@ -119,11 +120,30 @@ pub(super) fn grant_log(source: pg_sys::Oid) -> Result<()> {
         ),
         SourceKind::Table => None,
     };
+    let position = match log.kind {
+        SourceKind::Table => "xid",
+        SourceKind::StreamTable => "version",
+    };
     for segment in &log.segments {
         let name = segment.name(source);
         for reader in &readers {
             let role = sql::quote_identifier(&reader.text(0));
-            spi::command(&format!("GRANT SELECT ON {name} TO {role}"));
+            let mut columns = vec![position.to_owned(), "w".to_owned()];
+            // A full refresh only asks whether there are changes.
+            if reader.text(1) != "FULL" {
+                columns.extend(
+                    catalog::dependencies(reader.int(2))
+                        .into_iter()
+                        .filter(|dependency| dependency.source == source)
+                        .flat_map(|dependency| dependency.columns)
+                        .filter(|column| segment.columns.contains(column))
+                        .map(sql::log_column),
+                );
+            }
+            spi::command(&format!(
+                "GRANT SELECT ({}) ON {name} TO {role}",
+                columns.join(", ")
+            ));
         }
         if let Some(writer) = &writer {
             let role = sql::quote_identifier(&writer.text(0));
