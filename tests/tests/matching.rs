@@ -181,17 +181,33 @@ fn keys_move_on_all_sides(n: usize) {
             if i % 2 == 0 { "" } else { "not " },
             if exists.is_empty() { "where" } else { "" },
             i - 1,
-            exists = if exists.is_empty() { String::new() } else { format!("{exists} and") },
+            exists = if exists.is_empty() {
+                String::new()
+            } else {
+                format!("{exists} and")
+            },
         );
     }
     let streams = [
-        s.stream_table("l", &format!("select {} from {}", columns.join(", "), joined("left"))),
-        s.stream_table("r", &format!("select {} from {}", columns.join(", "), joined("right"))),
-        s.stream_table("f", &format!("select {} from {}", columns.join(", "), joined("full"))),
+        s.stream_table(
+            "l",
+            &format!("select {} from {}", columns.join(", "), joined("left")),
+        ),
+        s.stream_table(
+            "r",
+            &format!("select {} from {}", columns.join(", "), joined("right")),
+        ),
+        s.stream_table(
+            "f",
+            &format!("select {} from {}", columns.join(", "), joined("full")),
+        ),
         s.stream_table("e", &format!("select t1.k, t1.b from t1 {exists}")),
         s.stream_table(
             "g",
-            &format!("select t1.a, count(t{n}.k), sum(t{n}.b) from {} group by t1.a", joined("left")),
+            &format!(
+                "select t1.a, count(t{n}.k), sum(t{n}.b) from {} group by t1.a",
+                joined("left")
+            ),
         ),
     ];
     let changes = [
@@ -203,7 +219,9 @@ fn keys_move_on_all_sides(n: usize) {
         "update t$ set b = 0, a = 0",
     ];
     for change in changes {
-        let sql: Vec<String> = (1..=n).map(|i| change.replace('$', &i.to_string())).collect();
+        let sql: Vec<String> = (1..=n)
+            .map(|i| change.replace('$', &i.to_string()))
+            .collect();
         rounds(&mut s, &streams, &[&sql.join("; ")]);
     }
 }
@@ -255,10 +273,15 @@ fn several_in_one_query() {
     let db = database();
     let mut s = db.connect();
     two_tables(&mut s);
-    s.exec("create table c (k int primary key, x int); insert into c values (1, 1), (2, 2), (3, 5)");
+    s.exec(
+        "create table c (k int primary key, x int); insert into c values (1, 1), (2, 2), (3, 5)",
+    );
     let first = s.stream_table("m1", "select a.k, b.k as bk from a left join b on a.x = b.x where exists (select 1 from c where c.x = a.x) and a.k not in (select k from c where x > 4)");
     let second = s.stream_table("m2", "select m1.k from m1 except select bk from m1 union all select k from c where x in (select x from b group by x having count(*) > 1)");
-    let third = s.stream_table("m3", "select distinct m2.k, c.x from m2 full join c on c.k = m2.k");
+    let third = s.stream_table(
+        "m3",
+        "select distinct m2.k, c.x from m2 full join c on c.k = m2.k",
+    );
     rounds(
         &mut s,
         &[first, second, third],
@@ -279,7 +302,10 @@ fn keyless_tables_with_duplicates() {
     s.exec("create table a (x int, t text); create table b (x int, t text); insert into a values (1, 'p'), (1, 'p'), (2, 'q'), (null, 'z'); insert into b values (1, 'p'), (1, 'r'), (null, 'z')");
     let streams = [
         s.stream_table("d1", "select a.t, b.t as u from a left join b on a.x = b.x"),
-        s.stream_table("d2", "select a.t, b.t as u from a full join b on a.x = b.x and a.t = b.t"),
+        s.stream_table(
+            "d2",
+            "select a.t, b.t as u from a full join b on a.x = b.x and a.t = b.t",
+        ),
         s.stream_table("d3", "select t from a where (x, t) in (select x, t from b)"),
         s.stream_table("d4", "select x, t from a except all select x, t from b"),
         s.stream_table("d5", "select x, t from a intersect all select x, t from b"),
