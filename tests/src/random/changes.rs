@@ -97,7 +97,7 @@ impl Changes<'_> {
                 )
             }
             18 => format!(
-                "insert into {0} select * from {0} where {1}{2}",
+                "insert into {0} select * from {0} where {1} limit 5{2}",
                 table.name,
                 self.some_rows(table),
                 nothing_on_conflict(table)

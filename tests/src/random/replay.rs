@@ -71,6 +71,8 @@ pub fn replay(server: &Server, case: &Case, settings: &str) -> Result<(), Failur
         "schedule => '1d', refresh_mode => 'DIFFERENTIAL'",
         settings,
     )?;
+    // Whatever a refresh would wait for is held by this thread.
+    replay.reader.exec("set lock_timeout = '100ms'");
     let mut writers: Vec<Session> = (0..case.sessions).map(|_| writer(&db)).collect();
     for event in &case.events {
         match event {
@@ -166,7 +168,7 @@ impl<'d> Replay<'d> {
                 .try_exec(&sql)
                 .map_err(|e| failure(Kind::Invalid, format!("{e}\nin: {sql}")))?;
         }
-        reader.exec(&format!("set lock_timeout = '100ms'; {settings}"));
+        reader.exec(settings);
         let mut replay = Self {
             db,
             reader,
