@@ -290,6 +290,20 @@ pub fn random(ty: Type, scope: &Scope, depth: usize, above_groups: bool, rng: &m
         return columns[rng.usize(..columns.len())].clone();
     }
     if depth == 0 || rng.u8(..6) == 0 {
+        // A condition that is constant makes a query without rows, or none at all.
+        if ty == Bool && !scope.is_empty() && rng.u8(..10) > 0 {
+            let column = scope[rng.usize(..scope.len())].clone();
+            const TESTS: [&str; 5] = [
+                "({0} = {1})",
+                "({0} <> {1})",
+                "({0} <= {1})",
+                "({0} > {1})",
+                "({0} is distinct from {1})",
+            ];
+            let test = TESTS[rng.usize(..TESTS.len())];
+            let literal = Expr::literal(column.ty, rng);
+            return Expr::call(Bool, test, vec![column, literal]);
+        }
         return if rng.u8(..12) == 0 {
             Expr {
                 ty,

@@ -154,8 +154,8 @@ impl<'a> Queries<'a> {
             select.from.push(input);
         }
         let scope = scope(&select);
-        for _ in 0..self.rng.usize(..3) {
-            let depth = self.rng.usize(1..4);
+        for _ in 0..[0, 0, 1, 1, 2][self.rng.usize(..5)] {
+            let depth = self.rng.usize(..3);
             select.filter.push(expression::random(
                 Type::Bool,
                 &scope,
@@ -535,7 +535,7 @@ impl<'a> Queries<'a> {
     }
 
     fn some_type(&mut self, scope: &Scope) -> Type {
-        if scope.is_empty() || self.rng.u8(..3) == 0 {
+        if scope.is_empty() || self.rng.u8(..6) == 0 {
             Type::ALL[self.rng.usize(..Type::ALL.len())]
         } else {
             scope[self.rng.usize(..scope.len())].ty
