@@ -115,6 +115,13 @@ impl Analyzer {
                 "Every row could meet every other; the stream table is refreshed fully.",
             ));
         }
+        let same_type = |(a, b): (&Scalar, &Scalar)| a.ty.name == b.ty.name;
+        if full && !left_keys.iter().zip(&right_keys).all(same_type) {
+            return Err(NotIncremental::new(
+                "a full join of columns of different types",
+                "Cast them to one type in a sub-query; the stream table is refreshed fully.",
+            ));
+        }
         let nullable = right
             .columns()
             .into_iter()

@@ -140,7 +140,7 @@ fn create_or_replace_stream_table(
         },
     )?;
     if comparison == lifecycle::QueryComparison::Different && wanted.initialize {
-        super::refresh::manual(&known, None)?;
+        super::refresh::manual(&catalog::load(known.id)?, None)?;
     }
     Ok(())
 }

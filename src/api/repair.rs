@@ -27,7 +27,7 @@ fn repair_stream_table(
         ));
     }
     if !dry_run && !differences.is_empty() {
-        super::refresh::manual(&table, Some("repair"))?;
+        super::refresh::manual(&catalog::load(table.id)?, Some("repair"))?;
     }
     let rows: Vec<(String, pgrx::JsonB)> = differences
         .into_iter()

@@ -142,13 +142,14 @@ pub fn load(id: i64) -> Result<StreamTable> {
         })
 }
 
-/// The generation of a stream table or stage, if it exists.
-pub fn generation(id: i64) -> Option<i64> {
+/// The generation and the table of a stream table or stage, if it exists. Ids are given out again after the extension has
+/// been dropped and created; tables are not.
+pub fn generation(id: i64) -> Option<(i64, pg_sys::Oid)> {
     spi::first(
-        "SELECT generation FROM pgtrickle.pgt_stream_tables WHERE pgt_id = $1",
+        "SELECT generation, pgt_relid::pg_catalog.oid FROM pgtrickle.pgt_stream_tables WHERE pgt_id = $1",
         &[Value::Int(id)],
     )
-    .map(|row| row.int(0))
+    .map(|row| (row.int(0), row.oid(1)))
 }
 
 /// Every stream table, without stages.

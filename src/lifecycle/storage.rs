@@ -108,7 +108,8 @@ pub(super) fn grant_log(source: pg_sys::Oid) -> Result<()> {
         return Ok(());
     };
     let readers = spi::run(
-        "SELECT pg_catalog.pg_get_userbyid(c.relowner), st.effective_refresh_mode, d.pgt_id \
+        "SELECT pg_catalog.pg_get_userbyid(c.relowner), st.effective_refresh_mode, d.pgt_id, \
+         pg_catalog.has_table_privilege(c.relowner, $1, 'SELECT') \
          FROM pgtrickle.pgt_dependencies d JOIN pgtrickle.pgt_stream_tables st USING (pgt_id) \
          JOIN pg_catalog.pg_class c ON c.oid = st.pgt_relid WHERE d.source::pg_catalog.oid = $1",
         &[Value::Oid(source)],
@@ -128,6 +129,10 @@ pub(super) fn grant_log(source: pg_sys::Oid) -> Result<()> {
         let name = segment.name(source);
         for reader in &readers {
             let role = sql::quote_identifier(&reader.text(0));
+            if reader.bool(3) {
+                spi::command(&format!("GRANT SELECT ON {name} TO {role}"));
+                continue;
+            }
             let mut columns = vec![position.to_owned(), "w".to_owned()];
             // A full refresh only asks whether there are changes.
             if reader.text(1) != "FULL" {

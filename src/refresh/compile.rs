@@ -81,12 +81,12 @@ pub(super) fn forget(id: i64) {
 }
 
 /// What a stream table reads directly or through its stages, if this session has compiled this generation.
-pub(super) fn known_upstream(id: i64, generation: i64) -> Option<Vec<i64>> {
+pub(super) fn known_upstream(id: i64, generation: i64, relid: pg_sys::Oid) -> Option<Vec<i64>> {
     KEPT.with(|kept| {
         let kept = kept.borrow();
         let known = kept
             .get(&id)
-            .filter(|known| known.table.generation == generation)?;
+            .filter(|known| known.table.generation == generation && known.table.relid == relid)?;
         let units: Vec<i64> = known.units.iter().map(|unit| unit.id).collect();
         let mut upstream: Vec<i64> = known
             .units

@@ -133,8 +133,8 @@ pub fn order(ids: &[i64], with_upstream: bool) -> Result<Vec<i64>> {
 
 /// The stream tables that `id` reads directly or through its stages.
 pub fn upstream_of(id: i64) -> Result<Vec<i64>> {
-    if let Some(generation) = catalog::generation(id)
-        && let Some(upstream) = compile::known_upstream(id, generation)
+    if let Some((generation, relid)) = catalog::generation(id)
+        && let Some(upstream) = compile::known_upstream(id, generation, relid)
     {
         return Ok(upstream);
     }
@@ -234,9 +234,9 @@ fn refuse_unseen_truncation(compiled: &[Rc<Compiled>], snapshot: &Snapshot) -> R
 }
 
 fn still_current(compiled: &[Rc<Compiled>]) -> bool {
-    compiled
-        .iter()
-        .all(|known| catalog::generation(known.table.id) == Some(known.table.generation))
+    compiled.iter().all(|known| {
+        catalog::generation(known.table.id) == Some((known.table.generation, known.table.relid))
+    })
 }
 
 fn refresh_one(

@@ -1,6 +1,6 @@
 //! The oracle: stored contents compared with the defining query, both directions, as multisets.
 
-use pgt_ivm::apply::{self, Identity, Layout, Role, StoredColumn};
+use pgt_ivm::apply::{self, Identity, Layout, Role, StateKind, StoredColumn};
 use pgt_ivm::sql;
 
 use super::compile::Compiled;
@@ -126,10 +126,22 @@ fn digest(alias: &str, columns: &[&StoredColumn], names: &[String], layout: &Lay
     sql::image(values).to_string()
 }
 
-/// A group column whose spelling is not determined by the query.
+/// A column whose spelling is not determined by the query: a group column, or an extremum, of a type whose equal values
+/// can look different.
 fn loose(layout: &Layout, role: &Role) -> bool {
-    match (role, &layout.grouped) {
-        (Role::Key(position), Some(grouped)) => !grouped.keys[*position].1.ty.bitwise,
+    let Some(grouped) = &layout.grouped else {
+        return false;
+    };
+    match role {
+        Role::Key(position) => !grouped.keys[*position].1.ty.bitwise,
+        Role::State(position) => {
+            let state = &grouped.states[*position];
+            let extremum = matches!(
+                state.kind,
+                StateKind::Minimum { .. } | StateKind::Maximum { .. }
+            );
+            extremum && !state.ty.bitwise
+        }
         _ => false,
     }
 }
