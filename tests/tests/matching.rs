@@ -322,3 +322,26 @@ fn keyless_tables_with_duplicates() {
         ],
     );
 }
+
+#[test]
+fn one_column_is_matched_with_two() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table s (k int primary key, g int, x bool, y bool); insert into s values (1, 1, true, true), (2, 1, false, false), (3, 2, false, false), (4, 2, true, false)");
+    let streams = [
+        s.stream_table("p", "select k, g from s where (y, y) in (select x, y from s)"),
+        s.stream_table("q", "select g, count(*) as n from s where (y, y) in (select x, y from s) group by g"),
+        s.stream_table("r", "select a.g, count(b.k) as n from s a left join s b on b.x = a.y and b.y = a.y group by a.g"),
+    ];
+    rounds(
+        &mut s,
+        &streams,
+        &[
+            "insert into s values (5, 3, true, true)",
+            "update s set g = 3 where k = 1",
+            "update s set y = null where k = 5",
+            "update s set y = true where k = 4; delete from s where k = 2",
+            "insert into s values (2, 1, false, false), (6, 1, true, null); update s set x = not x",
+        ],
+    );
+}
