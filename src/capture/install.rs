@@ -189,19 +189,33 @@ fn relation_facts(source: pg_sys::Oid) -> Result<RelationFacts> {
     .ok_or_else(|| Error::new(Kind::NotFound, "source table does not exist"))
 }
 
-/// Takes SHARE ROW EXCLUSIVE without letting writers queue behind a long wait.
+/// Takes SHARE ROW EXCLUSIVE on the source and every partition of it (a writer may address a partition directly and lock
+/// nothing else), without letting writers queue behind a long wait.
 fn lock_against_writers(source: pg_sys::Oid) -> Result<()> {
+    let mut relations = vec![source];
+    relations.extend(
+        tree(source)
+            .into_iter()
+            .map(|(relation, _)| relation)
+            .filter(|relation| *relation != source),
+    );
     let started = Instant::now();
+    for relation in relations {
+        lock_one_against_writers(relation, started);
+    }
+    Ok(())
+}
+
+fn lock_one_against_writers(relation: pg_sys::Oid, started: Instant) {
     while started.elapsed() < PATIENCE {
-        if lock::try_relation_share_row_exclusive(source) {
-            return Ok(());
+        if lock::try_relation_share_row_exclusive(relation) {
+            return;
         }
         lock::sleep(Duration::from_millis(10));
     }
     let _settings = Scope::settings();
     crate::pg::session::set("lock_timeout", "2s");
-    lock::relation_share_row_exclusive(source);
-    Ok(())
+    lock::relation_share_row_exclusive(relation);
 }
 
 fn partition_leaves(source: pg_sys::Oid) -> Vec<pg_sys::Oid> {
