@@ -1,5 +1,7 @@
 //! Tables that hold results, and their indexes, guards and grants.
 
+use std::collections::BTreeSet;
+
 use pgrx::pg_sys;
 use pgt_ivm::apply::{Identity, Layout};
 use pgt_ivm::rel::Rel;
@@ -127,10 +129,13 @@ pub(super) fn grant_log(source: pg_sys::Oid) -> Result<()> {
     };
     for segment in &log.segments {
         let name = segment.name(source);
+        let mut granted: BTreeSet<String> = BTreeSet::new();
         for reader in &readers {
             let role = sql::quote_identifier(&reader.text(0));
             if reader.bool(3) {
-                spi::command(&format!("GRANT SELECT ON {name} TO {role}"));
+                if granted.insert(reader.text(0)) && !may_read(&reader.text(0), segment.relid) {
+                    spi::command(&format!("GRANT SELECT ON {name} TO {role}"));
+                }
                 continue;
             }
             let mut columns = vec![position.to_owned(), "w".to_owned()];
@@ -156,6 +161,14 @@ pub(super) fn grant_log(source: pg_sys::Oid) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn may_read(role: &str, relation: pg_sys::Oid) -> bool {
+    spi::first(
+        "SELECT pg_catalog.has_table_privilege($1::pg_catalog.name, $2::pg_catalog.oid, 'SELECT')",
+        &[Value::Text(role.to_owned()), Value::Oid(relation)],
+    )
+    .is_some_and(|row| row.bool(0))
 }
 
 /// Every plan over `relid` has to be made again.

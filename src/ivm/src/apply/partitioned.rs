@@ -8,6 +8,7 @@ use super::outcome::{Outcome, cte};
 use super::{Change, Identity, Layout, Target, full, outcome};
 use crate::delta;
 use crate::rel::{PartitionInput, Query, Rel};
+use crate::scalar::Type;
 use crate::sql::ast::{Cte, Expr, From, JoinKind, Select, Statement};
 use crate::sql::{self, Sources};
 
@@ -20,10 +21,11 @@ pub(super) fn differential(
     target: &Target,
     change: &Change,
 ) -> Statement {
+    let net = change.careful || delta::changes_meet(&query.root, &change.dirty);
     let mut ctes: Vec<Cte> = change
         .dirty
         .iter()
-        .flat_map(|id| sql::delta_table(*id, &sources[id], change.limit, change.careful))
+        .flat_map(|id| sql::delta_table(*id, &sources[id], change.limit, net))
         .collect();
     ctes.push(touched(inputs(&query.root), sources, change));
     let row = sql::lower_touched(&query.root, sources, TOUCHED);
@@ -104,19 +106,38 @@ fn touched(inputs: &[PartitionInput], sources: &Sources, change: &Change) -> Cte
     cte(TOUCHED, select)
 }
 
-/// The stored rows (alias `s`) of the touched partitions.
+/// The stored rows (alias `s`) of the touched partitions. Key by key, not by name: one stored column can be two keys.
 fn stored_partitions(layout: &Layout, target: &Target) -> From {
     let names: &[String] = match &layout.identity {
         Identity::Partition(names) => names,
         _ => &[],
     };
-    let on = outcome::identify(layout, "s", &|name| {
-        let position = names
-            .iter()
-            .position(|known| known == name)
-            .unwrap_or_default();
-        Expr::column("t", key(position))
-    });
+    let pairs: Vec<(Expr, Expr, &Type)> = names
+        .iter()
+        .enumerate()
+        .filter_map(|(position, name)| {
+            let column = layout.column_named(name)?;
+            Some((
+                Expr::column("s", name.clone()),
+                Expr::column("t", key(position)),
+                &column.ty,
+            ))
+        })
+        .collect();
+    let hashed = |side: fn(&(Expr, Expr, &Type)) -> Expr| {
+        sql::row_hash(
+            pairs
+                .iter()
+                .filter(|(_, _, ty)| ty.hashable)
+                .map(side)
+                .collect(),
+        )
+    };
+    let hash = hashed(|pair| pair.0.clone()).infix("=", hashed(|pair| pair.1.clone()));
+    let confirmed = pairs
+        .iter()
+        .map(|(stored, touched, ty)| outcome::not_distinct(stored.clone(), touched.clone(), ty));
+    let on = Expr::and(std::iter::once(hash).chain(confirmed).collect());
     From::Join {
         left: Box::new(From::Cte {
             name: TOUCHED.to_owned(),

@@ -48,6 +48,16 @@ pub fn below_root(root: &Rel, dirty: &BTreeSet<SourceId>) -> Vec<Rel> {
     }
 }
 
+/// Changes can meet changes: more than one scan reads a source that changed. Then they are netted first, or a row that
+/// changed often would meet every other version of itself.
+pub fn changes_meet(root: &Rel, dirty: &BTreeSet<SourceId>) -> bool {
+    root.scans()
+        .iter()
+        .filter(|scan| dirty.contains(&scan.source))
+        .count()
+        > 1
+}
+
 /// The inputs of the stateful operator under a chain of filters and projections.
 fn stateful_inputs(rel: &Rel) -> Option<Vec<&Rel>> {
     match rel {
