@@ -203,7 +203,14 @@ impl<'a> Queries<'a> {
                     Form::Call("({0} and {1})", mut parts) => parts.remove(0),
                     _ => condition,
                 };
-                let more = self.pair(left, right).filter(|_| self.rng.u8(..3) == 0);
+                // Of columns of one type, if it has to be incremental.
+                if !self.grammar.any_mode && !of_one_type(&equal) {
+                    return Join::Outer("left", equal);
+                }
+                let (any, wanted) = (self.grammar.any_mode, self.rng.u8(..3) == 0);
+                let more = self
+                    .pair(left, right)
+                    .filter(|(l, r)| wanted && (any || l.ty == r.ty));
                 Join::Outer(
                     "full",
                     match more {
@@ -545,6 +552,14 @@ impl<'a> Queries<'a> {
 
 fn scope(select: &Select) -> Scope {
     select.from.iter().flat_map(Input::scope).collect()
+}
+
+/// Whether both sides of a comparison have the same type.
+fn of_one_type(comparison: &Expr) -> bool {
+    match &comparison.form {
+        Form::Call(_, arguments) => arguments.windows(2).all(|pair| pair[0].ty == pair[1].ty),
+        _ => false,
+    }
 }
 
 fn joinable(l: Type, r: Type) -> bool {

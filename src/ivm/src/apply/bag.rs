@@ -21,11 +21,11 @@ pub(super) fn differential(
     target: &Target,
     change: &Change,
 ) -> Statement {
-    let net = change.careful || delta::changes_meet(&query.root, &change.dirty);
+    let net_first = change.careful || delta::changes_meet(&query.root, &change.dirty);
     let mut ctes: Vec<_> = change
         .dirty
         .iter()
-        .flat_map(|id| sql::delta_table(*id, &sources[id], change.limit, net))
+        .flat_map(|id| sql::delta_table(*id, &sources[id], change.limit, net_first))
         .collect();
     ctes.push(net(query, sources, &change.dirty));
     let weight = || Expr::column("x", "w");

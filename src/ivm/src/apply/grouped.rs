@@ -25,7 +25,7 @@ pub(super) fn differential(
     target: &Target,
     change: &Change,
 ) -> Statement {
-    let net = change.careful || delta::changes_meet(&grouped.input, &change.dirty);
+    let net_first = change.careful || delta::changes_meet(&grouped.input, &change.dirty);
     let again = grouped.recomputes()
         || grouped.needs_net_inputs()
         || (change.careful && grouped.may_recompute());
@@ -38,7 +38,7 @@ pub(super) fn differential(
     let mut ctes: Vec<Cte> = change
         .dirty
         .iter()
-        .flat_map(|id| sql::delta_table(*id, &sources[id], change.limit, net))
+        .flat_map(|id| sql::delta_table(*id, &sources[id], change.limit, net_first))
         .collect();
     ctes.push(plan.raw(sources, &change.dirty));
     let rows = if grouped.needs_net_inputs() && !grouped.recomputes() {
