@@ -1,4 +1,4 @@
-//! From commit to visible: how long a row of a source takes to show in a `continuous` stream table.
+//! From insert to visible: how long a row of a source takes to show in a `continuous` stream table.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, sleep};
@@ -57,10 +57,10 @@ pub fn run(options: &Options) -> Section {
         }
     }
     section.text(format!(
-        "One row is inserted into a table of 100,000 rows; from the moment its COMMIT has returned, another session asks every
-{} us whether the row has arrived in the stream table, which is scheduled as `continuous`. {samples} rows one after the
-other with random pauses, without other work and while {LOAD} transactions per second insert or update a row of the same
-table. Times in milliseconds.",
+        "One row is inserted into a table of 100,000 rows; another session asks every {} us whether the row has arrived in the
+stream table, which is scheduled as `continuous`. The time begins before the INSERT is sent, so it includes the INSERT
+and its commit. {samples} rows one after the other with random pauses, without other work and while {LOAD} transactions
+per second insert or update a row of the same table. Times in milliseconds.",
         LOOK.as_micros()
     ));
     let row = |(shape, load, latency, achieved): &(&Shape, u32, Sample, f64)| {
@@ -160,11 +160,14 @@ fn one_after_the_other(
     let mut latency = Sample::default();
     for number in 0..samples {
         let (id, k) = (first + number as i64, (number % 1000) as i32);
+        // From before the INSERT is sent: when exactly its commit took effect, a client on a busy machine cannot tell.
+        let sent = Instant::now();
         writer
             .client()
             .execute(&insert, &[&id, &k])
             .expect("insert");
-        latency.push_ms(until_arrived(reader, &arrived, id, k));
+        wait_arrived(reader, &arrived, id, k);
+        latency.push_ms(sent.elapsed());
         // Between 10 and 40 ms, spread so that no beat with anything else arises.
         sleep(Duration::from_micros(
             10_000 + (number as u64 * 7_919) % 30_000,
@@ -173,8 +176,8 @@ fn one_after_the_other(
     latency
 }
 
-fn until_arrived(reader: &mut Session, arrived: &Statement, id: i64, k: i32) -> Duration {
-    let committed = Instant::now();
+fn wait_arrived(reader: &mut Session, arrived: &Statement, id: i64, k: i32) {
+    let started = Instant::now();
     while reader
         .client()
         .query(arrived, &[&id, &k])
@@ -182,12 +185,11 @@ fn until_arrived(reader: &mut Session, arrived: &Statement, id: i64, k: i32) -> 
         .is_empty()
     {
         assert!(
-            committed.elapsed() < GIVE_UP,
+            started.elapsed() < GIVE_UP,
             "row {id} has not arrived after {GIVE_UP:?}"
         );
         sleep(LOOK);
     }
-    committed.elapsed()
 }
 
 /// Nobody writes any more: soon the stream table equals its query.

@@ -24,7 +24,11 @@ impl Machine {
             ),
             format!("memory {}", first_value("/proc/meminfo", "MemTotal")),
             format!("Linux {}", read("/proc/sys/kernel/osrelease").trim()),
-            format!("load average when the run began: {}", load()),
+            format!(
+                "load average when the run began: {}; priority of the run (nice): {}",
+                load(),
+                nice()
+            ),
             session.value("select split_part(version(), ' on ', 1)"),
         ];
         let settings: Vec<String> = SETTINGS
@@ -56,6 +60,17 @@ impl fmt::Display for Machine {
 pub fn load() -> String {
     let text = read("/proc/loadavg");
     text.split(' ').take(3).collect::<Vec<_>>().join(" ")
+}
+
+/// The niceness of this process, which its servers inherit.
+fn nice() -> String {
+    let stat = read("/proc/self/stat");
+    let after_name = stat.rsplit(") ").next().unwrap_or_default();
+    after_name
+        .split(' ')
+        .nth(16)
+        .unwrap_or("unknown")
+        .to_owned()
 }
 
 fn read(path: &str) -> String {
