@@ -51,6 +51,7 @@ pub fn compare(compiled: &Compiled, under: Under<'_>) -> Result<Comparison> {
             .map(|column| column.name.clone())
             .collect::<Vec<_>>(),
         &unit.layout,
+        compiled.units.len() > 1,
         under,
     )?;
     let (Some(query), true) = (
@@ -69,6 +70,7 @@ pub fn compare(compiled: &Compiled, under: Under<'_>) -> Result<Comparison> {
             .map(|position| format!("v{position}"))
             .collect::<Vec<_>>(),
         &unit.layout,
+        compiled.units.len() > 1,
         under,
     )?;
     Ok(Comparison {
@@ -84,12 +86,13 @@ fn count_differences(
     columns: &[&StoredColumn],
     names: &[String],
     layout: &Layout,
+    staged: bool,
     under: Under<'_>,
 ) -> Result<Comparison> {
     let own: Vec<String> = columns.iter().map(|column| column.name.clone()).collect();
     let (left, right) = (
-        digest("s", columns, &own, layout),
-        digest("v", columns, names, layout),
+        digest("s", columns, &own, layout, staged),
+        digest("v", columns, names, layout, staged),
     );
     let statement = format!(
         "WITH a AS (SELECT {left} AS k, pg_catalog.count(*) AS n FROM {stored} AS s GROUP BY 1), \
@@ -110,13 +113,19 @@ fn count_differences(
 }
 
 /// `image(columns)` of a row under `alias`, the columns being called `names` there.
-fn digest(alias: &str, columns: &[&StoredColumn], names: &[String], layout: &Layout) -> String {
+fn digest(
+    alias: &str,
+    columns: &[&StoredColumn],
+    names: &[String],
+    layout: &Layout,
+    staged: bool,
+) -> String {
     let values = columns
         .iter()
         .zip(names)
         .map(|(column, name)| {
             let value = sql::ast::Expr::column(alias, name.clone());
-            if loose(layout, &column.role) && column.ty.hashable {
+            if loose(layout, column, staged) && column.ty.hashable {
                 sql::row_hash(vec![value])
             } else {
                 value
@@ -128,7 +137,14 @@ fn digest(alias: &str, columns: &[&StoredColumn], names: &[String], layout: &Lay
 
 /// A column whose spelling is not determined by the query: a group column, or an extremum, of a type whose equal values
 /// can look different.
-fn loose(layout: &Layout, role: &Role) -> bool {
+///
+/// Through a stage such a column reaches the result like any other, so that behind stages every column of such a type is
+/// compared by value.
+fn loose(layout: &Layout, column: &StoredColumn, staged: bool) -> bool {
+    if staged && !column.ty.bitwise {
+        return true;
+    }
+    let role = &column.role;
     let Some(grouped) = &layout.grouped else {
         return false;
     };
@@ -201,7 +217,13 @@ pub fn differences(compiled: &Compiled, under: Under<'_>) -> Result<Vec<(String,
             .iter()
             .map(|column| column.name.clone())
             .collect();
-        let digest = digest("r", &columns_of, &names, &unit.layout);
+        let digest = digest(
+            "r",
+            &columns_of,
+            &names,
+            &unit.layout,
+            compiled.units.len() > 1,
+        );
         format!(
             "{alias} AS (SELECT {columns}, {digest} AS pgt_image, pg_catalog.row_number() OVER (PARTITION BY {digest}) \
              AS pgt_nth, pg_catalog.to_jsonb(r) AS pgt_row FROM (SELECT {columns} FROM {from}) AS r)"
