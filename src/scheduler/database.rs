@@ -115,7 +115,12 @@ impl Scheduler {
             self.last_maintenance = Instant::now();
             maintenance::pass(&self.watched, &settings);
             // Whatever way the extension went, its scheduler goes too.
-            self.generation = None;
+            if matches!(
+                worker::transaction(|| Ok(depend::extension_exists())),
+                Ok(false)
+            ) {
+                return false;
+            }
         }
         if self.notice_prepared() {
             wake_at = now;
