@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pgrx::pg_sys;
-use pgt_ivm::rel::{At, Body, ColId, PartitionInput, Rel, Scan, ScanColumn, SourceId};
-use pgt_ivm::scalar::{Piece, Scalar, Shape, Type};
+use pgt_ivm::rel::{At, ColId, Rel, Scan, ScanColumn, SourceId};
+use pgt_ivm::scalar::{Piece, Scalar, Shape};
 
 use super::query::{Analyzer, Known, Level, Produced, Result, refuse_unsupported};
 use super::{NotIncremental, source};
-use crate::pg::node::{self, Expr, FromNode, JoinKind, Kind, Query, Rte, SublinkKind, SublinkNode};
+use crate::pg::node::{Expr, FromNode, JoinKind, Kind, Query, Rte, SublinkKind, SublinkNode};
 
 impl Analyzer {
     /// A FROM list with its WHERE clause.
@@ -91,15 +91,13 @@ impl Analyzer {
                     Some(on) => self.conditions(*on, level)?,
                     None => vec![],
                 };
-                Ok((
-                    self.outer(left, right, *kind == JoinKind::Full, on, level)?,
-                    vec![],
-                ))
+                let joined = self.outer(left, right, *kind == JoinKind::Full, on, level);
+                Ok((joined, vec![]))
             }
         }
     }
 
-    /// A left or full join. Its partitions are the values of the columns that have to be equal.
+    /// A left or full join.
     fn outer<'q>(
         &mut self,
         left: Rel,
@@ -107,21 +105,7 @@ impl Analyzer {
         full: bool,
         on: Vec<Scalar>,
         level: &mut Level<'q, '_>,
-    ) -> Result<Rel> {
-        let (left_keys, right_keys) = equal_pairs(&left, &right, &on);
-        if left_keys.is_empty() {
-            return Err(NotIncremental::new(
-                "an outer join without an equality between columns of its sides",
-                "Every row could meet every other; the stream table is refreshed fully.",
-            ));
-        }
-        let same_type = |(a, b): (&Scalar, &Scalar)| a.ty.name == b.ty.name;
-        if full && !left_keys.iter().zip(&right_keys).all(same_type) {
-            return Err(NotIncremental::new(
-                "a full join of columns of different types",
-                "Cast them to one type in a sub-query; the stream table is refreshed fully.",
-            ));
-        }
+    ) -> Rel {
         let nullable = right
             .columns()
             .into_iter()
@@ -134,28 +118,12 @@ impl Analyzer {
         {
             known.nullable = true;
         }
-        let keys = left_keys
-            .iter()
-            .zip(&right_keys)
-            .map(|(a, b)| {
-                let key = if full { coalesce(a, b) } else { a.clone() };
-                (self.column(), key)
-            })
-            .collect();
-        Ok(Rel::Partitioned {
-            inputs: vec![
-                PartitionInput {
-                    rel: left,
-                    keys: left_keys,
-                },
-                PartitionInput {
-                    rel: right,
-                    keys: right_keys,
-                },
-            ],
-            keys,
-            body: Body::Outer { full, on },
-        })
+        Rel::Outer {
+            left: Box::new(left),
+            right: Box::new(right),
+            full,
+            on,
+        }
     }
 
     /// `EXISTS`, `NOT EXISTS`, `IN` or `NOT IN` as a condition on `rel`.
@@ -167,90 +135,33 @@ impl Analyzer {
         level: &mut Level<'q, '_>,
     ) -> Result<Rel> {
         let (inner, produced, mut on) = self.sub_select(link.query, level)?;
-        let (mut left_keys, mut right_keys) = equal_pairs(&rel, &inner, &on);
         if let Some(test) = link.test {
             level.sublink_columns = produced.iter().map(|column| column.known.clone()).collect();
-            for part in conjuncts(test) {
-                let (left, right) = self.comparison(part, level)?;
-                if !present && (left.nullable || right.nullable) {
-                    return Err(NotIncremental::new(
-                        "NOT IN over values that can be NULL",
-                        "Use NOT EXISTS, or declare the columns NOT NULL.",
-                    ));
-                }
-                on.extend(self.conditions(part, level)?);
-                left_keys.push(left);
-                right_keys.push(right);
-            }
+            let compared = self.conditions(test, level);
             level.sublink_columns.clear();
+            // NOT IN holds if every comparison is false; one that is unknown spoils it like one that is true.
+            on.extend(compared?.into_iter().map(|condition| {
+                if present || !condition.nullable {
+                    condition
+                } else {
+                    is_not_false(condition)
+                }
+            }));
         }
-        if left_keys.is_empty() {
-            return Err(NotIncremental::new(
-                "a sub-query condition without an equality to a column of the outer query",
-                "Every row could decide about every other; the stream table is refreshed fully.",
-            ));
-        }
-        let outer_columns = rel.columns();
-        let bound = |scalar: &Scalar| {
-            let inner_columns = inner.columns();
-            scalar
-                .columns()
-                .iter()
-                .all(|id| outer_columns.contains(id) || inner_columns.contains(id))
-        };
-        if !on.iter().chain(&left_keys).all(bound) {
+        let mut visible = rel.columns();
+        visible.extend(inner.columns());
+        if !on.iter().all(|scalar| scalar.columns().is_subset(&visible)) {
             return Err(NotIncremental::new(
                 "a sub-query refers to a query further out",
                 "Write it as a join.",
             ));
         }
-        let keys = left_keys
-            .iter()
-            .map(|key| (self.column(), key.clone()))
-            .collect();
-        Ok(Rel::Partitioned {
-            inputs: vec![
-                PartitionInput {
-                    rel,
-                    keys: left_keys,
-                },
-                PartitionInput {
-                    rel: inner,
-                    keys: right_keys,
-                },
-            ],
-            keys,
-            body: Body::Match { present, on },
+        Ok(Rel::Match {
+            left: Box::new(rel),
+            right: Box::new(inner),
+            present,
+            on,
         })
-    }
-
-    /// `outer expression = column of the sub-select`, both sides.
-    fn comparison<'q>(
-        &mut self,
-        test: Expr<'q>,
-        level: &Level<'q, '_>,
-    ) -> Result<(Scalar, Scalar)> {
-        let refuse = || {
-            NotIncremental::new(
-                "a sub-query is compared by something else than =",
-                "Write it as a join or EXISTS.",
-            )
-        };
-        let Kind::Operator {
-            operator,
-            arguments,
-        } = test.kind()
-        else {
-            return Err(refuse());
-        };
-        let [left, right] = arguments.as_slice() else {
-            return Err(refuse());
-        };
-        let (_, _, equality) = node::operator_facts(operator, left.type_of().0, right.type_of().0);
-        if !equality {
-            return Err(refuse());
-        }
-        Ok((self.scalar(*left, level)?.0, self.scalar(*right, level)?.0))
     }
 
     /// The rows of a sub-select in a condition, and the conditions that tie them to the query around it.
@@ -532,36 +443,16 @@ fn is_correlated(expr: &Expr<'_>) -> bool {
     found
 }
 
-/// The pairs of columns that conditions equate, by side.
-fn equal_pairs(left: &Rel, right: &Rel, on: &[Scalar]) -> (Vec<Scalar>, Vec<Scalar>) {
-    let (left_types, right_types) = (left.column_types(), right.column_types());
-    let column = |id: ColId, types: &BTreeMap<ColId, (Type, bool)>| {
-        types
-            .get(&id)
-            .map(|(ty, nullable)| Scalar::column(id, ty.clone(), *nullable))
-    };
-    on.iter()
-        .filter_map(|condition| match condition.shape {
-            Shape::Equal(a, b) => column(a, &left_types)
-                .zip(column(b, &right_types))
-                .or_else(|| column(b, &left_types).zip(column(a, &right_types))),
-            _ => None,
-        })
-        .unzip()
-}
-
-/// `COALESCE(a, b)`
-fn coalesce(a: &Scalar, b: &Scalar) -> Scalar {
-    let mut pieces = vec![Piece::Text("COALESCE(".into())];
-    pieces.extend(a.pieces.clone());
-    pieces.push(Piece::Text(", ".into()));
-    pieces.extend(b.pieces.clone());
-    pieces.push(Piece::Text(")".into()));
+/// `(condition) IS NOT FALSE`
+fn is_not_false(condition: Scalar) -> Scalar {
+    let mut pieces = vec![Piece::Text("((".into())];
+    pieces.extend(condition.pieces);
+    pieces.push(Piece::Text(") IS NOT FALSE)".into()));
     Scalar {
         pieces,
-        ty: a.ty.clone(),
-        nullable: a.nullable || b.nullable,
+        nullable: false,
         shape: Shape::Opaque,
+        ..condition
     }
 }
 

@@ -52,12 +52,17 @@ fn describe(rel: &Rel, findings: &mut Vec<Finding>) {
         Rel::Project { .. } => ("project", "linear", None),
         Rel::UnionAll { .. } => ("union all", "linear", None),
         Rel::Join { .. } => ("inner join", "bilinear", None),
+        Rel::Unit => ("one row", "constant", None),
+        Rel::Outer { full: false, .. } => ("left join", "counted", None),
+        Rel::Outer { full: true, .. } => ("full join", "counted", None),
+        Rel::Match { present: true, .. } => ("semi join", "counted", None),
+        Rel::Match { present: false, .. } => ("anti join", "counted", None),
+        Rel::Expand { .. } => ("function in FROM", "linear", None),
+        Rel::ProjectSet { .. } => ("set-returning projection", "linear", None),
+        // Only in deltas.
+        Rel::MatchChange { .. } | Rel::Negate(_) => return,
         Rel::Partitioned { body, .. } => (
             match body {
-                Body::Outer { full: false, .. } => "left join",
-                Body::Outer { full: true, .. } => "full join",
-                Body::Match { present: true, .. } => "semi join",
-                Body::Match { present: false, .. } => "anti join",
                 Body::SetOperation {
                     kind: SetKind::Intersect,
                     ..

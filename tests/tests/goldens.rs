@@ -92,12 +92,9 @@ const QUERIES: &[(&str, &str)] = &[
         "select id from a where k not in (select m from b)",
     ),
     ("except_all", "select k from a except all select m from b"),
+    ("theta_outer", "select a.id from a left join b on a.n < b.m"),
     (
-        "not_theta_outer",
-        "select a.id from a left join b on a.n < b.m",
-    ),
-    (
-        "not_null_aware",
+        "not_in_of_nullable",
         "select id from a where n not in (select k from b)",
     ),
     ("not_volatile", "select id, random() as r from a"),

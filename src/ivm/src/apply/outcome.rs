@@ -225,7 +225,7 @@ pub(super) fn write_output(
         CteBody::Insert {
             table,
             columns: names,
-            query: Query { branches },
+            query: sql::union_all(branches),
             returning: vec![],
         },
     ))

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use super::old::old;
 use super::{reads, terms};
 use crate::rel::{At, Rel, SourceId};
 use crate::scalar::Scalar;
@@ -20,7 +21,7 @@ pub(super) fn inner(inputs: &[Rel], conditions: &[Scalar], dirty: &BTreeSet<Sour
                 .map(|(other, input)| match other.cmp(&position) {
                     std::cmp::Ordering::Less => input.read_at(At::New, dirty),
                     std::cmp::Ordering::Equal => term.clone(),
-                    std::cmp::Ordering::Greater => input.read_at(At::Old, dirty),
+                    std::cmp::Ordering::Greater => old(input, dirty),
                 })
                 .collect();
             all.push(Rel::Join {

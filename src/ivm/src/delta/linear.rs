@@ -1,4 +1,4 @@
-//! d(filter(R)) = filter(dR), d(project(R)) = project(dR).
+//! d(filter(R)) = filter(dR), d(project(R)) = project(dR), and so for whatever looks at one row at a time.
 
 use std::collections::BTreeSet;
 
@@ -27,5 +27,13 @@ pub(super) fn project(
             input: Box::new(term),
             columns: columns.to_vec(),
         })
+        .collect()
+}
+
+/// The terms of an operator with one input that looks at each row alone.
+pub(super) fn of_rows(rel: &Rel, input: &Rel, dirty: &BTreeSet<SourceId>) -> Vec<Rel> {
+    terms(input, dirty)
+        .into_iter()
+        .map(|term| rel.map_inputs(&mut |_| term.clone()))
         .collect()
 }

@@ -6,6 +6,9 @@
 
 mod join;
 mod linear;
+mod matching;
+mod old;
+mod outer;
 mod union;
 
 use std::collections::BTreeSet;
@@ -29,6 +32,23 @@ pub fn terms(rel: &Rel, dirty: &BTreeSet<SourceId>) -> Vec<Rel> {
         Rel::Project { input, columns } => linear::project(input, columns, dirty),
         Rel::Join { inputs, conditions } => join::inner(inputs, conditions, dirty),
         Rel::UnionAll { inputs, columns } => union::all(inputs, columns, dirty),
+        Rel::Outer {
+            left,
+            right,
+            full,
+            on,
+        } => outer::terms_of(left, right, *full, on, dirty),
+        Rel::Match {
+            left,
+            right,
+            present,
+            on,
+        } => matching::terms_of(left, right, *present, on, dirty),
+        Rel::Expand { input, .. } | Rel::ProjectSet { input, .. } | Rel::Negate(input) => {
+            linear::of_rows(rel, input, dirty)
+        }
+        Rel::Unit => vec![],
+        Rel::MatchChange { .. } => unreachable!("a change is not differentiated again"),
         // Cut off by `rewrite::stages`; reading it whole would be wrong, so no term claims to describe it.
         Rel::Aggregate { .. } | Rel::Partitioned { .. } => {
             unreachable!("a stateful operator below the root of a plan")
@@ -64,7 +84,7 @@ fn stateful_inputs(rel: &Rel) -> Option<Vec<&Rel>> {
         Rel::Filter { input, .. } | Rel::Project { input, .. } => stateful_inputs(input),
         Rel::Aggregate { input, .. } => Some(vec![input]),
         Rel::Partitioned { inputs, .. } => Some(inputs.iter().map(|input| &input.rel).collect()),
-        Rel::Scan(_) | Rel::Join { .. } | Rel::UnionAll { .. } => None,
+        _ => None,
     }
 }
 

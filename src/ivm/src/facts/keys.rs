@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::rel::{Body, ColId, PartitionInput, Rel};
+use crate::rel::{ColId, Rel};
 use crate::scalar::{Scalar, Shape};
 
 /// Keys considered per node; more only cost time here.
@@ -54,7 +54,27 @@ pub fn keys(rel: &Rel) -> Vec<BTreeSet<ColId>> {
             reduce_all(combined, &closure)
         }
         Rel::UnionAll { .. } => vec![],
-        Rel::Partitioned { inputs, body, .. } => partitioned(inputs, body),
+        Rel::Unit => vec![BTreeSet::new()],
+        // A semi or anti join keeps the keys of its first input, and so does a left join to at most one row.
+        Rel::Match { left, .. } => keys(left),
+        Rel::Outer {
+            left,
+            right,
+            full: false,
+            on,
+        } => {
+            if matches_at_most_one(right, on) {
+                keys(left)
+            } else {
+                vec![]
+            }
+        }
+        Rel::Outer { full: true, .. }
+        | Rel::MatchChange { .. }
+        | Rel::Negate(_)
+        | Rel::Expand { .. }
+        | Rel::ProjectSet { .. }
+        | Rel::Partitioned { .. } => vec![],
         Rel::Aggregate { keys, .. } => {
             if keys.iter().any(|(_, scalar)| scalar.nullable) {
                 vec![]
@@ -65,31 +85,19 @@ pub fn keys(rel: &Rel) -> Vec<BTreeSet<ColId>> {
     }
 }
 
-/// A semi or anti join keeps the keys of its first input, and so does a left join to at most one row.
-fn partitioned(inputs: &[PartitionInput], body: &Body) -> Vec<BTreeSet<ColId>> {
-    let [first, second] = inputs else {
-        return vec![];
-    };
-    match body {
-        Body::Match { .. } => keys(&first.rel),
-        Body::Outer { full: false, on } => {
-            let right = second.rel.columns();
-            let matched: BTreeSet<ColId> = on
-                .iter()
-                .filter_map(|condition| match condition.shape {
-                    Shape::Equal(a, b) if right.contains(&b) && !right.contains(&a) => Some(b),
-                    Shape::Equal(a, b) if right.contains(&a) && !right.contains(&b) => Some(a),
-                    _ => None,
-                })
-                .collect();
-            if keys(&second.rel).iter().any(|key| key.is_subset(&matched)) {
-                keys(&first.rel)
-            } else {
-                vec![]
-            }
-        }
-        Body::Outer { full: true, .. } | Body::SetOperation { .. } => vec![],
-    }
+/// The conditions equate a key of `right` with columns of the other side.
+pub fn matches_at_most_one(right: &Rel, on: &[Scalar]) -> bool {
+    let columns = right.columns();
+    let matched: BTreeSet<ColId> = on
+        .iter()
+        .filter_map(|condition| match condition.shape {
+            Shape::Equal(a, b) if columns.contains(&b) && !columns.contains(&a) => Some(b),
+            Shape::Equal(a, b) if columns.contains(&a) && !columns.contains(&b) => Some(a),
+            Shape::EqualConstant(a) if columns.contains(&a) => Some(a),
+            _ => None,
+        })
+        .collect();
+    keys(right).iter().any(|key| key.is_subset(&matched))
 }
 
 /// The smallest key whose columns are all in `stored`.

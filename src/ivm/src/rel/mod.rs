@@ -101,10 +101,6 @@ pub struct PartitionInput {
 /// What a partitioned operator does with its inputs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Body {
-    /// `A LEFT JOIN B ON ..`, or FULL.
-    Outer { full: bool, on: Vec<Scalar> },
-    /// Rows of the first input for which the second has (or has not) a row satisfying `on`.
-    Match { present: bool, on: Vec<Scalar> },
     /// `A INTERSECT B` or `A EXCEPT B`, with or without ALL. Each column comes from one column of each input.
     SetOperation {
         kind: SetKind,
@@ -143,6 +139,47 @@ pub enum Rel {
         inputs: Vec<(Rel, Vec<ColId>)>,
         columns: Vec<(ColId, Type)>,
     },
+    /// Exactly one row without columns.
+    Unit,
+    /// `left LEFT JOIN right ON ..`, or FULL.
+    Outer {
+        left: Box<Rel>,
+        right: Box<Rel>,
+        full: bool,
+        on: Vec<Scalar>,
+    },
+    /// Rows of `left` for which `right` has (or has not) a row satisfying `on`.
+    Match {
+        left: Box<Rel>,
+        right: Box<Rel>,
+        present: bool,
+        on: Vec<Scalar>,
+    },
+    /// The change of a `Match` whose right side changed. Only in deltas; `delta::matching` has the law.
+    MatchChange {
+        left: Box<Rel>,
+        right: Box<Rel>,
+        present: bool,
+        on: Vec<Scalar>,
+        left_terms: Vec<Rel>,
+        right_terms: Vec<Rel>,
+    },
+    /// The same rows with their weights negated. Only in deltas.
+    Negate(Box<Rel>),
+    /// Each row of the input beside the rows of a FROM item that is computed from it: a function call, VALUES. With
+    /// `outer` a row stays when the item has no row that satisfies `on`.
+    Expand {
+        input: Box<Rel>,
+        item: Scalar,
+        columns: Vec<(ColId, Type)>,
+        outer: bool,
+        on: Vec<Scalar>,
+    },
+    /// Exactly the columns listed, of which some are set-returning.
+    ProjectSet {
+        input: Box<Rel>,
+        columns: Vec<(ColId, Scalar)>,
+    },
     /// One row per distinct combination of keys; with no keys exactly one row. No calls: DISTINCT.
     Aggregate {
         input: Box<Rel>,
@@ -160,16 +197,8 @@ pub enum Rel {
 
 impl Body {
     /// The columns of the result, without the partition keys.
-    fn columns(&self, inputs: &[PartitionInput]) -> BTreeSet<ColId> {
+    fn columns(&self, _inputs: &[PartitionInput]) -> BTreeSet<ColId> {
         match self {
-            Body::Outer { .. } => inputs
-                .iter()
-                .flat_map(|input| input.rel.columns())
-                .collect(),
-            Body::Match { .. } => inputs
-                .first()
-                .map(|input| input.rel.columns())
-                .unwrap_or_default(),
             Body::SetOperation { columns, .. } => columns.iter().map(|(id, _, _)| *id).collect(),
         }
     }
@@ -177,23 +206,6 @@ impl Body {
     /// Type and nullability of the result's columns.
     fn column_types(&self, inputs: &[PartitionInput]) -> BTreeMap<ColId, (Type, bool)> {
         match self {
-            Body::Outer { full, .. } => inputs
-                .iter()
-                .enumerate()
-                .flat_map(|(position, input)| {
-                    input
-                        .rel
-                        .column_types()
-                        .into_iter()
-                        .map(move |(id, (ty, nullable))| {
-                            (id, (ty, nullable || *full || position > 0))
-                        })
-                })
-                .collect(),
-            Body::Match { .. } => inputs
-                .first()
-                .map(|input| input.rel.column_types())
-                .unwrap_or_default(),
             Body::SetOperation { columns, .. } => {
                 let types: Vec<_> = inputs
                     .iter()
@@ -210,14 +222,6 @@ impl Body {
                     })
                     .collect()
             }
-        }
-    }
-
-    /// The conditions under which rows of the inputs meet.
-    pub fn conditions(&self) -> &[Scalar] {
-        match self {
-            Body::Outer { on, .. } | Body::Match { on, .. } => on,
-            Body::SetOperation { .. } => &[],
         }
     }
 }
@@ -245,6 +249,18 @@ impl Rel {
             Rel::Filter { input, .. } => input.columns(),
             Rel::Project { columns, .. } => columns.iter().map(|(id, _)| *id).collect(),
             Rel::Join { inputs, .. } => inputs.iter().flat_map(Rel::columns).collect(),
+            Rel::Unit => BTreeSet::new(),
+            Rel::Outer { left, right, .. } => {
+                left.columns().into_iter().chain(right.columns()).collect()
+            }
+            Rel::Match { left, .. } | Rel::MatchChange { left, .. } => left.columns(),
+            Rel::Negate(input) => input.columns(),
+            Rel::Expand { input, columns, .. } => input
+                .columns()
+                .into_iter()
+                .chain(columns.iter().map(|(id, _)| *id))
+                .collect(),
+            Rel::ProjectSet { columns, .. } => columns.iter().map(|(id, _)| *id).collect(),
             Rel::UnionAll { columns, .. } => columns.iter().map(|(id, _)| *id).collect(),
             Rel::Aggregate { keys, calls, .. } => keys
                 .iter()
@@ -273,6 +289,28 @@ impl Rel {
                 .map(|(id, scalar)| (*id, (scalar.ty.clone(), scalar.nullable)))
                 .collect(),
             Rel::Join { inputs, .. } => inputs.iter().flat_map(Rel::column_types).collect(),
+            Rel::Unit => BTreeMap::new(),
+            Rel::Outer {
+                left, right, full, ..
+            } => {
+                let side = |rel: &Rel, optional: bool| {
+                    rel.column_types()
+                        .into_iter()
+                        .map(move |(id, (ty, nullable))| (id, (ty, nullable || optional)))
+                };
+                side(left, *full).chain(side(right, true)).collect()
+            }
+            Rel::Match { left, .. } | Rel::MatchChange { left, .. } => left.column_types(),
+            Rel::Negate(input) => input.column_types(),
+            Rel::Expand { input, columns, .. } => input
+                .column_types()
+                .into_iter()
+                .chain(columns.iter().map(|(id, ty)| (*id, (ty.clone(), true))))
+                .collect(),
+            Rel::ProjectSet { columns, .. } => columns
+                .iter()
+                .map(|(id, scalar)| (*id, (scalar.ty.clone(), true)))
+                .collect(),
             Rel::UnionAll { inputs, columns } => {
                 let types: Vec<_> = inputs
                     .iter()
@@ -311,10 +349,16 @@ impl Rel {
     /// The operator's inputs.
     pub fn inputs(&self) -> Vec<&Rel> {
         match self {
-            Rel::Scan(_) => vec![],
+            Rel::Scan(_) | Rel::Unit => vec![],
             Rel::Filter { input, .. }
             | Rel::Project { input, .. }
+            | Rel::ProjectSet { input, .. }
+            | Rel::Expand { input, .. }
+            | Rel::Negate(input)
             | Rel::Aggregate { input, .. } => vec![input],
+            Rel::Outer { left, right, .. }
+            | Rel::Match { left, right, .. }
+            | Rel::MatchChange { left, right, .. } => vec![left, right],
             Rel::Join { inputs, .. } => inputs.iter().collect(),
             Rel::UnionAll { inputs, .. } => inputs.iter().map(|(input, _)| input).collect(),
             Rel::Partitioned { inputs, .. } => inputs.iter().map(|input| &input.rel).collect(),
@@ -354,30 +398,93 @@ impl Rel {
     }
 
     /// The tree with each scan replaced.
-    pub fn map_scans(&self, change: &mut impl FnMut(&Scan) -> Scan) -> Rel {
+    pub fn map_scans(&self, change: &mut dyn FnMut(&Scan) -> Scan) -> Rel {
         match self {
             Rel::Scan(scan) => Rel::Scan(change(scan)),
+            other => other.map_inputs(&mut |input| input.map_scans(change)),
+        }
+    }
+
+    /// The same operator over other inputs.
+    pub fn map_inputs(&self, change: &mut dyn FnMut(&Rel) -> Rel) -> Rel {
+        match self {
+            Rel::Scan(_) | Rel::Unit => self.clone(),
             Rel::Filter { input, conditions } => Rel::Filter {
-                input: Box::new(input.map_scans(change)),
+                input: Box::new(change(input)),
                 conditions: conditions.clone(),
             },
+            Rel::ProjectSet { input, columns } => Rel::ProjectSet {
+                input: Box::new(change(input)),
+                columns: columns.clone(),
+            },
+            Rel::Negate(input) => Rel::Negate(Box::new(change(input))),
+            Rel::Expand {
+                input,
+                item,
+                columns,
+                outer,
+                on,
+            } => Rel::Expand {
+                input: Box::new(change(input)),
+                item: item.clone(),
+                columns: columns.clone(),
+                outer: *outer,
+                on: on.clone(),
+            },
+            Rel::Outer {
+                left,
+                right,
+                full,
+                on,
+            } => Rel::Outer {
+                left: Box::new(change(left)),
+                right: Box::new(change(right)),
+                full: *full,
+                on: on.clone(),
+            },
+            Rel::Match {
+                left,
+                right,
+                present,
+                on,
+            } => Rel::Match {
+                left: Box::new(change(left)),
+                right: Box::new(change(right)),
+                present: *present,
+                on: on.clone(),
+            },
+            Rel::MatchChange {
+                left,
+                right,
+                present,
+                on,
+                left_terms,
+                right_terms,
+            } => Rel::MatchChange {
+                left: Box::new(change(left)),
+                right: Box::new(change(right)),
+                present: *present,
+                on: on.clone(),
+                left_terms: left_terms.iter().map(&mut *change).collect(),
+                right_terms: right_terms.iter().map(&mut *change).collect(),
+            },
             Rel::Project { input, columns } => Rel::Project {
-                input: Box::new(input.map_scans(change)),
+                input: Box::new(change(input)),
                 columns: columns.clone(),
             },
             Rel::Join { inputs, conditions } => Rel::Join {
-                inputs: inputs.iter().map(|input| input.map_scans(change)).collect(),
+                inputs: inputs.iter().map(&mut *change).collect(),
                 conditions: conditions.clone(),
             },
             Rel::UnionAll { inputs, columns } => Rel::UnionAll {
                 inputs: inputs
                     .iter()
-                    .map(|(input, from)| (input.map_scans(change), from.clone()))
+                    .map(|(input, from)| (change(input), from.clone()))
                     .collect(),
                 columns: columns.clone(),
             },
             Rel::Aggregate { input, keys, calls } => Rel::Aggregate {
-                input: Box::new(input.map_scans(change)),
+                input: Box::new(change(input)),
                 keys: keys.clone(),
                 calls: calls.clone(),
             },
@@ -385,7 +492,7 @@ impl Rel {
                 inputs: inputs
                     .iter()
                     .map(|input| PartitionInput {
-                        rel: input.rel.map_scans(change),
+                        rel: change(&input.rel),
                         keys: input.keys.clone(),
                     })
                     .collect(),

@@ -53,6 +53,43 @@ fn describe(rel: &Rel, depth: usize, lines: &mut Vec<String>) {
             format!("Project {}", columns.join(", "))
         }
         Rel::Join { conditions, .. } => format!("Join {}", conjunction(conditions)),
+        Rel::Unit => "Unit".to_owned(),
+        Rel::Outer { full, on, .. } => {
+            let kind = if *full { "FullJoin" } else { "LeftJoin" };
+            format!("{kind} {}", conjunction(on))
+        }
+        Rel::Match { present, on, .. } => {
+            let kind = if *present { "SemiJoin" } else { "AntiJoin" };
+            format!("{kind} {}", conjunction(on))
+        }
+        Rel::MatchChange { present, on, .. } => {
+            let kind = if *present { "SemiJoin" } else { "AntiJoin" };
+            format!("change of {kind} {}", conjunction(on))
+        }
+        Rel::Negate(_) => "Negate".to_owned(),
+        Rel::Expand {
+            item,
+            columns,
+            outer,
+            on,
+            ..
+        } => {
+            let kind = if *outer { "LeftExpand" } else { "Expand" };
+            let columns: Vec<String> = columns.iter().map(|(id, _)| format!("#{}", id.0)).collect();
+            let on = if *outer {
+                format!(" on {}", conjunction(on))
+            } else {
+                String::new()
+            };
+            format!("{kind} {} = {}{on}", columns.join(", "), expression(item))
+        }
+        Rel::ProjectSet { columns, .. } => {
+            let columns: Vec<String> = columns
+                .iter()
+                .map(|(id, scalar)| format!("#{}={}", id.0, expression(scalar)))
+                .collect();
+            format!("ProjectSet {}", columns.join(", "))
+        }
         Rel::UnionAll { inputs, columns } => {
             let columns: Vec<String> = columns
                 .iter()
@@ -99,10 +136,6 @@ fn describe(rel: &Rel, depth: usize, lines: &mut Vec<String>) {
                 })
                 .collect();
             let what = match body {
-                Body::Outer { full: false, on } => format!("LeftJoin {}", conjunction(on)),
-                Body::Outer { full: true, on } => format!("FullJoin {}", conjunction(on)),
-                Body::Match { present: true, on } => format!("SemiJoin {}", conjunction(on)),
-                Body::Match { present: false, on } => format!("AntiJoin {}", conjunction(on)),
                 Body::SetOperation { kind, all, columns } => {
                     let columns: Vec<String> = columns
                         .iter()

@@ -50,6 +50,43 @@ fn check(rel: &Rel) -> Result<BTreeSet<ColId>, Malformed> {
             }
             scalars(&below, conditions.iter(), "a join")?;
         }
+        Rel::Unit => {}
+        Rel::Negate(input) => {
+            check(input)?;
+        }
+        Rel::Outer {
+            left, right, on, ..
+        }
+        | Rel::Match {
+            left, right, on, ..
+        }
+        | Rel::MatchChange {
+            left, right, on, ..
+        } => {
+            let mut below = check(left)?;
+            below.extend(check(right)?);
+            scalars(&below, on.iter(), "a join")?;
+        }
+        Rel::Expand {
+            input,
+            item,
+            columns,
+            on,
+            ..
+        } => {
+            let mut below = check(input)?;
+            scalars(&below, std::iter::once(item), "a function in FROM")?;
+            below.extend(columns.iter().map(|(id, _)| *id));
+            scalars(&below, on.iter(), "a join")?;
+        }
+        Rel::ProjectSet { input, columns } => {
+            let below = check(input)?;
+            scalars(
+                &below,
+                columns.iter().map(|(_, scalar)| scalar),
+                "a projection",
+            )?;
+        }
         Rel::UnionAll { inputs, columns } => {
             for (input, from) in inputs {
                 let below = check(input)?;
@@ -80,8 +117,8 @@ fn check(rel: &Rel) -> Result<BTreeSet<ColId>, Malformed> {
                 scalars(&columns, input.keys.iter(), "a partition key")?;
                 below.extend(columns);
             }
-            scalars(&below, body.conditions().iter(), "a join")?;
-            if let Body::SetOperation { columns, .. } = body {
+            let Body::SetOperation { columns, .. } = body;
+            {
                 for id in columns.iter().flat_map(|(_, _, from)| from) {
                     bound(&below, *id, "a set operation")?;
                 }
@@ -125,13 +162,20 @@ fn unique(rel: &Rel, seen: &mut BTreeSet<ColId>) -> Result<(), Malformed> {
             .map(|(id, _)| *id)
             .chain(calls.iter().map(|(id, _)| *id))
             .collect(),
-        Rel::Filter { .. } | Rel::Join { .. } => vec![],
+        Rel::Expand { columns, .. } => columns.iter().map(|(id, _)| *id).collect(),
+        Rel::ProjectSet { columns, .. } => columns.iter().map(|(id, _)| *id).collect(),
+        Rel::Filter { .. }
+        | Rel::Join { .. }
+        | Rel::Unit
+        | Rel::Outer { .. }
+        | Rel::Match { .. }
+        | Rel::MatchChange { .. }
+        | Rel::Negate(_) => vec![],
         Rel::Partitioned { keys, body, .. } => {
             let own: Vec<ColId> = match body {
                 Body::SetOperation { columns, .. } => {
                     columns.iter().map(|(id, _, _)| *id).collect()
                 }
-                _ => vec![],
             };
             keys.iter().map(|(id, _)| *id).chain(own).collect()
         }

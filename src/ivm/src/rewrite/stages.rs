@@ -92,29 +92,6 @@ fn is_partitioned(rel: &Rel) -> bool {
 
 fn below(rel: &Rel, stages: &mut Vec<Stage>, instance: &mut u32) -> Rel {
     match rel {
-        Rel::Scan(scan) => Rel::Scan(scan.clone()),
-        Rel::Filter { input, conditions } => Rel::Filter {
-            input: Box::new(below(input, stages, instance)),
-            conditions: conditions.clone(),
-        },
-        Rel::Project { input, columns } => Rel::Project {
-            input: Box::new(below(input, stages, instance)),
-            columns: columns.clone(),
-        },
-        Rel::Join { inputs, conditions } => Rel::Join {
-            inputs: inputs
-                .iter()
-                .map(|input| below(input, stages, instance))
-                .collect(),
-            conditions: conditions.clone(),
-        },
-        Rel::UnionAll { inputs, columns } => Rel::UnionAll {
-            inputs: inputs
-                .iter()
-                .map(|(input, from)| (below(input, stages, instance), from.clone()))
-                .collect(),
-            columns: columns.clone(),
-        },
         Rel::Aggregate { .. } | Rel::Partitioned { .. } => {
             let unique = facts::keys(rel);
             let root = keep_root(rel, stages, instance);
@@ -159,5 +136,6 @@ fn below(rel: &Rel, stages: &mut Vec<Stage>, instance: &mut u32) -> Rel {
                 keys: unique,
             })
         }
+        other => other.map_inputs(&mut |input| below(input, stages, instance)),
     }
 }

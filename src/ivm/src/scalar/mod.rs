@@ -65,6 +65,20 @@ impl Scalar {
         }
     }
 
+    /// The null value of a type.
+    pub fn null(ty: Type) -> Self {
+        let collation = ty
+            .collation
+            .as_ref()
+            .map_or(String::new(), |name| format!(" COLLATE {name}"));
+        Scalar {
+            pieces: vec![Piece::Text(format!("(NULL::{}{collation})", ty.name))],
+            ty,
+            nullable: true,
+            shape: Shape::Constant,
+        }
+    }
+
     /// The columns the expression reads.
     pub fn columns(&self) -> BTreeSet<ColId> {
         self.pieces

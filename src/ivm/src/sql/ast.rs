@@ -176,6 +176,12 @@ pub enum From {
         alias: String,
         column: String,
     },
+    /// `LATERAL item AS alias(columns)`: a FROM item known as text.
+    Item {
+        item: Expr,
+        alias: String,
+        columns: Vec<String>,
+    },
     /// `left <kind> JOIN right ON condition`
     Join {
         left: Box<From>,
@@ -205,15 +211,17 @@ pub struct Select {
     pub fence: bool,
 }
 
-/// A SELECT, or several under UNION ALL.
-#[derive(Clone, Debug, PartialEq)]
+/// A SELECT, or several under UNION ALL, with common table expressions of its own.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Query {
+    pub with: Vec<Cte>,
     pub branches: Vec<Select>,
 }
 
 impl std::convert::From<Select> for Query {
     fn from(select: Select) -> Self {
         Query {
+            with: vec![],
             branches: vec![select],
         }
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::ast::{Cte, CteBody, Expr, From, Name, Query, Select, TextPiece};
-use super::partition;
+use super::{joins, partition};
 use crate::rel::{At, ColId, Rel, Scan, SourceId};
 use crate::scalar::{Piece, Scalar, Type};
 
@@ -110,6 +110,58 @@ pub fn lower(rel: &Rel, sources: &Sources) -> Lowered {
             joined
         }
         Rel::UnionAll { inputs, columns } => lower_union(inputs, columns, sources),
+        Rel::Unit => Lowered::default(),
+        Rel::Outer {
+            left,
+            right,
+            full,
+            on,
+        } => joins::outer(left, right, *full, on, sources),
+        Rel::Match {
+            left,
+            right,
+            present,
+            on,
+        } => joins::matching(left, right, *present, on, sources),
+        Rel::MatchChange {
+            left,
+            right,
+            present,
+            on,
+            left_terms,
+            right_terms,
+        } => joins::change(
+            [left, right],
+            *present,
+            on,
+            [left_terms, right_terms],
+            sources,
+        ),
+        Rel::Negate(input) => {
+            let mut lowered = lower(input, sources);
+            lowered.weights.push(Expr::Integer(-1));
+            lowered
+        }
+        Rel::Expand {
+            input,
+            item,
+            columns,
+            outer,
+            on,
+        } => joins::expand(input, item, columns, outer.then_some(on), sources),
+        Rel::ProjectSet { input, columns } => {
+            let row = lower(input, sources);
+            let weighted = !row.weights.is_empty();
+            let mut items: Vec<(Expr, String)> = columns
+                .iter()
+                .map(|(id, value)| (scalar(value, &row), column_name(*id)))
+                .collect();
+            if let Some(weight) = row.weight() {
+                items.push((weight.cast("pg_catalog.int4"), "w".into()));
+            }
+            let ids: Vec<ColId> = columns.iter().map(|(id, _)| *id).collect();
+            derived(row.select(items).into(), &ids, weighted)
+        }
         Rel::Aggregate { input, keys, calls } => {
             let lowered = lower(input, sources);
             let items: Vec<(ColId, Expr)> = keys
@@ -231,28 +283,26 @@ fn lower_scan(scan: &Scan, source: &SourceTable) -> Lowered {
             taken_back.push((Expr::Negate(Box::new(Expr::column("d", "w"))), "w".into()));
             // Without the fence a CTE scan under an Append cannot be parameterised, and then no index of the
             // source can serve the join either.
-            let query = Query {
-                branches: vec![
-                    Select {
-                        items: current,
-                        from: vec![From::Table {
-                            name: source.name.clone(),
-                            alias: "s".into(),
-                            only: source.only,
-                        }],
-                        ..Select::default()
-                    },
-                    Select {
-                        items: taken_back,
-                        from: vec![From::Cte {
-                            name: delta_name(scan.source),
-                            alias: "d".into(),
-                        }],
-                        fence: true,
-                        ..Select::default()
-                    },
-                ],
-            };
+            let query = union_all(vec![
+                Select {
+                    items: current,
+                    from: vec![From::Table {
+                        name: source.name.clone(),
+                        alias: "s".into(),
+                        only: source.only,
+                    }],
+                    ..Select::default()
+                },
+                Select {
+                    items: taken_back,
+                    from: vec![From::Cte {
+                        name: delta_name(scan.source),
+                        alias: "d".into(),
+                    }],
+                    fence: true,
+                    ..Select::default()
+                },
+            ]);
             Lowered {
                 columns: by_attnum(&alias),
                 weights: vec![Expr::column(&alias, "w")],
@@ -293,11 +343,11 @@ fn lower_union(
         })
         .collect();
     let ids: Vec<ColId> = columns.iter().map(|(id, _)| *id).collect();
-    derived(Query { branches }, &ids, weighted)
+    derived(union_all(branches), &ids, weighted)
 }
 
 /// A derived table with columns named after `ids`.
-fn derived(query: Query, ids: &[ColId], weighted: bool) -> Lowered {
+pub(super) fn derived(query: Query, ids: &[ColId], weighted: bool) -> Lowered {
     let alias = format!("u{}", ids.first().map_or(0, |id| id.0));
     Lowered {
         columns: ids
@@ -391,7 +441,7 @@ fn log_branches(source: &SourceTable, items: &[(Expr, String)]) -> Query {
             ..Select::default()
         })
         .collect();
-    Query { branches }
+    union_all(branches)
 }
 
 /// The change of a source since the frontier, as CTEs of which the last is named by [`delta_name`]: its columns and the
@@ -561,5 +611,8 @@ fn variadic(function: &str, columns: Vec<Expr>) -> Expr {
 
 /// Several SELECTs under UNION ALL.
 pub fn union_all(branches: Vec<Select>) -> Query {
-    Query { branches }
+    Query {
+        with: vec![],
+        branches,
+    }
 }

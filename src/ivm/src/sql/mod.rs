@@ -3,6 +3,7 @@
 //! Precision beats beauty here: every identifier is quoted, every function and operator is schema-qualified.
 
 pub mod ast;
+mod joins;
 mod lower;
 mod partition;
 mod write;

@@ -3,8 +3,8 @@
 //! Each input becomes a derived table with one column per column id. Restricted to touched keys it is joined with them by
 //! plain equality, so that an index of the input can serve; touched keys with a NULL are joined in a branch of their own.
 
-use super::ast::{Expr, From, JoinKind, Query, Select};
-use super::lower::{Lowered, Sources, column_name, lower as lower_rel, scalar};
+use super::ast::{Expr, From, Query};
+use super::lower::{Lowered, Sources, column_name, lower as lower_rel, scalar, union_all};
 use crate::rel::{Body, ColId, PartitionInput, SetKind};
 use crate::scalar::Scalar;
 
@@ -16,8 +16,6 @@ pub(super) fn lower(
     touched: Option<&str>,
 ) -> Lowered {
     let mut lowered = match body {
-        Body::Outer { full, on } => outer(inputs, *full, on, sources, touched),
-        Body::Match { present, on } => matching(inputs, *present, on, sources, touched),
         Body::SetOperation { kind, all, columns } => {
             let from = |side: usize| -> Vec<(ColId, ColId)> {
                 columns
@@ -53,90 +51,6 @@ pub(super) fn lower(
         .collect();
     lowered.columns.extend(values);
     lowered
-}
-
-fn outer(
-    inputs: &[PartitionInput],
-    full: bool,
-    on: &[Scalar],
-    sources: &Sources,
-    touched: Option<&str>,
-) -> Lowered {
-    let left = derived(&inputs[0], "a", sources, touched, true);
-    let right = derived(&inputs[1], "b", sources, touched, full);
-    let mut joined = Lowered::default();
-    joined.columns.extend(columns_of(&inputs[0], "a"));
-    joined.columns.extend(columns_of(&inputs[1], "b"));
-    let on = Expr::and(
-        on.iter()
-            .map(|condition| scalar(condition, &joined))
-            .collect(),
-    );
-    joined.from = vec![From::Join {
-        left: Box::new(left),
-        kind: if full { JoinKind::Full } else { JoinKind::Left },
-        right: Box::new(right),
-        on,
-    }];
-    joined
-}
-
-fn matching(
-    inputs: &[PartitionInput],
-    present: bool,
-    on: &[Scalar],
-    sources: &Sources,
-    touched: Option<&str>,
-) -> Lowered {
-    let mut both = Lowered::default();
-    both.columns.extend(columns_of(&inputs[0], "a"));
-    both.columns.extend(columns_of(&inputs[1], "b"));
-    let partner = Expr::Exists(Box::new(Select {
-        items: vec![(Expr::Integer(1), "one".into())],
-        from: vec![derived(&inputs[1], "b", sources, touched, false)],
-        conditions: on
-            .iter()
-            .map(|condition| scalar(condition, &both))
-            .collect(),
-        ..Select::default()
-    }));
-    Lowered {
-        from: vec![derived(&inputs[0], "a", sources, touched, true)],
-        conditions: vec![if present {
-            partner
-        } else {
-            Expr::Not(Box::new(partner))
-        }],
-        columns: columns_of(&inputs[0], "a").collect(),
-        ..Lowered::default()
-    }
-}
-
-fn columns_of<'a>(
-    input: &PartitionInput,
-    alias: &'a str,
-) -> impl Iterator<Item = (ColId, Expr)> + use<'a> {
-    input
-        .rel
-        .columns()
-        .into_iter()
-        .map(move |id| (id, Expr::column(alias, column_name(id))))
-}
-
-fn derived(
-    input: &PartitionInput,
-    alias: &str,
-    sources: &Sources,
-    touched: Option<&str>,
-    null_keys: bool,
-) -> From {
-    let same: Vec<(ColId, ColId)> = input.rel.columns().into_iter().map(|id| (id, id)).collect();
-    let query = restricted(input, &same, sources, touched, null_keys);
-    From::Select {
-        query: Box::new(query),
-        alias: alias.to_owned(),
-        lateral: false,
-    }
 }
 
 /// The columns `from` of an input, named after the ids `to`, restricted to touched partitions. Rows with a NULL key can
@@ -196,5 +110,5 @@ fn restricted(
         (Some(_), false) => vec![branch(Some(false))],
         (Some(_), true) => vec![branch(Some(false)), branch(Some(true))],
     };
-    Query { branches }
+    union_all(branches)
 }

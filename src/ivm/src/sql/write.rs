@@ -219,6 +219,15 @@ impl Display for From {
                     quote_identifier(column)
                 )
             }
+            From::Item {
+                item,
+                alias,
+                columns,
+            } => {
+                write!(f, "LATERAL {item} AS {}(", quote_identifier(alias))?;
+                list(f, columns.iter().map(|name| quote_identifier(name)), ", ")?;
+                f.write_char(')')
+            }
             From::Join {
                 left,
                 kind,
@@ -230,7 +239,10 @@ impl Display for From {
                     JoinKind::Left => "LEFT JOIN",
                     JoinKind::Full => "FULL JOIN",
                 };
-                write!(f, "{left} {kind} {right} ON {on}")
+                match **right {
+                    From::Join { .. } => write!(f, "{left} {kind} ({right}) ON {on}"),
+                    _ => write!(f, "{left} {kind} {right} ON {on}"),
+                }
             }
         }
     }
@@ -279,6 +291,23 @@ impl Display for Select {
 
 impl Display for Query {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        for (position, cte) in self.with.iter().enumerate() {
+            f.write_str(if position == 0 { "WITH " } else { ", " })?;
+            let materialized = if cte.materialized {
+                " MATERIALIZED"
+            } else {
+                ""
+            };
+            write!(
+                f,
+                "{} AS{materialized} ({})",
+                quote_identifier(&cte.name),
+                cte.body
+            )?;
+        }
+        if !self.with.is_empty() {
+            f.write_char(' ')?;
+        }
         if let [only] = self.branches.as_slice() {
             return write!(f, "{only}");
         }
