@@ -28,7 +28,7 @@ test-server:
 demo *args:
     scripts/demo {{args}}
 
-# one benchmark (refresh, capture, latency, idle) or all of them
+# one benchmark (refresh, capture, latency, idle, tpch) or all of them
 bench which="all" *args:
     scripts/build release
     . target/pgt/env && cargo run --release -p pgt_benches --bin {{which}} -- {{args}}
@@ -37,6 +37,11 @@ bench which="all" *args:
 soak seconds="3600":
     scripts/build release
     . target/pgt/env && PGT_RANDOM_SECONDS={{seconds}} cargo nextest run -p pgt_tests --test random
+
+# the 22 queries of TPC-H against changing data, at a larger scale than the tests
+tpch scale="0.1":
+    scripts/build release
+    . target/pgt/env && PGT_TPCH_SF={{scale}} cargo nextest run --no-fail-fast -p pgt_tests --test tpch
 
 # accept the present output as the golden one, then review the diff
 bless:

@@ -11,7 +11,6 @@ mod gallery;
 mod monitor;
 mod options;
 mod report;
-mod tpch;
 mod view;
 mod writer;
 
@@ -22,7 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use pgt_tests::Server;
+use pgt_tests::{Server, tpch};
 
 use options::{Invocation, Options};
 use view::View;

@@ -17,6 +17,14 @@ pub struct Database<'s> {
 
 impl<'s> Database<'s> {
     pub(crate) fn create(server: &'s Server, with_extension: bool) -> Self {
+        let database = Self::copy_of(server, "template1");
+        if with_extension {
+            database.connect().exec("create extension pg_trickle");
+        }
+        database
+    }
+
+    pub(crate) fn copy_of(server: &'s Server, template: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!(
             "t{}_{}",
@@ -25,12 +33,8 @@ impl<'s> Database<'s> {
         );
         server
             .connect("postgres")
-            .exec(&format!("create database {name}"));
-        let database = Self { server, name };
-        if with_extension {
-            database.connect().exec("create extension pg_trickle");
-        }
-        database
+            .exec(&format!("create database {name} template {template}"));
+        Self { server, name }
     }
 
     pub fn name(&self) -> &str {

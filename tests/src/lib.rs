@@ -20,6 +20,7 @@ mod server;
 mod session;
 mod shared;
 mod stream_table;
+pub mod tpch;
 
 pub use builder::ServerBuilder;
 pub use database::Database;
