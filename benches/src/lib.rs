@@ -1,12 +1,13 @@
 //! Side-by-side measurements: what pg_trickle costs beside what somebody would otherwise do, in one run on one server.
 //!
 //! Each benchmark is a module with a `run` that returns its section of the report, and a binary of the same name that
-//! prints it. The binary `all` runs every one of them and, with `--write`, makes docs/BENCHMARKS.md of the results.
+//! prints it. The binary `all` runs every one of them. With `--write` they put their results into docs/BENCHMARKS.md.
 //! Every verdict in a report is computed from the numbers beside it.
 
 #![forbid(unsafe_code)]
 
 pub mod capture;
+pub mod document;
 pub mod idle;
 pub mod latency;
 mod machine;
@@ -16,6 +17,7 @@ pub mod refresh;
 mod report;
 mod sample;
 mod server;
+pub mod tpch;
 
 pub use machine::Machine;
 pub use options::Options;
@@ -26,5 +28,9 @@ pub use sample::Sample;
 pub fn main(run: fn(&Options) -> Section) {
     let options = Options::from_arguments();
     println!("{}", Machine::look());
-    println!("{}", run(&options));
+    let section = run(&options);
+    println!("{section}");
+    if options.write {
+        document::put(&section);
+    }
 }

@@ -64,6 +64,10 @@ impl Section {
         }
     }
 
+    pub fn title(&self) -> &str {
+        &self.title
+    }
+
     pub fn text(&mut self, text: impl Into<String>) {
         self.blocks.push(text.into());
     }

@@ -18,6 +18,11 @@ impl Sample {
         self.push(duration.as_secs_f64() * 1000.0);
     }
 
+    /// Adds the values of another sample.
+    pub fn extend(&mut self, other: &Self) {
+        self.values.extend(&other.values);
+    }
+
     pub fn count(&self) -> usize {
         self.values.len()
     }

@@ -1,24 +1,24 @@
 //! Every benchmark; `--write` makes docs/BENCHMARKS.md of the results.
 
-use std::path::Path;
-
-use pgt_benches::{Machine, Options, Section, capture, idle, latency, refresh};
+use pgt_benches::{Machine, Options, Section, capture, document, idle, latency, refresh, tpch};
 
 type Run = fn(&Options) -> Section;
 
-const BENCHMARKS: [(&str, Run); 4] = [
+const BENCHMARKS: [(&str, Run); 6] = [
     ("refresh", refresh::run),
     ("capture", capture::run),
     ("latency", latency::run),
     ("idle", idle::run),
+    ("tpch", tpch::run),
+    ("tpch --slope", tpch::slope),
 ];
 
 const PREFACE: &str = "\
 # Benchmarks
 
-Everything here is printed by one run of `cargo run --release -p pgt_benches --bin all -- --write`, with what is compared measured
-alternately on the same server. The verdicts are computed from the numbers. Ratios carry over to other machines better
-than times do.
+Everything here is printed by `cargo run --release -p pgt_benches --bin all -- --write`, or a section of it by the binary of that
+name, with what is compared measured alternately on the same server. The verdicts are computed from the numbers. Ratios carry
+over to other machines better than times do.
 ";
 
 fn main() {
@@ -32,7 +32,6 @@ fn main() {
         report += &format!("\n{section}");
     }
     if options.write {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/BENCHMARKS.md");
-        std::fs::write(&path, report).expect("docs/BENCHMARKS.md");
+        document::write(&report);
     }
 }
