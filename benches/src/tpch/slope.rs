@@ -29,9 +29,9 @@ pub fn slope(options: &Options) -> Section {
     // Of each scale, what became of each query.
     let columns: Vec<Vec<Outcome>> = scales.iter().map(|scale| at(*scale, &plan)).collect();
     section.text(format!(
-        "In each round {ROWS} rows of `orders` and `lineitem` change (of `partsupp` for queries 2, 11 and 16), whatever the scale factor; median times of
-the differential refresh in milliseconds. The slope is that of the line through the logarithms of both: 0 if the time does not depend
-on the amount of data, 1 if it is in proportion to it."
+        "In each round {ROWS} rows of `orders` and `lineitem` change (of `partsupp` for queries 2, 11 and 16), whatever the scale factor;
+median times of the differential refresh in milliseconds. The slope is that of the line through the logarithms of both: 0 if
+the time does not depend on the amount of data, 1 if it is in proportion to it."
     ));
     let mut table = Vec::new();
     let mut flat = 0;
@@ -71,8 +71,13 @@ fn at(scale: f64, plan: &Plan) -> Vec<Outcome> {
     let server = server::start();
     eprintln!("tpch: loading at scale factor {scale} ..");
     let mut bench = Bench::load(&server, scale);
-    let measure = |query| bench.measure(query, std::slice::from_ref(plan));
-    QUERIES.iter().map(measure).collect()
+    QUERIES
+        .iter()
+        .map(|query| {
+            eprintln!("tpch: query {} ..", query.number);
+            bench.measure(query, std::slice::from_ref(plan))
+        })
+        .collect()
 }
 
 /// Of the least-squares line through the logarithms; NaN if a value is.
