@@ -99,13 +99,157 @@ impl Analyzer {
             ));
             known_keys.push((var, Known { id, ..known }));
         }
+        let sets = level.query.grouping_sets();
+        if !sets.is_empty() {
+            let group = group_range.map_or(0, |position| position + 1);
+            level.computed = columns;
+            return self.grouping_sets(
+                (input, keys, calls),
+                known_keys,
+                group,
+                &sets,
+                targets,
+                level,
+            );
+        }
+        // What ties the sub-query to the query around it groups too.
+        for (_, known) in &mut level.context {
+            let id = self.column();
+            keys.push((
+                id,
+                Scalar::column(known.id, known.ty.clone(), known.nullable),
+            ));
+            known.id = id;
+        }
         level.known.extend(known_keys);
-        level.aggregates = columns;
+        level.computed = columns;
         Ok(Rel::Aggregate {
             input: Box::new(input),
             keys,
             calls,
         })
+    }
+
+    /// GROUPING SETS: one grouping per set over a copy of the input, under UNION ALL. Keys that are not in a set are null,
+    /// and GROUPING(..) is a constant of the set.
+    #[allow(clippy::type_complexity)]
+    fn grouping_sets<'q>(
+        &mut self,
+        (input, keys, calls): (Rel, Vec<(ColId, Scalar)>, Vec<(ColId, AggregateCall)>),
+        known_keys: Vec<((usize, i16), Known)>,
+        group: usize,
+        sets: &[Vec<u32>],
+        targets: &[Target<'q>],
+        level: &mut Level<'q, '_>,
+    ) -> Result<Rel> {
+        if !level.context.is_empty() || known_keys.iter().any(|((range, _), _)| *range != group) {
+            return Err(NotIncremental::new(
+                "GROUPING SETS over columns that are not grouped, or tied to a query further out",
+                "The stream table is refreshed fully.",
+            ));
+        }
+        let references = level.query.group_references();
+        let mut groupings: Vec<(Expr<'q>, Vec<u32>)> = Vec::new();
+        for expr in targets
+            .iter()
+            .map(|target| target.expr)
+            .chain(level.query.having())
+        {
+            expr.find(&mut |part| {
+                if let Kind::Grouping(of) = part.kind()
+                    && !groupings.iter().any(|(known, _)| known.equals(&part))
+                {
+                    groupings.push((part, of));
+                }
+                false
+            });
+        }
+        let integer = node::describe_type(pg_sys::INT4OID, -1, pg_sys::InvalidOid);
+        let mut inputs = Vec::new();
+        for set in sets {
+            let present = |position: usize| {
+                references
+                    .get(position)
+                    .is_some_and(|reference| set.contains(reference))
+            };
+            let grouped = Rel::Aggregate {
+                input: Box::new(input.clone()),
+                keys: keys
+                    .iter()
+                    .enumerate()
+                    .filter(|(position, _)| present(*position))
+                    .map(|(_, key)| key.clone())
+                    .collect(),
+                calls: calls.clone(),
+            };
+            let (copy, renamed) = self.fresh(&grouped);
+            let mut columns = Vec::new();
+            for (position, (id, key)) in keys.iter().enumerate() {
+                let value = match renamed.get(id) {
+                    Some(copied) if present(position) => {
+                        Scalar::column(*copied, key.ty.clone(), key.nullable)
+                    }
+                    _ => Scalar::null(key.ty.clone()),
+                };
+                columns.push((self.column(), value));
+            }
+            for (id, call) in &calls {
+                let copied = renamed.get(id).copied().unwrap_or(*id);
+                columns.push((
+                    self.column(),
+                    Scalar::column(copied, call.call.ty.clone(), call.call.nullable),
+                ));
+            }
+            for (_, of) in &groupings {
+                let bits = of.iter().fold(0, |bits, reference| {
+                    bits << 1 | i64::from(!set.contains(reference))
+                });
+                columns.push((
+                    self.column(),
+                    Scalar {
+                        pieces: vec![Piece::Text(format!("({bits})::integer"))],
+                        ty: integer.clone(),
+                        nullable: false,
+                        shape: Shape::Constant,
+                    },
+                ));
+            }
+            let from = columns.iter().map(|(id, _)| *id).collect();
+            inputs.push((
+                Rel::Project {
+                    input: Box::new(copy),
+                    columns,
+                },
+                from,
+            ));
+        }
+        let mut columns = Vec::new();
+        for (_, known) in known_keys.iter() {
+            columns.push((self.column(), known.ty.clone()));
+        }
+        for (_, known) in level.computed.iter_mut() {
+            known.id = self.column();
+            columns.push((known.id, known.ty.clone()));
+        }
+        for ((place, known), (id, _)) in known_keys.into_iter().zip(&columns) {
+            let known = Known {
+                id: *id,
+                nullable: true,
+                ..known
+            };
+            level.known.insert(place, known);
+        }
+        for (expr, _) in groupings {
+            let known = Known {
+                id: self.column(),
+                ty: integer.clone(),
+                nullable: false,
+                scale: Some(0),
+            };
+            columns.push((known.id, known.ty.clone()));
+            level.computed.push((expr, known));
+        }
+        Ok(Rel::UnionAll { inputs, columns })
     }
 
     /// Columns of the input that group-level expressions use outside aggregates.
@@ -152,21 +296,16 @@ impl Analyzer {
                 return Ok(None);
             }
             match part.kind() {
-                Kind::Var(var) => level
-                    .known
-                    .get(&(var.range, var.attnum))
-                    .filter(|_| var.levels_up == 0)
+                Kind::Var(var) => level.known(var).map(|known| Some(known.id.0)),
+                Kind::Sublink(_) => level
+                    .computed(&part)
                     .map(|known| Some(known.id.0))
                     .ok_or_else(|| {
                         NotIncremental::new(
-                            "an aggregate's argument cannot be traced",
-                            "Name the columns explicitly.",
+                            "a sub-query inside an aggregate is not incremental yet",
+                            "Compute it in a sub-query in FROM.",
                         )
                     }),
-                Kind::Sublink(_) => Err(NotIncremental::new(
-                    "a sub-query inside an aggregate is not incremental yet",
-                    "Compute it in a sub-query in FROM.",
-                )),
                 _ => Ok(None),
             }
         })?;
@@ -186,7 +325,7 @@ impl Analyzer {
             nullable: !counts,
             shape: Shape::Opaque,
         };
-        if order_dependent(&facts.name, facts.builtin) && !node.ordered {
+        if facts.builtin && order_dependent(&facts.name) && !node.ordered {
             return Err(NotIncremental::new(
                 format!(
                     "the result of {} depends on the order of its input",
@@ -240,23 +379,22 @@ impl Analyzer {
 }
 
 /// Aggregates whose value depends on the order in which rows arrive.
-fn order_dependent(name: &str, builtin: bool) -> bool {
-    builtin
-        && matches!(
-            name,
-            "array_agg"
-                | "string_agg"
-                | "json_agg"
-                | "jsonb_agg"
-                | "json_agg_strict"
-                | "jsonb_agg_strict"
-                | "json_object_agg"
-                | "json_object_agg_strict"
-                | "json_object_agg_unique"
-                | "json_object_agg_unique_strict"
-                | "xmlagg"
-                | "any_value"
-        )
+pub(super) fn order_dependent(name: &str) -> bool {
+    matches!(
+        name,
+        "array_agg"
+            | "string_agg"
+            | "json_agg"
+            | "jsonb_agg"
+            | "json_agg_strict"
+            | "jsonb_agg_strict"
+            | "json_object_agg"
+            | "json_object_agg_strict"
+            | "json_object_agg_unique"
+            | "json_object_agg_unique_strict"
+            | "xmlagg"
+            | "any_value"
+    )
 }
 
 fn classify(

@@ -4,73 +4,85 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pgrx::pg_sys;
 use pgt_ivm::rel::{At, ColId, Rel, Scan, ScanColumn, SourceId};
-use pgt_ivm::scalar::{Piece, Scalar, Shape};
+use pgt_ivm::scalar::Scalar;
 
-use super::query::{Analyzer, Known, Level, Produced, Result, refuse_unsupported};
+use super::query::{Analyzer, Known, Level, Produced, Result};
+use super::subquery::{Writer, boolean, extend, same};
 use super::{NotIncremental, source};
-use crate::pg::node::{Expr, FromNode, JoinKind, Kind, Query, Rte, SublinkKind, SublinkNode};
+use crate::pg::node::{Expr, FromNode, Item, JoinKind, Kind, Query, Rte, SublinkKind, SublinkNode};
 
 impl Analyzer {
-    /// A FROM list with its WHERE clause.
-    pub(super) fn read_list<'q>(
+    /// The items of a FROM list as inputs of one join, and conditions over them. `start` stands before the first.
+    pub(super) fn items<'q>(
         &mut self,
+        start: Option<Rel>,
         items: &[FromNode<'q>],
-        condition: Option<Expr<'q>>,
         level: &mut Level<'q, '_>,
-    ) -> Result<Rel> {
-        let mut inputs = Vec::new();
+    ) -> Result<(Vec<Rel>, Vec<Scalar>)> {
+        let mut inputs: Vec<Rel> = start.into_iter().collect();
         let mut conditions = Vec::new();
         for item in items {
-            let (input, on) = self.read_node(item, level)?;
-            inputs.push(input);
-            conditions.extend(on);
-        }
-        let mut links = Vec::new();
-        if let Some(condition) = condition {
-            for part in conjuncts(condition) {
-                match sublink(part) {
-                    Some(link) => links.push(link),
-                    None => conditions.extend(self.conditions(part, level)?),
+            match item {
+                FromNode::Range(index) if !level.query.range_references(*index).is_empty() => {
+                    let before =
+                        combine(std::mem::take(&mut inputs), std::mem::take(&mut conditions));
+                    inputs.push(self.lateral(*index, before, None, level)?);
                 }
+                item => inputs.push(self.read_node(item, level)?),
             }
         }
-        if inputs.is_empty() {
-            return Err(NotIncremental::new(
-                "the query reads no table",
-                "Nothing can change; the stream table is refreshed fully.",
-            ));
+        Ok((inputs, conditions))
+    }
+
+    /// The join of `inputs` under `conditions` and the conjuncts `parts`, which may contain sub-selects.
+    pub(super) fn restrict<'q>(
+        &mut self,
+        inputs: Vec<Rel>,
+        mut conditions: Vec<Scalar>,
+        parts: Vec<Expr<'q>>,
+        level: &mut Level<'q, '_>,
+    ) -> Result<Rel> {
+        let mut links = Vec::new();
+        let mut involved = Vec::new();
+        for part in parts {
+            match sublink(part) {
+                Some(link) => links.push((part, link)),
+                None if !part.sublinks(true).is_empty() => involved.push(part),
+                None => conditions.extend(self.conditions(part, level)?),
+            }
         }
         let mut rel = combine(inputs, conditions);
-        for (present, link) in links {
-            rel = self.matching(rel, present, link, level)?;
+        for (part, (present, link)) in links {
+            match self.matching(&rel, present, link, level)? {
+                Some(matched) => rel = matched,
+                None => involved.push(part),
+            }
+        }
+        if !involved.is_empty() {
+            // The columns end here: above an outer join they could be null where the sub-select is not.
+            let before = level.computed.len();
+            rel = self.lift(rel, &involved, level)?;
+            let mut conditions = Vec::new();
+            for part in involved {
+                conditions.extend(self.conditions(part, level)?);
+            }
+            level.computed.truncate(before);
+            rel = Rel::Filter {
+                input: Box::new(rel),
+                conditions,
+            };
         }
         Ok(rel)
     }
 
-    /// A join tree node and conditions that may be applied above it.
-    fn read_node<'q>(
-        &mut self,
-        node: &FromNode<'q>,
-        level: &mut Level<'q, '_>,
-    ) -> Result<(Rel, Vec<pgt_ivm::scalar::Scalar>)> {
+    /// A node of the join tree.
+    fn read_node<'q>(&mut self, node: &FromNode<'q>, level: &mut Level<'q, '_>) -> Result<Rel> {
         match node {
-            FromNode::Range(index) => Ok((self.range(*index, level)?, vec![])),
+            FromNode::Range(index) => self.range(*index, level),
             FromNode::List { items, condition } => {
-                Ok((self.read_list(items, *condition, level)?, vec![]))
-            }
-            FromNode::Join {
-                kind: JoinKind::Inner,
-                left,
-                right,
-                on,
-            } => {
-                let (left, mut conditions) = self.read_node(left, level)?;
-                let (right, more) = self.read_node(right, level)?;
-                conditions.extend(more);
-                if let Some(on) = on {
-                    conditions.extend(self.conditions(*on, level)?);
-                }
-                Ok((combine(vec![left, right], conditions), vec![]))
+                let (inputs, conditions) = self.items(None, items, level)?;
+                let parts = condition.map(conjuncts).unwrap_or_default();
+                self.restrict(inputs, conditions, parts, level)
             }
             FromNode::Join {
                 kind,
@@ -78,23 +90,202 @@ impl Analyzer {
                 right,
                 on,
             } => {
-                let (left, conditions) = self.read_node(left, level)?;
-                let left = combine(vec![left], conditions);
-                let (right, conditions) = self.read_node(right, level)?;
-                let right = combine(vec![right], conditions);
-                let (left, right) = if *kind == JoinKind::Right {
-                    (right, left)
-                } else {
-                    (left, right)
-                };
-                let on = match on {
-                    Some(on) => self.conditions(*on, level)?,
-                    None => vec![],
-                };
-                let joined = self.outer(left, right, *kind == JoinKind::Full, on, level);
-                Ok((joined, vec![]))
+                let left = self.read_node(left, level)?;
+                let parts = on.map(conjuncts).unwrap_or_default();
+                if let FromNode::Range(index) = **right
+                    && !level.query.range_references(index).is_empty()
+                {
+                    return match kind {
+                        JoinKind::Inner => {
+                            let joined = self.lateral(index, left, None, level)?;
+                            self.restrict(vec![joined], vec![], parts, level)
+                        }
+                        JoinKind::Left => self.lateral(index, left, Some(parts), level),
+                        _ => Err(NotIncremental::new(
+                            "a lateral item in a right or full join",
+                            "Write it as a left join.",
+                        )),
+                    };
+                }
+                let right = self.read_node(right, level)?;
+                match kind {
+                    JoinKind::Inner => self.restrict(vec![left, right], vec![], parts, level),
+                    JoinKind::Left => self.outer(left, right, false, parts, level),
+                    JoinKind::Right => self.outer(right, left, false, parts, level),
+                    JoinKind::Full => self.outer(left, right, true, parts, level),
+                }
             }
         }
+    }
+
+    /// An item of FROM that refers to what stands before it. `left` holds the conditions of a LEFT JOIN.
+    fn lateral<'q>(
+        &mut self,
+        index: usize,
+        before: Rel,
+        left: Option<Vec<Expr<'q>>>,
+        level: &mut Level<'q, '_>,
+    ) -> Result<Rel> {
+        let Rte::Subquery { query } = &level.range_table[index - 1] else {
+            return self.computed(index, before, left, level);
+        };
+        let query = *query;
+        let context = self.context(&before, query, level, false)?;
+        let outer: Vec<Known> = context
+            .columns
+            .iter()
+            .map(|(_, known)| known.clone())
+            .collect();
+        let answer = self.answer(query, Some(level), Some(context))?;
+        let mut on = Vec::new();
+        for (mine, theirs) in outer.iter().zip(&answer.context) {
+            on.extend(same(mine, theirs)?);
+        }
+        let Some(empty) = answer.empty else {
+            bind(index, answer.produced, level);
+            let Some(parts) = left else {
+                return Ok(combine(vec![before, answer.rel], on));
+            };
+            let columns = answer.rel.columns();
+            for part in parts {
+                on.extend(self.conditions(part, level)?);
+            }
+            nullable(&columns, level);
+            return Ok(Rel::Outer {
+                left: Box::new(before),
+                right: Box::new(answer.rel),
+                full: false,
+                on,
+            });
+        };
+        // There is always exactly one row, so that a left join without conditions is an inner one.
+        let always = left.iter().flatten().all(|part| part.is_true_constant());
+        if !always {
+            return Err(NotIncremental::new(
+                "a left join of a lateral aggregate under a condition",
+                "Put the condition into the sub-query.",
+            ));
+        }
+        let (right, there) = self.mark(answer.rel);
+        let joined = Rel::Outer {
+            left: Box::new(before),
+            right: Box::new(right),
+            full: false,
+            on,
+        };
+        let mut more = Vec::new();
+        let mut produced = Vec::new();
+        for (column, empty) in answer.produced.into_iter().zip(empty) {
+            let value = Writer::default()
+                .text("CASE WHEN ")
+                .column(there)
+                .text(" IS NULL THEN ")
+                .scalar(&empty)
+                .text(" ELSE ")
+                .column(column.known.id)
+                .text(" END")
+                .value(column.known.ty.clone(), true);
+            let known = Known {
+                id: self.column(),
+                nullable: true,
+                ..column.known
+            };
+            more.push((known.id, value));
+            produced.push(Produced {
+                name: column.name,
+                known,
+            });
+        }
+        bind(index, produced, level);
+        Ok(extend(joined, more))
+    }
+
+    /// VALUES or function calls beside the rows of `before`.
+    fn computed<'q>(
+        &mut self,
+        index: usize,
+        before: Rel,
+        left: Option<Vec<Expr<'q>>>,
+        level: &mut Level<'q, '_>,
+    ) -> Result<Rel> {
+        let Some(item) = level.query.item(index) else {
+            return Err(NotIncremental::new(
+                "an item of FROM has an unknown form",
+                "The stream table is refreshed fully.",
+            ));
+        };
+        let mut text = Writer::default();
+        match item {
+            Item::Functions { calls, ordinality } => {
+                text = text.text("ROWS FROM (");
+                for (position, (call, definitions)) in calls.into_iter().enumerate() {
+                    if position > 0 {
+                        text = text.text(", ");
+                    }
+                    let (call, _) = self.target(call, level)?;
+                    text = text.bare(&call);
+                    if !definitions.is_empty() {
+                        let list: Vec<String> = definitions
+                            .iter()
+                            .map(|(name, ty)| {
+                                format!("{} {ty}", pgt_ivm::sql::quote_identifier(name))
+                            })
+                            .collect();
+                        text = text.text(&format!(" AS ({})", list.join(", ")));
+                    }
+                }
+                text = text.text(if ordinality { ") WITH ORDINALITY" } else { ")" });
+            }
+            Item::Values(rows) => {
+                text = text.text("(VALUES ");
+                for (position, row) in rows.into_iter().enumerate() {
+                    text = text.text(if position > 0 { ", (" } else { "(" });
+                    for (position, value) in row.into_iter().enumerate() {
+                        if position > 0 {
+                            text = text.text(", ");
+                        }
+                        let (value, _) = self.scalar(value, level)?;
+                        text = text.bare(&value);
+                    }
+                    text = text.text(")");
+                }
+                text = text.text(")");
+            }
+            Item::Table(call) => {
+                text = text.parts(self.pieces(call, level, true)?);
+            }
+        }
+        let mut columns = Vec::new();
+        let mut produced = Vec::new();
+        for (name, ty) in level.query.range_columns(index) {
+            let known = Known {
+                id: self.column(),
+                ty: ty.clone(),
+                nullable: true,
+                scale: scale_of(&ty),
+            };
+            columns.push((known.id, ty));
+            produced.push(Produced { name, known });
+        }
+        if columns.is_empty() {
+            return Err(NotIncremental::new(
+                "an item of FROM without columns",
+                "The stream table is refreshed fully.",
+            ));
+        }
+        bind(index, produced, level);
+        let mut on = Vec::new();
+        let outer = left.is_some();
+        for part in left.into_iter().flatten() {
+            on.extend(self.conditions(part, level)?);
+        }
+        Ok(Rel::Expand {
+            input: Box::new(before),
+            item: text.value(boolean(), true),
+            columns,
+            outer,
+            on,
+        })
     }
 
     /// A left or full join.
@@ -103,51 +294,87 @@ impl Analyzer {
         left: Rel,
         right: Rel,
         full: bool,
-        on: Vec<Scalar>,
+        parts: Vec<Expr<'q>>,
         level: &mut Level<'q, '_>,
-    ) -> Rel {
-        let nullable = right
-            .columns()
-            .into_iter()
-            .chain(full.then(|| left.columns()).into_iter().flatten());
-        let nullable: BTreeSet<ColId> = nullable.collect();
-        for known in level
-            .known
-            .values_mut()
-            .filter(|known| nullable.contains(&known.id))
-        {
-            known.nullable = true;
+    ) -> Result<Rel> {
+        let (mut left, mut right) = (left, right);
+        let before = level.computed.len();
+        let mut on = Vec::new();
+        for part in parts {
+            // A sub-select in the condition becomes a column of the side it looks at.
+            if !part.sublinks(true).is_empty() {
+                let here: BTreeSet<ColId> = part
+                    .references()
+                    .into_iter()
+                    .filter(|var| var.levels_up == 0)
+                    .filter_map(|var| level.known.get(&(var.range, var.attnum)))
+                    .map(|known| known.id)
+                    .collect();
+                if here.is_subset(&right.columns()) {
+                    right = self.lift(right, &[part], level)?;
+                } else if here.is_subset(&left.columns()) {
+                    left = self.lift(left, &[part], level)?;
+                } else {
+                    return Err(NotIncremental::new(
+                        "a sub-query in the condition of an outer join looks at both sides",
+                        "Compute it in a sub-query in FROM.",
+                    ));
+                }
+            }
+            on.extend(self.conditions(part, level)?);
         }
-        Rel::Outer {
+        level.computed.truncate(before);
+        let mut optional = right.columns();
+        if full {
+            optional.extend(left.columns());
+        }
+        nullable(&optional, level);
+        Ok(Rel::Outer {
             left: Box::new(left),
             right: Box::new(right),
             full,
             on,
-        }
+        })
     }
 
-    /// `EXISTS`, `NOT EXISTS`, `IN` or `NOT IN` as a condition on `rel`.
+    /// `EXISTS`, `x op ANY`, `x op ALL` or their negations as a condition on `rel`; none if only a column will do.
     fn matching<'q>(
         &mut self,
-        rel: Rel,
+        rel: &Rel,
         present: bool,
         link: SublinkNode<'q>,
         level: &mut Level<'q, '_>,
-    ) -> Result<Rel> {
-        let (inner, produced, mut on) = self.sub_select(link.query, level)?;
+    ) -> Result<Option<Rel>> {
+        if link
+            .test
+            .is_some_and(|test| !test.sublinks(true).is_empty())
+        {
+            return Ok(None);
+        }
+        let Some((inner, produced, mut on)) = self.sub_select(rel, &link, level)? else {
+            return Ok(None);
+        };
+        let all = link.kind == SublinkKind::All;
         if let Some(test) = link.test {
             level.sublink_columns = produced.iter().map(|column| column.known.clone()).collect();
             let compared = self.conditions(test, level);
             level.sublink_columns.clear();
-            // NOT IN holds if every comparison is false; one that is unknown spoils it like one that is true.
-            on.extend(compared?.into_iter().map(|condition| {
-                if present || !condition.nullable {
-                    condition
-                } else {
-                    is_not_false(condition)
-                }
+            let compared = compared?;
+            // A single comparison that is unknown could be told from a false one by a hash of NULLs; here it is a join.
+            if !present && !all && compared.len() == 1 && compared[0].nullable {
+                return Ok(None);
+            }
+            // NOT IN holds if every comparison is false, ALL if every one is true; unknown ones spoil both.
+            on.extend(compared.into_iter().map(|condition| match (all, present) {
+                (false, true) => condition,
+                (false, false) if !condition.nullable => condition,
+                (false, false) => tested(condition, "IS NOT FALSE"),
+                (true, true) => tested(condition, "IS NOT TRUE"),
+                (true, false) => tested(condition, "IS FALSE"),
             }));
         }
+        // ALL holds where no comparison fails.
+        let present = present != all;
         let mut visible = rel.columns();
         visible.extend(inner.columns());
         if !on.iter().all(|scalar| scalar.columns().is_subset(&visible)) {
@@ -156,65 +383,88 @@ impl Analyzer {
                 "Write it as a join.",
             ));
         }
-        Ok(Rel::Match {
-            left: Box::new(rel),
+        Ok(Some(Rel::Match {
+            left: Box::new(rel.clone()),
             right: Box::new(inner),
             present,
             on,
-        })
+        }))
     }
 
-    /// The rows of a sub-select in a condition, and the conditions that tie them to the query around it.
+    /// The rows of a sub-select in a condition, and the conditions that tie them to the query around it; none if they
+    /// always exist.
     fn sub_select<'q>(
         &mut self,
-        query: Query<'q>,
+        rel: &Rel,
+        link: &SublinkNode<'q>,
         level: &Level<'q, '_>,
-    ) -> Result<(Rel, Vec<Produced>, Vec<Scalar>)> {
-        let used = query.vars();
-        if !used.iter().any(|var| var.levels_up > 0) {
-            let (rel, produced) = self.query(query, Some(level))?;
-            return Ok((rel, produced, vec![]));
+    ) -> Result<Option<(Rel, Vec<Produced>, Vec<Scalar>)>> {
+        let query = link.query;
+        let exists = link.kind == SublinkKind::Exists;
+        if query.vars().iter().any(|var| var.levels_up > 0)
+            && let Some(found) = self.simple_sub_select(query, exists, level)?
+        {
+            return Ok(Some(found));
         }
-        refuse_unsupported(&query)?;
-        if query.has_aggregates() || query.has_group_by() || query.set_operation().is_some() {
-            return Err(NotIncremental::new(
-                "a correlated sub-query with aggregates or set operations is not incremental yet",
-                "Compute it in a sub-query in FROM and join it.",
-            ));
+        let context = self.context(rel, query, level, exists)?;
+        let outer: Vec<Known> = context
+            .columns
+            .iter()
+            .map(|(_, known)| known.clone())
+            .collect();
+        let answer = self.answer(query, Some(level), Some(context))?;
+        if answer.empty.is_some() && (exists || !outer.is_empty()) {
+            return Ok(None);
         }
-        let mut inner = Level {
-            query,
-            range_table: query.range_table(),
-            used,
-            known: BTreeMap::new(),
-            aggregates: vec![],
-            sublink_columns: vec![],
-            outer: Some(level),
-        };
+        let mut on = Vec::new();
+        for (mine, theirs) in outer.iter().zip(&answer.context) {
+            on.extend(same(mine, theirs)?);
+        }
+        Ok(Some((answer.rel, answer.produced, on)))
+    }
+
+    /// A sub-select of joins and conditions alone: whatever ties it to the query around it can stay a condition.
+    #[allow(clippy::type_complexity)]
+    fn simple_sub_select<'q>(
+        &mut self,
+        query: Query<'q>,
+        exists: bool,
+        level: &Level<'q, '_>,
+    ) -> Result<Option<(Rel, Vec<Produced>, Vec<Scalar>)>> {
         let FromNode::List { items, condition } = query.from() else {
-            return Err(NotIncremental::new(
-                "the FROM clause has an unknown form",
-                "Please report the query.",
-            ));
+            return Ok(None);
         };
+        let ranges = query.range_table().len();
+        let lateral = (1..=ranges).any(|index| {
+            query
+                .range_references(index)
+                .iter()
+                .any(|var| var.levels_up > 0)
+        });
+        let plain = !query.has_aggregates()
+            && !query.has_group_by()
+            && !query.has_grouping_sets()
+            && !query.has_windows()
+            && !query.has_target_srfs()
+            && query.limit().is_none()
+            && query.set_operation().is_none();
+        let nested = condition.is_some_and(|condition| {
+            condition
+                .sublinks(true)
+                .iter()
+                .any(|link| link.references().iter().any(|var| var.levels_up > 0))
+        });
+        if lateral || !plain || nested || joins_refer_out(&items) {
+            return Ok(None);
+        }
+        let mut inner = Level::new(query, Some(level));
         let (correlated, own): (Vec<Expr<'q>>, Vec<Expr<'q>>) = condition
             .map(conjuncts)
             .unwrap_or_default()
             .into_iter()
-            .partition(|part| is_correlated(part));
-        let mut rel = self.read_list(&items, None, &mut inner)?;
-        let mut conditions = Vec::new();
-        let mut links = Vec::new();
-        for part in own {
-            match sublink(part) {
-                Some(link) => links.push(link),
-                None => conditions.extend(self.conditions(part, &inner)?),
-            }
-        }
-        rel = combine(vec![rel], conditions);
-        for (present, link) in links {
-            rel = self.matching(rel, present, link, &mut inner)?;
-        }
+            .partition(|part| part.sublinks(true).is_empty() && refers_out(part));
+        let (inputs, conditions) = self.items(None, &items, &mut inner)?;
+        let rel = self.restrict(inputs, conditions, own, &mut inner)?;
         let mut on = Vec::new();
         for part in correlated {
             on.extend(self.conditions(part, &inner)?);
@@ -253,18 +503,22 @@ impl Analyzer {
             .filter(|(_, scalar)| scalar.columns().iter().all(|id| below.contains_key(id)))
             .collect::<Vec<_>>();
         produced.retain(|column| columns.iter().any(|(id, _)| *id == column.known.id));
+        let selected = query.targets().iter().filter(|target| !target.junk).count();
+        if !exists && produced.len() != selected {
+            return Ok(None);
+        }
         let on = on
             .iter()
-            .map(|condition| rename(condition, &renamed))
+            .map(|condition| condition.rename(&mut |id| renamed.get(&id).copied().unwrap_or(id)))
             .collect();
-        Ok((
+        Ok(Some((
             Rel::Project {
                 input: Box::new(rel),
                 columns,
             },
             produced,
             on,
-        ))
+        )))
     }
 
     fn range<'q>(&mut self, index: usize, level: &mut Level<'q, '_>) -> Result<Rel> {
@@ -310,8 +564,8 @@ impl Analyzer {
                 bind(index, produced, level);
                 Ok(rel)
             }
-            Rte::Values => refuse("VALUES"),
-            Rte::Function => refuse("a function"),
+            Rte::Item => self.computed(index, Rel::Unit, None, level),
+            Rte::Result => Ok(Rel::Unit),
             _ => refuse("an item of this kind"),
         }
     }
@@ -416,7 +670,7 @@ impl Analyzer {
 }
 
 /// The parts of a conjunction.
-fn conjuncts(condition: Expr<'_>) -> Vec<Expr<'_>> {
+pub(super) fn conjuncts(condition: Expr<'_>) -> Vec<Expr<'_>> {
     match condition.kind() {
         Kind::And(parts) => parts.into_iter().flat_map(conjuncts).collect(),
         _ => vec![condition],
@@ -425,7 +679,12 @@ fn conjuncts(condition: Expr<'_>) -> Vec<Expr<'_>> {
 
 /// A condition that is a sub-link or the negation of one.
 fn sublink(condition: Expr<'_>) -> Option<(bool, SublinkNode<'_>)> {
-    let usable = |node: &SublinkNode<'_>| node.kind != SublinkKind::Other;
+    let usable = |node: &SublinkNode<'_>| {
+        matches!(
+            node.kind,
+            SublinkKind::Exists | SublinkKind::Any | SublinkKind::All
+        )
+    };
     match condition.kind() {
         Kind::Sublink(node) if usable(&node) => Some((true, node)),
         Kind::Not(inner) => match inner.kind() {
@@ -436,45 +695,44 @@ fn sublink(condition: Expr<'_>) -> Option<(bool, SublinkNode<'_>)> {
     }
 }
 
-/// The expression refers to the query around its own, other than through a sub-select of its own.
-fn is_correlated(expr: &Expr<'_>) -> bool {
-    let mut found = false;
-    expr.vars_outside_aggregates(&mut |var| found |= var.levels_up > 0);
-    found
+/// `(condition) IS NOT FALSE` or the like, which is never null.
+fn tested(condition: Scalar, test: &str) -> Scalar {
+    Writer::default()
+        .scalar(&condition)
+        .text(" ")
+        .text(test)
+        .value(condition.ty, false)
 }
 
-/// `(condition) IS NOT FALSE`
-fn is_not_false(condition: Scalar) -> Scalar {
-    let mut pieces = vec![Piece::Text("((".into())];
-    pieces.extend(condition.pieces);
-    pieces.push(Piece::Text(") IS NOT FALSE)".into()));
-    Scalar {
-        pieces,
-        nullable: false,
-        shape: Shape::Opaque,
-        ..condition
-    }
+/// A condition inside the join tree refers to the query around it.
+fn joins_refer_out(items: &[FromNode<'_>]) -> bool {
+    items.iter().any(|item| match item {
+        FromNode::Range(_) => false,
+        FromNode::List { items, condition } => {
+            joins_refer_out(items) || condition.iter().any(refers_out)
+        }
+        FromNode::Join {
+            left, right, on, ..
+        } => {
+            on.iter().any(refers_out)
+                || joins_refer_out(std::slice::from_ref(&**left))
+                || joins_refer_out(std::slice::from_ref(&**right))
+        }
+    })
 }
 
-/// A condition with columns called by other ids.
-fn rename(scalar: &Scalar, to: &BTreeMap<ColId, ColId>) -> Scalar {
-    let name = |id: ColId| to.get(&id).copied().unwrap_or(id);
-    Scalar {
-        pieces: scalar
-            .pieces
-            .iter()
-            .map(|piece| match piece {
-                Piece::Column(id) => Piece::Column(name(*id)),
-                Piece::Text(text) => Piece::Text(text.clone()),
-            })
-            .collect(),
-        shape: match scalar.shape {
-            Shape::Column(id) => Shape::Column(name(id)),
-            Shape::Equal(a, b) => Shape::Equal(name(a), name(b)),
-            Shape::EqualConstant(id) => Shape::EqualConstant(name(id)),
-            ref other => other.clone(),
-        },
-        ..scalar.clone()
+fn refers_out(expr: &Expr<'_>) -> bool {
+    expr.references().iter().any(|var| var.levels_up > 0)
+}
+
+/// Columns of the optional side of an outer join can be null.
+fn nullable(columns: &BTreeSet<ColId>, level: &mut Level<'_, '_>) {
+    for known in level
+        .known
+        .values_mut()
+        .filter(|known| columns.contains(&known.id))
+    {
+        known.nullable = true;
     }
 }
 
@@ -497,7 +755,7 @@ fn bind(index: usize, produced: Vec<Produced>, level: &mut Level<'_, '_>) {
 }
 
 /// Joins inputs, flattening inner joins so that a delta sees all inputs side by side.
-fn combine(inputs: Vec<Rel>, mut conditions: Vec<pgt_ivm::scalar::Scalar>) -> Rel {
+pub(super) fn combine(inputs: Vec<Rel>, mut conditions: Vec<Scalar>) -> Rel {
     let mut flat = Vec::new();
     for input in inputs {
         match input {
@@ -510,6 +768,9 @@ fn combine(inputs: Vec<Rel>, mut conditions: Vec<pgt_ivm::scalar::Scalar>) -> Re
             }
             other => flat.push(other),
         }
+    }
+    if flat.is_empty() {
+        flat.push(Rel::Unit);
     }
     if flat.len() == 1 {
         let only = flat.remove(0);

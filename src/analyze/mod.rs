@@ -4,9 +4,12 @@
 mod aggregate;
 mod from;
 mod functions;
+mod order;
 mod query;
 mod scalar;
 mod source;
+mod subquery;
+mod window;
 
 pub use source::capturable;
 
@@ -40,6 +43,8 @@ impl NotIncremental {
 pub struct Analysis {
     /// The tree, or why there is none.
     pub query: std::result::Result<Query, NotIncremental>,
+    /// Why several results are right, if they are: rows are picked among equals.
+    pub ties: Option<String>,
     /// Every relation read, for capture and dependency tracking.
     pub relations: BTreeSet<ReadRelation>,
     /// The query calls volatile functions: only FULL refresh can mean anything.
@@ -69,13 +74,21 @@ pub fn analyze(view: pg_sys::Oid, timezone: &str) -> Result<Analysis> {
             .iter()
             .find(|function| function.volatile)
             .map(|function| function.name.clone());
-        let query =
-            functions::check(&functions).and_then(|()| query::Analyzer::default().view(root));
-        if let Ok(query) = &query {
-            query.validate()?;
-        }
+        let (query, ties) = match functions::check(&functions)
+            .and_then(|()| query::Analyzer::default().view(root))
+            .and_then(|(query, ties)| match query.validate() {
+                Ok(()) => Ok((query, ties)),
+                Err(malformed) => Err(NotIncremental::new(
+                    format!("the query has a form that is not incremental yet ({malformed})"),
+                    "The stream table is refreshed fully.",
+                )),
+            }) {
+            Ok((query, ties)) => (Ok(query), ties),
+            Err(refusal) => (Err(refusal), None),
+        };
         Ok(Analysis {
             query,
+            ties,
             relations,
             volatile,
         })

@@ -6,7 +6,7 @@ use pgt_ivm::rel::{self, Body, ColId, OutputColumn, PartitionInput, Query as Rel
 use pgt_ivm::scalar::{Piece, Scalar, Shape, Type};
 
 use super::NotIncremental;
-use crate::pg::node::{self, Expr, FromNode, Kind, Query, Rte, SetKind, SetOperation, VarRef};
+use crate::pg::node::{self, Expr, Kind, Query, Rte, SetKind, SetOperation, VarRef};
 
 pub(super) type Result<T> = std::result::Result<T, NotIncremental>;
 
@@ -32,6 +32,8 @@ pub(super) struct Produced {
 pub(super) struct Analyzer {
     next_column: u32,
     next_instance: u32,
+    /// Why the query leaves open which of several results is right: rows that are equal under an ORDER BY.
+    pub(super) ties: Option<String>,
 }
 
 /// What is visible at one query level.
@@ -41,12 +43,88 @@ pub(super) struct Level<'q, 'a> {
     /// Columns of this level that are read anywhere in it.
     pub used: BTreeSet<VarRef>,
     pub known: BTreeMap<(usize, i16), Known>,
-    /// Aggregate calls that have become columns.
-    pub aggregates: Vec<(Expr<'q>, Known)>,
+    /// Calls and sub-selects that have become columns: aggregates, GROUPING, window functions, sub-links.
+    pub computed: Vec<(Expr<'q>, Known)>,
     /// The columns of the sub-select that a sub-link under analysis compares with.
     pub sublink_columns: Vec<Known>,
+    /// Columns of the query around this one, by the references to them, as columns of this one.
+    pub context: Vec<(VarRef, Known)>,
     /// The level around this one, for common table expressions.
     pub outer: Option<&'a Level<'q, 'a>>,
+}
+
+/// What a sub-query may refer to.
+pub(super) struct Context<'a> {
+    /// The rows around it.
+    pub rel: &'a Rel,
+    /// The columns of those rows it refers to, as it refers to them.
+    pub columns: Vec<(VarRef, Known)>,
+    /// Only whether there is a row matters.
+    pub exists: bool,
+}
+
+/// A query level as a tree.
+pub(super) struct Answer {
+    pub rel: Rel,
+    pub produced: Vec<Produced>,
+    /// The counterparts of the context's columns beside the result, in the same order.
+    pub context: Vec<Known>,
+    /// An aggregate without GROUP BY has a row also over nothing: its values then, over the context's own columns.
+    pub empty: Option<Vec<Scalar>>,
+}
+
+impl<'q, 'a> Level<'q, 'a> {
+    pub(super) fn new(query: Query<'q>, outer: Option<&'a Level<'q, 'a>>) -> Self {
+        Level {
+            query,
+            range_table: query.range_table(),
+            used: query.vars(),
+            known: BTreeMap::new(),
+            computed: vec![],
+            sublink_columns: vec![],
+            context: vec![],
+            outer,
+        }
+    }
+
+    /// The references of a sub-query of this level, seen from inside it, with the columns they mean.
+    pub(super) fn references_of(&self, query: Query<'q>) -> Result<Vec<(VarRef, Known)>> {
+        query
+            .vars()
+            .into_iter()
+            .filter(|var| var.levels_up > 0)
+            .map(|var| {
+                let here = VarRef {
+                    levels_up: var.levels_up - 1,
+                    ..var
+                };
+                Ok((var, self.known(here)?.clone()))
+            })
+            .collect()
+    }
+}
+
+/// The numbers of a copied tree.
+struct Fresh<'a> {
+    analyzer: &'a mut Analyzer,
+    columns: BTreeMap<ColId, ColId>,
+    instances: BTreeMap<u32, u32>,
+}
+
+impl rel::Numbers for Fresh<'_> {
+    fn column(&mut self, id: ColId) -> ColId {
+        *self
+            .columns
+            .entry(id)
+            .or_insert_with(|| self.analyzer.column())
+    }
+
+    fn instance(&mut self, instance: u32) -> u32 {
+        *self
+            .instances
+            .entry(instance)
+            .or_insert_with(|| self.analyzer.instance())
+    }
 }
 
 impl Analyzer {
@@ -60,9 +138,26 @@ impl Analyzer {
         self.next_instance
     }
 
-    /// A whole view.
-    pub(super) fn view<'q>(mut self, query: Query<'q>) -> Result<RelQuery> {
+    /// A copy of a tree with columns of its own, and which column has become which.
+    pub(super) fn fresh(&mut self, rel: &Rel) -> (Rel, BTreeMap<ColId, ColId>) {
+        let mut numbers = Fresh {
+            analyzer: self,
+            columns: BTreeMap::new(),
+            instances: BTreeMap::new(),
+        };
+        let copy = rel::copy(rel, &mut numbers);
+        (copy, numbers.columns)
+    }
+
+    /// A whole view, and why its result is not determined, if it is not.
+    pub(super) fn view<'q>(mut self, query: Query<'q>) -> Result<(RelQuery, Option<String>)> {
         let (root, produced) = self.query(query, None)?;
+        if root.scans().is_empty() {
+            return Err(NotIncremental::new(
+                "the query reads no table",
+                "Nothing can change; the stream table is refreshed fully.",
+            ));
+        }
         let output = produced
             .into_iter()
             .map(|column| OutputColumn {
@@ -71,63 +166,108 @@ impl Analyzer {
                 ty: column.known.ty,
             })
             .collect();
-        Ok(RelQuery { root, output })
+        Ok((RelQuery { root, output }, self.ties))
     }
 
-    /// A query level and its result columns.
+    /// A query level that refers to nothing around it.
     pub(super) fn query<'q>(
         &mut self,
         query: Query<'q>,
         outer: Option<&Level<'q, '_>>,
     ) -> Result<(Rel, Vec<Produced>)> {
+        let answer = self.answer(query, outer, None)?;
+        Ok((answer.rel, answer.produced))
+    }
+
+    /// A query level and its result columns.
+    pub(super) fn answer<'q>(
+        &mut self,
+        query: Query<'q>,
+        outer: Option<&Level<'q, '_>>,
+        context: Option<Context<'_>>,
+    ) -> Result<Answer> {
         refuse_unsupported(&query)?;
-        let mut level = Level {
-            query,
-            range_table: query.range_table(),
-            used: query.vars(),
-            known: BTreeMap::new(),
-            aggregates: vec![],
-            sublink_columns: vec![],
-            outer,
+        let mut level = Level::new(query, outer);
+        let bound = |var: &VarRef| {
+            var.levels_up == 0
+                || context
+                    .as_ref()
+                    .is_some_and(|context| context.columns.iter().any(|(known, _)| known == var))
         };
-        if level.used.iter().any(|var| var.levels_up > 0) {
+        if !level.used.iter().all(bound) {
             return Err(NotIncremental::new(
                 "a sub-query refers to the query around it",
                 "Rewrite the lateral reference as a join.",
             ));
         }
-        if let Some(operation) = query.set_operation() {
-            return self.set_operation(&operation, &mut level);
-        }
-        let from = query.from();
-        let FromNode::List { items, condition } = from else {
-            return Err(NotIncremental::new(
-                "the FROM clause has an unknown form",
-                "Please report the query.",
-            ));
+        let exists = context.as_ref().is_some_and(|context| context.exists);
+        let context = context.filter(|context| !context.columns.is_empty());
+        let Some(operation) = query.set_operation() else {
+            return self.plain(level, context, exists);
         };
-        let mut rel = self.read_list(&items, condition, &mut level)?;
+        if context.is_some() {
+            return Err(NotIncremental::new(
+                "a set operation refers to the query around it",
+                "Rewrite the lateral reference as a join.",
+            ));
+        }
+        let (mut rel, produced) = self.set_operation(&operation, &mut level)?;
+        if query.limit().is_some() && !exists {
+            let sorted: BTreeMap<u32, Known> = query
+                .targets()
+                .iter()
+                .zip(&produced)
+                .map(|(target, column)| (target.reference, column.known.clone()))
+                .collect();
+            rel = self.limit(rel, &sorted, &produced, &level)?;
+        }
+        Ok(Answer {
+            rel,
+            produced,
+            context: vec![],
+            empty: None,
+        })
+    }
+
+    /// A level without set operations.
+    fn plain<'q>(
+        &mut self,
+        mut level: Level<'q, '_>,
+        context: Option<Context<'_>>,
+        exists: bool,
+    ) -> Result<Answer> {
+        let query = level.query;
+        let mut rel = self.from_and_where(&mut level, context.as_ref())?;
         let targets: Vec<_> = query.targets();
-        if query.has_aggregates() || query.has_group_by() {
+        let mut after: Vec<Expr<'q>> = targets.iter().map(|target| target.expr).collect();
+        after.extend(query.having());
+        let grouped = query.has_aggregates() || query.has_group_by() || query.has_grouping_sets();
+        if grouped {
+            rel = self.lift_below_aggregates(rel, &after, &mut level)?;
             rel = self.group(rel, &targets, &mut level)?;
-            if let Some(having) = query.having() {
-                let conditions = self.conditions(having, &level)?;
-                rel = Rel::Filter {
-                    input: Box::new(rel),
-                    conditions,
-                };
-            }
-        } else if let Some(having) = query.having() {
+        }
+        let single = grouped && !query.has_group_by() && !query.has_grouping_sets();
+        rel = self.lift(rel, &after, &mut level)?;
+        if let Some(having) = query.having() {
             let conditions = self.conditions(having, &level)?;
             rel = Rel::Filter {
                 input: Box::new(rel),
                 conditions,
             };
         }
+        if query.has_windows() {
+            rel = self.windows(rel, &targets, &mut level)?;
+        }
+
         let mut columns = Vec::new();
         let mut produced = Vec::new();
-        for target in targets.iter().filter(|target| !target.junk) {
-            let (scalar, scale) = self.scalar(target.expr, &level)?;
+        let mut sorted: BTreeMap<u32, Known> = BTreeMap::new();
+        let ordered = query.limit().is_some() || query.has_distinct_on();
+        for target in &targets {
+            if target.junk && !(ordered && target.reference > 0) {
+                continue;
+            }
+            let (scalar, scale) = self.target(target.expr, &level)?;
             let id = self.column();
             let known = Known {
                 id,
@@ -135,30 +275,106 @@ impl Analyzer {
                 nullable: scalar.nullable,
                 scale,
             };
-            produced.push(Produced {
-                name: target.name.clone(),
-                known,
-            });
+            sorted.insert(target.reference, known.clone());
+            if !target.junk {
+                produced.push(Produced {
+                    name: target.name.clone(),
+                    known,
+                });
+            }
             columns.push((id, scalar));
         }
-        if columns.is_empty() {
+        if columns.is_empty() && !exists {
             return Err(NotIncremental::new(
                 "the query has no columns",
                 "Select at least one column.",
             ));
         }
-        let mut rel = Rel::Project {
-            input: Box::new(rel),
-            columns,
+        let empty = match &context {
+            Some(context) if single => {
+                Some(self.over_nothing(&columns, &produced, context, &level)?)
+            }
+            _ => None,
         };
-        if query.has_distinct() {
-            (rel, produced) = self.distinct(rel, produced)?;
+        let empty = empty.or_else(|| single.then(Vec::new));
+        let mut beside = Vec::new();
+        for (_, known) in &mut level.context {
+            let id = self.column();
+            columns.push((
+                id,
+                Scalar::column(known.id, known.ty.clone(), known.nullable),
+            ));
+            known.id = id;
+            beside.push(known.clone());
         }
-        Ok((rel, produced))
+        rel = if query.has_target_srfs() {
+            Rel::ProjectSet {
+                input: Box::new(rel),
+                columns,
+            }
+        } else {
+            Rel::Project {
+                input: Box::new(rel),
+                columns,
+            }
+        };
+        if query.has_distinct_on() {
+            rel = self.first(rel, &sorted, &produced, &level)?;
+        } else if query.has_distinct() {
+            let width = produced.len();
+            let context = beside.into_iter().map(|known| Produced {
+                name: String::new(),
+                known,
+            });
+            let all = produced.iter().cloned().chain(context).collect();
+            let (distinct, mut columns) = self.distinct(rel, all)?;
+            rel = distinct;
+            beside = columns
+                .split_off(width)
+                .into_iter()
+                .map(|column| column.known)
+                .collect();
+            for ((_, known), new) in level.context.iter_mut().zip(&beside) {
+                *known = new.clone();
+            }
+            for known in sorted.values_mut() {
+                if let Some(position) = produced.iter().position(|old| old.known.id == known.id) {
+                    *known = columns[position].known.clone();
+                }
+            }
+            produced = columns;
+        }
+        if let Some(limit) = query.limit() {
+            let one_is_enough = exists && limit.offset.is_none() && is_positive(limit.count);
+            if !one_is_enough {
+                rel = self.limit(rel, &sorted, &produced, &level)?;
+            }
+        }
+        let empty = if query.having().is_some() || query.limit().is_some() {
+            if single && context.is_some() {
+                return Err(NotIncremental::new(
+                    "a sub-query that aggregates what the query around it picks has HAVING or LIMIT",
+                    "Compute it in a sub-query in FROM and join it.",
+                ));
+            }
+            None
+        } else {
+            empty
+        };
+        Ok(Answer {
+            rel,
+            produced,
+            context: beside,
+            empty,
+        })
     }
 
     /// DISTINCT: a grouping by every column, without aggregates.
-    fn distinct(&mut self, input: Rel, produced: Vec<Produced>) -> Result<(Rel, Vec<Produced>)> {
+    pub(super) fn distinct(
+        &mut self,
+        input: Rel,
+        produced: Vec<Produced>,
+    ) -> Result<(Rel, Vec<Produced>)> {
         let mut keys = Vec::new();
         let mut distinct = Vec::new();
         for column in produced {
@@ -452,6 +668,11 @@ impl Analyzer {
     }
 }
 
+/// A constant that is known to be at least one.
+fn is_positive(count: Option<Expr<'_>>) -> bool {
+    count.is_none_or(|count| count.integer_constant().is_some_and(|number| number > 0))
+}
+
 fn flatten_union<'a>(operation: &'a SetOperation, all: bool, leaves: &mut Vec<&'a SetOperation>) {
     match operation {
         SetOperation::Operation {
@@ -479,21 +700,6 @@ pub(super) fn refuse_unsupported(query: &Query<'_>) -> Result<()> {
     }
     if query.is_recursive() {
         return refuse("WITH RECURSIVE");
-    }
-    if query.has_windows() {
-        return refuse("a window function");
-    }
-    if query.has_target_srfs() {
-        return refuse("a set-returning function in the select list");
-    }
-    if query.has_grouping_sets() {
-        return refuse("GROUPING SETS, ROLLUP or CUBE");
-    }
-    if query.has_distinct_on() {
-        return refuse("DISTINCT ON");
-    }
-    if query.has_limit() {
-        return refuse("LIMIT or OFFSET");
     }
     Ok(())
 }

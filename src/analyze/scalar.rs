@@ -10,15 +10,18 @@ use super::query::{Analyzer, Known, Level, Result};
 use crate::pg::node::{self, Expr, Fragment, Kind, VarRef};
 
 impl<'q> Level<'q, '_> {
-    /// The column an aggregate call has become.
-    fn aggregate(&self, call: &Expr<'q>) -> Option<&Known> {
-        self.aggregates
+    /// The column a call or a sub-select has become.
+    pub(super) fn computed(&self, part: &Expr<'q>) -> Option<&Known> {
+        self.computed
             .iter()
-            .find(|(known, _)| known.equals(call))
+            .find(|(known, _)| known.equals(part))
             .map(|(_, known)| known)
     }
 
-    fn known(&self, var: VarRef) -> Result<&Known> {
+    pub(super) fn known(&self, var: VarRef) -> Result<&Known> {
+        if let Some((_, known)) = self.context.iter().find(|(known, _)| *known == var) {
+            return Ok(known);
+        }
         if var.levels_up > 0 {
             let outer = self.outer.ok_or_else(|| {
                 NotIncremental::new(
@@ -51,17 +54,48 @@ impl Analyzer {
         expr: Expr<'q>,
         level: &Level<'q, '_>,
     ) -> Result<(Scalar, Option<i32>)> {
+        self.expression(expr, level, false)
+    }
+
+    /// As [`Analyzer::scalar`], where set-returning functions may stand.
+    pub(super) fn target<'q>(
+        &mut self,
+        expr: Expr<'q>,
+        level: &Level<'q, '_>,
+    ) -> Result<(Scalar, Option<i32>)> {
+        self.expression(expr, level, true)
+    }
+
+    fn expression<'q>(
+        &mut self,
+        expr: Expr<'q>,
+        level: &Level<'q, '_>,
+        sets: bool,
+    ) -> Result<(Scalar, Option<i32>)> {
+        let pieces = self.pieces(expr, level, sets)?;
+        let (oid, modifier, collation) = expr.type_of();
+        let scale = self.scale(&expr, level);
+        let mut ty = node::describe_type(oid, modifier, collation);
+        // Equal numbers with the same number of decimals look the same.
+        ty.bitwise |= scale.is_some();
+        let scalar = Scalar {
+            shape: shape(&expr, &pieces, level),
+            ty,
+            nullable: self.nullable(&expr, level),
+            pieces,
+        };
+        Ok((scalar, scale))
+    }
+
+    /// The text of an expression with columns in it.
+    pub(super) fn pieces<'q>(
+        &mut self,
+        expr: Expr<'q>,
+        level: &Level<'q, '_>,
+        sets: bool,
+    ) -> Result<Vec<Piece>> {
         let fragments = expr.deparse(&mut |part| match part.kind() {
             Kind::Var(var) => level.known(var).map(|known| Some(known.id.0)),
-            Kind::Aggregate(_) => level
-                .aggregate(&part)
-                .map(|known| Some(known.id.0))
-                .ok_or_else(|| {
-                    NotIncremental::new(
-                        "an aggregate stands where none is expected",
-                        "Please report the query.",
-                    )
-                }),
             Kind::SublinkColumn(number) => level
                 .sublink_columns
                 .get(number as usize - 1)
@@ -72,40 +106,28 @@ impl Analyzer {
                         "Write it as a join.",
                     )
                 }),
-            Kind::Sublink(_) => Err(NotIncremental::new(
-                "a sub-query in an expression is not incremental yet",
-                "Write it as a join where possible.",
-            )),
-            Kind::Window => Err(NotIncremental::new(
-                "a window function is not incremental yet",
-                "It is refreshed fully.",
-            )),
-            Kind::Grouping => Err(NotIncremental::new(
-                "GROUPING is not incremental yet",
-                "It is refreshed fully.",
-            )),
-            Kind::SetReturning => Err(NotIncremental::new(
-                "a set-returning function is not incremental yet",
-                "It is refreshed fully.",
+            Kind::Aggregate(_) | Kind::Sublink(_) | Kind::Window(_) | Kind::Grouping(_) => level
+                .computed(&part)
+                .map(|known| Some(known.id.0))
+                .ok_or_else(|| {
+                    NotIncremental::new(
+                        "an aggregate, window function or sub-query stands where none is expected",
+                        "The stream table is refreshed fully.",
+                    )
+                }),
+            Kind::SetReturning if !sets => Err(NotIncremental::new(
+                "a set-returning function stands where none is expected",
+                "Move it into FROM.",
             )),
             _ => Ok(None),
         })?;
-        let pieces: Vec<Piece> = fragments
+        Ok(fragments
             .into_iter()
             .map(|fragment| match fragment {
                 Fragment::Text(text) => Piece::Text(text),
                 Fragment::Hole(number) => Piece::Column(ColId(number)),
             })
-            .collect();
-        let (oid, modifier, collation) = expr.type_of();
-        let scalar = Scalar {
-            shape: shape(&expr, &pieces, level),
-            ty: node::describe_type(oid, modifier, collation),
-            nullable: self.nullable(&expr, level),
-            pieces,
-        };
-        let scale = self.scale(&expr, level);
-        Ok((scalar, scale))
+            .collect())
     }
 
     /// Whether the value can be NULL; true unless it is known not to be.
@@ -122,7 +144,9 @@ impl Analyzer {
                 .sublink_columns
                 .get(number as usize - 1)
                 .is_none_or(|known| known.nullable),
-            Kind::Aggregate(_) => level.aggregate(expr).is_none_or(|known| known.nullable),
+            Kind::Aggregate(_) | Kind::Sublink(_) | Kind::Window(_) | Kind::Grouping(_) => {
+                level.computed(expr).is_none_or(|known| known.nullable)
+            }
             Kind::NullTest => false,
             Kind::And(arguments) | Kind::Or(arguments) => any(&arguments),
             Kind::Not(argument) | Kind::Relabel(argument) => self.nullable(&argument, level),
@@ -159,7 +183,9 @@ impl Analyzer {
         }
         match expr.kind() {
             Kind::Var(var) => level.known(var).ok().and_then(|known| known.scale),
-            Kind::Aggregate(_) => level.aggregate(expr).and_then(|known| known.scale),
+            Kind::Aggregate(_) | Kind::Sublink(_) => {
+                level.computed(expr).and_then(|known| known.scale)
+            }
             Kind::Relabel(argument) => self.scale(&argument, level),
             Kind::Function {
                 function,
@@ -168,6 +194,12 @@ impl Analyzer {
                 let facts = node::function_facts(function);
                 match (facts.builtin, facts.name.as_str(), arguments.as_slice()) {
                     (true, "numeric", [only]) => self.scale(only, level),
+                    // The fields of a date are whole numbers.
+                    (true, "extract", [_, source])
+                        if node::base_type(source.type_of().0) == pg_sys::DATEOID =>
+                    {
+                        Some(0)
+                    }
                     (true, "numeric", [_, _]) => {
                         scale_of(&node::describe_type(oid, modifier, collation))
                     }
@@ -236,24 +268,17 @@ fn shape<'q>(expr: &Expr<'q>, pieces: &[Piece], level: &Level<'q, '_>) -> Shape 
     if !equality {
         return Shape::Opaque;
     }
-    let column = |side: &Expr<'q>| match strip_relabel(*side).kind() {
+    let column = |side: &Expr<'q>| match side.strip_relabel().kind() {
         Kind::Var(var) => level.known(var).ok().map(|known| known.id),
         _ => None,
     };
     let constant =
-        |side: &Expr<'q>| matches!(strip_relabel(*side).kind(), Kind::Const { is_null: false });
+        |side: &Expr<'q>| matches!(side.strip_relabel().kind(), Kind::Const { is_null: false });
     match (column(left), column(right)) {
         (Some(a), Some(b)) => Shape::Equal(a, b),
         (Some(a), None) if constant(right) => Shape::EqualConstant(a),
         (None, Some(b)) if constant(left) => Shape::EqualConstant(b),
         _ => Shape::Opaque,
-    }
-}
-
-fn strip_relabel(expr: Expr<'_>) -> Expr<'_> {
-    match expr.kind() {
-        Kind::Relabel(inner) => strip_relabel(inner),
-        _ => expr,
     }
 }
 

@@ -63,6 +63,10 @@ fn describe(rel: &Rel, findings: &mut Vec<Finding>) {
         Rel::MatchChange { .. } | Rel::Negate(_) => return,
         Rel::Partitioned { body, .. } => (
             match body {
+                Body::Window { .. } => "window",
+                Body::First { .. } => "distinct on",
+                Body::Limit { .. } => "limit",
+                Body::Opaque { .. } => "whole query",
                 Body::SetOperation {
                     kind: SetKind::Intersect,
                     ..

@@ -276,6 +276,14 @@ pub(super) fn effective_mode(
 ) -> Result<(Mode, Option<analyze::NotIncremental>)> {
     match (mode, &analysis.query) {
         (Mode::Full, _) => Ok((Mode::Full, None)),
+        (Mode::Auto, Ok(_)) if let Some(ties) = &analysis.ties => {
+            let refusal = analyze::NotIncremental {
+                reason: ties.clone(),
+                hint: "Order by more columns until no two rows are equal, or ask for DIFFERENTIAL: any of them is right then."
+                    .into(),
+            };
+            Ok((Mode::Full, Some(refusal)))
+        }
         (_, Ok(_)) => Ok((Mode::Differential, None)),
         (Mode::Auto, Err(refusal)) => {
             if let Some(function) = &analysis.volatile {

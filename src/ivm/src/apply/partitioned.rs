@@ -7,10 +7,10 @@
 use super::outcome::{Outcome, cte};
 use super::{Change, Identity, Layout, Target, full, outcome};
 use crate::delta;
-use crate::rel::{PartitionInput, Query, Rel};
-use crate::scalar::Type;
-use crate::sql::ast::{Cte, Expr, From, JoinKind, Select, Statement};
-use crate::sql::{self, Sources};
+use crate::rel::{Body, PartitionInput, Query, Rel, SortKey};
+use crate::scalar::{Scalar, Type};
+use crate::sql::ast::{Cte, Expr, From, JoinKind, Select, Statement, TextPiece};
+use crate::sql::{self, Lowered, Sources};
 
 const TOUCHED: &str = "touched";
 
@@ -27,13 +27,27 @@ pub(super) fn differential(
         .iter()
         .flat_map(|id| sql::delta_table(*id, &sources[id], change.limit, net_first))
         .collect();
-    ctes.push(touched(inputs(&query.root), sources, change));
+    let (partitions, body) = operator(&query.root);
+    ctes.push(match body {
+        Some(Body::Limit {
+            order,
+            count: Some(count),
+            ..
+        }) => touched_window(
+            partitions,
+            (order, count),
+            (layout, target),
+            sources,
+            change,
+        ),
+        _ => touched(partitions, sources, change),
+    });
     let row = sql::lower_touched(&query.root, sources, TOUCHED);
     ctes.push(cte("q", full::stored_columns(row, layout)));
     ctes.extend(full::bag_difference(
         layout,
         target,
-        stored_partitions(layout, target),
+        stored_partitions(layout, target, matches!(body, Some(Body::Limit { .. }))),
     ));
     let mut outcome = Outcome::default();
     let delta_rows = change
@@ -52,12 +66,12 @@ pub(super) fn differential(
     }
 }
 
-/// The inputs of the partitioned operator under a chain of filters and projections.
-fn inputs(rel: &Rel) -> &[PartitionInput] {
+/// The partitioned operator under a chain of filters and projections.
+fn operator(rel: &Rel) -> (&[PartitionInput], Option<&Body>) {
     match rel {
-        Rel::Filter { input, .. } | Rel::Project { input, .. } => inputs(input),
-        Rel::Partitioned { inputs, .. } => inputs,
-        _ => &[],
+        Rel::Filter { input, .. } | Rel::Project { input, .. } => operator(input),
+        Rel::Partitioned { inputs, body, .. } => (inputs, Some(body)),
+        _ => (&[], None),
     }
 }
 
@@ -65,26 +79,42 @@ fn key(position: usize) -> String {
     format!("k{position}")
 }
 
-/// `touched(k*)`: the distinct keys of rows that came or went.
+/// `touched(k*)`: the distinct keys of rows that came or went. Without keys, one row if there is any.
 fn touched(inputs: &[PartitionInput], sources: &Sources, change: &Change) -> Cte {
-    let branches = inputs
+    let width = inputs.first().map_or(0, |input| input.keys.len());
+    let branches: Vec<Select> = inputs
         .iter()
         .flat_map(|input| {
             delta::terms(&input.rel, &change.dirty)
                 .into_iter()
                 .map(|term| {
                     let row = sql::lower(&term, sources);
-                    let items = input
+                    let mut items: Vec<(Expr, String)> = input
                         .keys
                         .iter()
                         .enumerate()
                         .map(|(position, value)| (sql::scalar(value, &row), key(position)))
                         .collect();
+                    if items.is_empty() {
+                        items.push((Expr::Integer(1), "one".into()));
+                    }
                     row.select(items)
                 })
         })
         .collect();
-    let width = inputs.first().map_or(0, |input| input.keys.len());
+    if width == 0 {
+        let select = Select {
+            items: vec![(Expr::Integer(1), "one".into())],
+            from: vec![From::Select {
+                query: Box::new(sql::union_all(branches)),
+                alias: "r".into(),
+                lateral: false,
+            }],
+            limit: Some(1),
+            ..Select::default()
+        };
+        return cte(TOUCHED, select);
+    }
     let columns: Vec<Expr> = (0..width)
         .map(|position| Expr::column("r", key(position)))
         .collect();
@@ -106,10 +136,121 @@ fn touched(inputs: &[PartitionInput], sources: &Sources, change: &Change) -> Cte
     cte(TOUCHED, select)
 }
 
-/// The stored rows (alias `s`) of the touched partitions. Key by key, not by name: one stored column can be two keys.
-fn stored_partitions(layout: &Layout, target: &Target) -> From {
+/// `touched`: one row if a row came or went that does not stand behind every row kept. Rows behind the last of a full
+/// window change nothing.
+fn touched_window(
+    inputs: &[PartitionInput],
+    (order, count): (&[SortKey], &Scalar),
+    (layout, target): (&Layout, &Target),
+    sources: &Sources,
+    change: &Change,
+) -> Cte {
     let names: &[String] = match &layout.identity {
         Identity::Partition(names) => names,
+        _ => &[],
+    };
+    let mut branches: Vec<Select> = inputs
+        .iter()
+        .flat_map(|input| delta::terms(&input.rel, &change.dirty))
+        .map(|term| {
+            let row = sql::lower(&term, sources);
+            let mut items: Vec<(Expr, String)> = order
+                .iter()
+                .enumerate()
+                .map(|(position, sort)| (sql::scalar(&sort.value, &row), key(position)))
+                .collect();
+            items.push((Expr::Boolean(true), "changed".into()));
+            row.select(items)
+        })
+        .collect();
+    let count = sql::scalar(count, &Lowered::default()).cast("pg_catalog.int8");
+    let last = Expr::Pieces(vec![
+        TextPiece::Text(" OFFSET GREATEST(".into()),
+        TextPiece::Expr(count.clone()),
+        TextPiece::Text(" - 1, 0) LIMIT CASE WHEN ".into()),
+        TextPiece::Expr(count),
+        TextPiece::Text(" > 0 THEN 1 ELSE 0 END".into()),
+    ]);
+    let mut items: Vec<(Expr, String)> = names
+        .iter()
+        .enumerate()
+        .map(|(position, name)| (Expr::column("s", name.clone()), key(position)))
+        .collect();
+    items.push((Expr::Boolean(false), "changed".into()));
+    branches.push(Select {
+        items,
+        from: vec![From::Table {
+            name: target.table.clone(),
+            alias: "s".into(),
+            only: true,
+        }],
+        order_by: names
+            .iter()
+            .zip(order)
+            .map(|(name, sort)| sql::sorted(Expr::column("s", name.clone()), sort))
+            .collect(),
+        rows: Some(last),
+        ..Select::default()
+    });
+    let mut over = vec![TextPiece::Text("pg_catalog.rank() OVER (ORDER BY ".into())];
+    for (position, sort) in order.iter().enumerate() {
+        if position > 0 {
+            over.push(TextPiece::Text(", ".into()));
+        }
+        let Expr::Pieces(pieces) = sql::sorted(Expr::column("r", key(position)), sort) else {
+            continue;
+        };
+        over.extend(pieces);
+    }
+    over.push(TextPiece::Text(")".into()));
+    let ranked = Select {
+        items: vec![
+            (Expr::column("r", "changed"), "changed".into()),
+            (
+                if order.is_empty() {
+                    Expr::Integer(1)
+                } else {
+                    Expr::Pieces(over)
+                },
+                "place".into(),
+            ),
+        ],
+        from: vec![From::Select {
+            query: Box::new(sql::union_all(branches)),
+            alias: "r".into(),
+            lateral: false,
+        }],
+        ..Select::default()
+    };
+    let first = |changed: bool| {
+        let which = Expr::column("x", "changed");
+        let which = if changed {
+            which
+        } else {
+            Expr::Not(Box::new(which))
+        };
+        Expr::aggregate("min", Expr::column("x", "place")).filter(which)
+    };
+    let select = Select {
+        items: vec![(Expr::Integer(1), "one".into())],
+        from: vec![From::Select {
+            query: Box::new(ranked.into()),
+            alias: "x".into(),
+            lateral: false,
+        }],
+        having: Some(Expr::Coalesce(vec![
+            first(true).infix("<=", first(false)),
+            first(true).is_not_null(),
+        ])),
+        ..Select::default()
+    };
+    cte(TOUCHED, select)
+}
+
+/// The stored rows (alias `s`) of the touched partitions. Key by key, not by name: one stored column can be two keys.
+fn stored_partitions(layout: &Layout, target: &Target, whole: bool) -> From {
+    let names: &[String] = match &layout.identity {
+        Identity::Partition(names) if !whole => names,
         _ => &[],
     };
     let pairs: Vec<(Expr, Expr, &Type)> = names
@@ -137,7 +278,11 @@ fn stored_partitions(layout: &Layout, target: &Target) -> From {
     let confirmed = pairs
         .iter()
         .map(|(stored, touched, ty)| outcome::not_distinct(stored.clone(), touched.clone(), ty));
-    let on = Expr::and(std::iter::once(hash).chain(confirmed).collect());
+    let on = if names.is_empty() {
+        Expr::Boolean(true)
+    } else {
+        Expr::and(std::iter::once(hash).chain(confirmed).collect())
+    };
     From::Join {
         left: Box::new(From::Cte {
             name: TOUCHED.to_owned(),

@@ -1,5 +1,9 @@
 //! d(R1 x .. x Rn) = sum over dirty i of: R1' x .. x R(i-1)' x dRi x R(i+1) x .. x Rn
 //! where ' is the new state: dirty inputs before the i-th are read at new, those after it at old, clean ones as they are.
+//!
+//! With old(R) = R' - dR multiplied out: the sum over all non-empty sets D of dirty inputs of (-1)^(|D|-1) times the join
+//! of dRi for i in D and Ri' for the others. While few inputs are dirty that is better, because each term then joins
+//! tables and changes directly; no plan has to join the union of both.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +12,61 @@ use super::{reads, terms};
 use crate::rel::{At, Rel, SourceId};
 use crate::scalar::Scalar;
 
+/// Up to so many dirty inputs the old states are multiplied out: 3 give 7 terms instead of 3.
+const MULTIPLIED_OUT: usize = 3;
+
 pub(super) fn inner(inputs: &[Rel], conditions: &[Scalar], dirty: &BTreeSet<SourceId>) -> Vec<Rel> {
+    let changed: Vec<usize> = inputs
+        .iter()
+        .enumerate()
+        .filter(|(_, input)| reads(input, dirty))
+        .map(|(position, _)| position)
+        .collect();
+    if changed.len() > MULTIPLIED_OUT {
+        return telescoped(inputs, conditions, dirty);
+    }
+    let changes: Vec<Vec<Rel>> = inputs.iter().map(|input| terms(input, dirty)).collect();
+    let mut all = Vec::new();
+    for chosen in 1_u32..1 << changed.len() {
+        let mut joins: Vec<Vec<Rel>> = vec![vec![]];
+        for (position, input) in inputs.iter().enumerate() {
+            let is_chosen = changed
+                .iter()
+                .position(|place| *place == position)
+                .is_some_and(|place| chosen & (1 << place) != 0);
+            let own = [input.clone()];
+            let options = if is_chosen {
+                &changes[position][..]
+            } else {
+                &own
+            };
+            joins = joins
+                .iter()
+                .flat_map(|join| {
+                    options.iter().map(move |option| {
+                        let mut join = join.clone();
+                        join.push(option.clone());
+                        join
+                    })
+                })
+                .collect();
+        }
+        all.extend(joins.into_iter().map(|inputs| {
+            let join = Rel::Join {
+                inputs,
+                conditions: conditions.to_vec(),
+            };
+            if chosen.count_ones() % 2 == 0 {
+                Rel::Negate(Box::new(join))
+            } else {
+                join
+            }
+        }));
+    }
+    all
+}
+
+fn telescoped(inputs: &[Rel], conditions: &[Scalar], dirty: &BTreeSet<SourceId>) -> Vec<Rel> {
     let mut all = Vec::new();
     for (position, input) in inputs.iter().enumerate() {
         if !reads(input, dirty) {

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::rel::{ColId, Rel};
+use crate::rel::{Body, ColId, Rel};
 use crate::scalar::{Scalar, Shape};
 
 /// Keys considered per node; more only cost time here.
@@ -73,8 +73,21 @@ pub fn keys(rel: &Rel) -> Vec<BTreeSet<ColId>> {
         | Rel::MatchChange { .. }
         | Rel::Negate(_)
         | Rel::Expand { .. }
-        | Rel::ProjectSet { .. }
-        | Rel::Partitioned { .. } => vec![],
+        | Rel::ProjectSet { .. } => vec![],
+        Rel::Partitioned { inputs, body, .. } => match (body, inputs.as_slice()) {
+            (Body::Window { .. } | Body::Limit { .. }, [only]) => keys(&only.rel),
+            (Body::First { .. }, [only]) => {
+                let mut found = keys(&only.rel);
+                let own: Option<BTreeSet<ColId>> = only
+                    .keys
+                    .iter()
+                    .map(|key| key.as_column().filter(|_| !key.nullable))
+                    .collect();
+                found.extend(own);
+                found
+            }
+            _ => vec![],
+        },
         Rel::Aggregate { keys, .. } => {
             if keys.iter().any(|(_, scalar)| scalar.nullable) {
                 vec![]
@@ -83,6 +96,53 @@ pub fn keys(rel: &Rel) -> Vec<BTreeSet<ColId>> {
             }
         }
     }
+}
+
+/// Whether the values of the columns `known` decide those of the columns `wanted` in every row of `rel`.
+pub fn determines(rel: &Rel, known: &BTreeSet<ColId>, wanted: &BTreeSet<ColId>) -> bool {
+    wanted.is_subset(&determined(rel, known))
+}
+
+fn determined(rel: &Rel, known: &BTreeSet<ColId>) -> BTreeSet<ColId> {
+    let mut found = known.clone();
+    if keys(rel).iter().any(|key| key.is_subset(known)) {
+        found.extend(rel.columns());
+        return found;
+    }
+    match rel {
+        Rel::Filter { input, .. } => found.extend(determined(input, known)),
+        Rel::Join { inputs, conditions } => {
+            let below: Vec<_> = inputs.iter().map(keys).collect();
+            found = Dependencies::new(inputs, &below, conditions).closure(&found);
+        }
+        Rel::Project { input, columns } => {
+            let below: BTreeSet<ColId> = columns
+                .iter()
+                .filter(|(id, _)| known.contains(id))
+                .filter_map(|(_, value)| value.as_column())
+                .collect();
+            let below = determined(input, &below);
+            let decided = columns
+                .iter()
+                .filter(|(_, value)| value.columns().is_subset(&below))
+                .map(|(id, _)| *id);
+            found.extend(decided);
+        }
+        Rel::Aggregate { keys, .. } if keys.iter().all(|(id, _)| known.contains(id)) => {
+            found.extend(rel.columns());
+        }
+        Rel::Partitioned {
+            inputs,
+            body: Body::Window { .. } | Body::First { .. } | Body::Limit { .. },
+            ..
+        } => {
+            for input in inputs {
+                found.extend(determined(&input.rel, known));
+            }
+        }
+        _ => {}
+    }
+    found
 }
 
 /// The conditions equate a key of `right` with columns of the other side.

@@ -3,6 +3,7 @@
 //! Every column has an id ([`ColId`]) unique in the whole query; operators name columns by id only. A tree is plain
 //! data: it is built by `analyze`, changed by `rewrite`, differentiated by `delta`, printed by [`text`].
 
+mod rename;
 mod text;
 mod validate;
 
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::scalar::ColId;
 use crate::scalar::{Scalar, Type};
+pub use rename::{Numbers, copy};
 pub use validate::Malformed;
 
 /// A relation the query reads: the oid of a table, or a number given to an internal stage.
@@ -107,6 +109,31 @@ pub enum Body {
         all: bool,
         columns: Vec<(ColId, Type, [ColId; 2])>,
     },
+    /// Window function calls over the rows of one input, beside its columns.
+    Window { columns: Vec<(ColId, Scalar)> },
+    /// The first row of each partition.
+    First { order: Vec<SortKey> },
+    /// The first rows of the whole input. The keys are the values it is ordered by.
+    Limit {
+        order: Vec<SortKey>,
+        count: Option<Scalar>,
+        offset: Option<Scalar>,
+        ties: bool,
+    },
+    /// A query without a law, evaluated as a whole when anything it reads changed. The inputs only say what that is.
+    Opaque {
+        query: String,
+        columns: Vec<(ColId, String, Type)>,
+    },
+}
+
+/// One expression of an ORDER BY.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SortKey {
+    pub value: Scalar,
+    /// The operator that puts one value before another: `pg_catalog.<`.
+    pub using: String,
+    pub nulls_first: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -197,15 +224,32 @@ pub enum Rel {
 
 impl Body {
     /// The columns of the result, without the partition keys.
-    fn columns(&self, _inputs: &[PartitionInput]) -> BTreeSet<ColId> {
+    fn columns(&self, inputs: &[PartitionInput]) -> BTreeSet<ColId> {
+        let passed = || inputs.iter().flat_map(|input| input.rel.columns());
         match self {
+            Body::Window { columns } => passed().chain(columns.iter().map(|(id, _)| *id)).collect(),
+            Body::First { .. } | Body::Limit { .. } => passed().collect(),
+            Body::Opaque { columns, .. } => columns.iter().map(|(id, _, _)| *id).collect(),
             Body::SetOperation { columns, .. } => columns.iter().map(|(id, _, _)| *id).collect(),
         }
     }
 
     /// Type and nullability of the result's columns.
     fn column_types(&self, inputs: &[PartitionInput]) -> BTreeMap<ColId, (Type, bool)> {
+        let passed = || inputs.iter().flat_map(|input| input.rel.column_types());
         match self {
+            Body::Window { columns } => passed()
+                .chain(
+                    columns
+                        .iter()
+                        .map(|(id, call)| (*id, (call.ty.clone(), call.nullable))),
+                )
+                .collect(),
+            Body::First { .. } | Body::Limit { .. } => passed().collect(),
+            Body::Opaque { columns, .. } => columns
+                .iter()
+                .map(|(id, _, ty)| (*id, (ty.clone(), true)))
+                .collect(),
             Body::SetOperation { columns, .. } => {
                 let types: Vec<_> = inputs
                     .iter()

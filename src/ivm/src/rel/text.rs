@@ -1,6 +1,6 @@
 //! The text form of a tree: one operator a line, inputs indented below it.
 
-use super::{AggregateCall, AggregateKind, At, Body, Query, Rel};
+use super::{AggregateCall, AggregateKind, At, Body, Query, Rel, SortKey};
 use crate::scalar::{Piece, Scalar};
 
 pub(super) fn query(query: &Query) -> String {
@@ -144,6 +144,31 @@ fn describe(rel: &Rel, depth: usize, lines: &mut Vec<String>) {
                     let all = if *all { " all" } else { "" };
                     format!("{kind:?}{all} {}", columns.join(", "))
                 }
+                Body::Window { columns } => {
+                    let columns: Vec<String> = columns
+                        .iter()
+                        .map(|(id, call)| format!("#{}={}", id.0, expression(call)))
+                        .collect();
+                    format!("Window {}", columns.join(", "))
+                }
+                Body::First { order } => format!("First order [{}]", sorting(order)),
+                Body::Limit {
+                    order,
+                    count,
+                    offset,
+                    ties,
+                } => {
+                    let shown = |value: &Option<Scalar>| {
+                        value.as_ref().map_or("all".to_owned(), expression)
+                    };
+                    let offset = offset.as_ref().map_or(String::new(), |value| {
+                        format!(" offset {}", expression(value))
+                    });
+                    let ties = if *ties { " with ties" } else { "" };
+                    let count = shown(count);
+                    format!("Limit {count}{offset}{ties} order [{}]", sorting(order))
+                }
+                Body::Opaque { query, .. } => format!("Opaque {query}"),
             };
             format!("{what} keys [{}] by ({})", keys.join(", "), by.join(") ("))
         }
@@ -152,6 +177,17 @@ fn describe(rel: &Rel, depth: usize, lines: &mut Vec<String>) {
     for input in rel.inputs() {
         describe(input, depth + 1, lines);
     }
+}
+
+fn sorting(order: &[SortKey]) -> String {
+    order
+        .iter()
+        .map(|key| {
+            let nulls = if key.nulls_first { "first" } else { "last" };
+            format!("{} {} nulls {nulls}", expression(&key.value), key.using)
+        })
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn conjunction(conditions: &[Scalar]) -> String {

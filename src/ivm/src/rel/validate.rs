@@ -117,12 +117,22 @@ fn check(rel: &Rel) -> Result<BTreeSet<ColId>, Malformed> {
                 scalars(&columns, input.keys.iter(), "a partition key")?;
                 below.extend(columns);
             }
-            let Body::SetOperation { columns, .. } = body;
-            {
-                for id in columns.iter().flat_map(|(_, _, from)| from) {
-                    bound(&below, *id, "a set operation")?;
+            match body {
+                Body::SetOperation { columns, .. } => {
+                    for id in columns.iter().flat_map(|(_, _, from)| from) {
+                        bound(&below, *id, "a set operation")?;
+                    }
+                    below.extend(columns.iter().map(|(id, _, _)| *id));
                 }
-                below.extend(columns.iter().map(|(id, _, _)| *id));
+                Body::Window { columns } => {
+                    scalars(&below, columns.iter().map(|(_, call)| call), "a window")?;
+                }
+                Body::First { order } | Body::Limit { order, .. } => {
+                    scalars(&below, order.iter().map(|key| &key.value), "an order")?;
+                }
+                Body::Opaque { columns, .. } => {
+                    below.extend(columns.iter().map(|(id, _, _)| *id));
+                }
             }
             scalars(&below, keys.iter().map(|(_, key)| key), "a partition key")?;
         }
@@ -155,7 +165,12 @@ fn bound(below: &BTreeSet<ColId>, column: ColId, operator: &'static str) -> Resu
 fn unique(rel: &Rel, seen: &mut BTreeSet<ColId>) -> Result<(), Malformed> {
     let produced: Vec<ColId> = match rel {
         Rel::Scan(scan) => scan.columns.iter().map(|column| column.id).collect(),
-        Rel::Project { columns, .. } => columns.iter().map(|(id, _)| *id).collect(),
+        // A projection may pass a column on under its own id.
+        Rel::Project { columns, .. } => columns
+            .iter()
+            .filter(|(id, scalar)| scalar.as_column() != Some(*id))
+            .map(|(id, _)| *id)
+            .collect(),
         Rel::UnionAll { columns, .. } => columns.iter().map(|(id, _)| *id).collect(),
         Rel::Aggregate { keys, calls, .. } => keys
             .iter()
@@ -176,6 +191,9 @@ fn unique(rel: &Rel, seen: &mut BTreeSet<ColId>) -> Result<(), Malformed> {
                 Body::SetOperation { columns, .. } => {
                     columns.iter().map(|(id, _, _)| *id).collect()
                 }
+                Body::Opaque { columns, .. } => columns.iter().map(|(id, _, _)| *id).collect(),
+                Body::Window { columns } => columns.iter().map(|(id, _)| *id).collect(),
+                Body::First { .. } | Body::Limit { .. } => vec![],
             };
             keys.iter().map(|(id, _)| *id).chain(own).collect()
         }

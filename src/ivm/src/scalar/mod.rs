@@ -79,6 +79,29 @@ impl Scalar {
         }
     }
 
+    /// The same expression over columns with other ids.
+    pub fn rename(&self, to: &mut dyn FnMut(ColId) -> ColId) -> Scalar {
+        Scalar {
+            pieces: self
+                .pieces
+                .iter()
+                .map(|piece| match piece {
+                    Piece::Column(id) => Piece::Column(to(*id)),
+                    Piece::Text(text) => Piece::Text(text.clone()),
+                })
+                .collect(),
+            ty: self.ty.clone(),
+            nullable: self.nullable,
+            shape: match self.shape {
+                Shape::Column(id) => Shape::Column(to(id)),
+                Shape::Equal(a, b) => Shape::Equal(to(a), to(b)),
+                Shape::EqualConstant(id) => Shape::EqualConstant(to(id)),
+                Shape::Constant => Shape::Constant,
+                Shape::Opaque => Shape::Opaque,
+            },
+        }
+    }
+
     /// The columns the expression reads.
     pub fn columns(&self) -> BTreeSet<ColId> {
         self.pieces

@@ -201,11 +201,17 @@ pub enum JoinKind {
 /// A SELECT without set operations.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Select {
+    /// DISTINCT ON.
+    pub distinct_on: Vec<Expr>,
     pub items: Vec<(Expr, String)>,
     pub from: Vec<From>,
     pub conditions: Vec<Expr>,
     pub group_by: Vec<Expr>,
     pub having: Option<Expr>,
+    /// Values with their `USING OPERATOR(..) NULLS ..`.
+    pub order_by: Vec<Expr>,
+    /// OFFSET and LIMIT or FETCH FIRST as text.
+    pub rows: Option<Expr>,
     pub limit: Option<u64>,
     /// `OFFSET 0`: keeps the planner from pulling the query up.
     pub fence: bool,

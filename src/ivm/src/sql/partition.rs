@@ -3,9 +3,11 @@
 //! Each input becomes a derived table with one column per column id. Restricted to touched keys it is joined with them by
 //! plain equality, so that an index of the input can serve; touched keys with a NULL are joined in a branch of their own.
 
-use super::ast::{Expr, From, Query};
-use super::lower::{Lowered, Sources, column_name, lower as lower_rel, scalar, union_all};
-use crate::rel::{Body, ColId, PartitionInput, SetKind};
+use super::ast::{Expr, From, Query, Select, TextPiece};
+use super::lower::{
+    Lowered, Sources, column_name, derived, group_key, lower as lower_rel, scalar, union_all,
+};
+use crate::rel::{Body, ColId, PartitionInput, SetKind, SortKey};
 use crate::scalar::Scalar;
 
 pub(super) fn lower(
@@ -44,6 +46,80 @@ pub(super) fn lower(
                 ..Lowered::default()
             }
         }
+        Body::Window { columns } => {
+            let (from, row) = only_input(inputs, sources, touched);
+            let mut items = passed(&row);
+            items.extend(
+                columns
+                    .iter()
+                    .map(|(id, call)| (scalar(call, &row), column_name(*id))),
+            );
+            let select = Select {
+                items,
+                from: vec![from],
+                ..Select::default()
+            };
+            let ids: Vec<ColId> = row
+                .columns
+                .keys()
+                .copied()
+                .chain(columns.iter().map(|(id, _)| *id))
+                .collect();
+            derived(select.into(), &ids, false)
+        }
+        Body::First { order } => {
+            let (from, row) = only_input(inputs, sources, touched);
+            let select = Select {
+                distinct_on: inputs[0]
+                    .keys
+                    .iter()
+                    .map(|key| group_key(key, &row))
+                    .collect(),
+                items: passed(&row),
+                from: vec![from],
+                order_by: order_by(order, &row),
+                ..Select::default()
+            };
+            let ids: Vec<ColId> = row.columns.keys().copied().collect();
+            derived(select.into(), &ids, false)
+        }
+        Body::Limit {
+            order,
+            count,
+            offset,
+            ties,
+        } => {
+            let (from, row) = only_input(inputs, sources, touched);
+            let select = Select {
+                items: passed(&row),
+                from: vec![from],
+                order_by: order_by(order, &row),
+                rows: Some(rows(count.as_ref(), offset.as_ref(), *ties)),
+                ..Select::default()
+            };
+            let ids: Vec<ColId> = row.columns.keys().copied().collect();
+            derived(select.into(), &ids, false)
+        }
+        Body::Opaque { query, columns } => {
+            let alias = "p".to_owned();
+            let whole = From::Item {
+                item: Expr::Pieces(vec![TextPiece::Text(format!("({query})"))]),
+                alias: alias.clone(),
+                columns: columns.iter().map(|(id, _, _)| column_name(*id)).collect(),
+            };
+            let gate = touched.map(|name| From::Cte {
+                name: name.to_owned(),
+                alias: "t".into(),
+            });
+            Lowered {
+                columns: columns
+                    .iter()
+                    .map(|(id, _, _)| (*id, Expr::column(&alias, column_name(*id))))
+                    .collect(),
+                from: gate.into_iter().chain([whole]).collect(),
+                ..Lowered::default()
+            }
+        }
     };
     let values: Vec<(ColId, Expr)> = keys
         .iter()
@@ -51,6 +127,76 @@ pub(super) fn lower(
         .collect();
     lowered.columns.extend(values);
     lowered
+}
+
+/// The one input as a derived table, and its columns there.
+fn only_input(
+    inputs: &[PartitionInput],
+    sources: &Sources,
+    touched: Option<&str>,
+) -> (From, Lowered) {
+    let alias = "p";
+    let ids = inputs[0].rel.columns();
+    let same: Vec<(ColId, ColId)> = ids.iter().map(|id| (*id, *id)).collect();
+    let from = From::Select {
+        query: Box::new(restricted(&inputs[0], &same, sources, touched, true)),
+        alias: alias.to_owned(),
+        lateral: false,
+    };
+    let row = Lowered {
+        columns: ids
+            .into_iter()
+            .map(|id| (id, Expr::column(alias, column_name(id))))
+            .collect(),
+        ..Lowered::default()
+    };
+    (from, row)
+}
+
+/// Every column of a derived table.
+fn passed(row: &Lowered) -> Vec<(Expr, String)> {
+    row.columns
+        .iter()
+        .map(|(id, column)| (column.clone(), column_name(*id)))
+        .collect()
+}
+
+/// Sort keys over `row`.
+pub fn order_by(order: &[SortKey], row: &Lowered) -> Vec<Expr> {
+    order
+        .iter()
+        .map(|key| sorted(group_key(&key.value, row), key))
+        .collect()
+}
+
+/// `value USING OPERATOR(..) NULLS ..`
+pub fn sorted(value: Expr, key: &SortKey) -> Expr {
+    let nulls = if key.nulls_first { "FIRST" } else { "LAST" };
+    Expr::Pieces(vec![
+        TextPiece::Expr(value),
+        TextPiece::Text(format!(" USING OPERATOR({}) NULLS {nulls}", key.using)),
+    ])
+}
+
+/// ` OFFSET .. LIMIT ..`
+fn rows(count: Option<&Scalar>, offset: Option<&Scalar>, ties: bool) -> Expr {
+    let nothing = Lowered::default();
+    let mut pieces = Vec::new();
+    if let Some(offset) = offset {
+        pieces.push(TextPiece::Text(" OFFSET ".into()));
+        pieces.push(TextPiece::Expr(scalar(offset, &nothing)));
+    }
+    if let Some(count) = count {
+        let words = if ties {
+            (" FETCH FIRST ", " ROWS WITH TIES")
+        } else {
+            (" LIMIT ", "")
+        };
+        pieces.push(TextPiece::Text(words.0.into()));
+        pieces.push(TextPiece::Expr(scalar(count, &nothing)));
+        pieces.push(TextPiece::Text(words.1.into()));
+    }
+    Expr::Pieces(pieces)
 }
 
 /// The columns `from` of an input, named after the ids `to`, restricted to touched partitions. Rows with a NULL key can

@@ -263,6 +263,11 @@ impl Display for Item<'_> {
 impl Display for Select {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.write_str("SELECT ")?;
+        if !self.distinct_on.is_empty() {
+            f.write_str("DISTINCT ON (")?;
+            list(f, &self.distinct_on, ", ")?;
+            f.write_str(") ")?;
+        }
         list(f, self.items.iter().map(Item), ", ")?;
         if !self.from.is_empty() {
             f.write_str(" FROM ")?;
@@ -278,6 +283,13 @@ impl Display for Select {
         }
         if let Some(having) = &self.having {
             write!(f, " HAVING {having}")?;
+        }
+        if !self.order_by.is_empty() {
+            f.write_str(" ORDER BY ")?;
+            list(f, &self.order_by, ", ")?;
+        }
+        if let Some(rows) = &self.rows {
+            write!(f, "{rows}")?;
         }
         if let Some(limit) = self.limit {
             write!(f, " LIMIT {limit}")?;
@@ -315,7 +327,7 @@ impl Display for Query {
             if position > 0 {
                 f.write_str("\n    UNION ALL ")?;
             }
-            if branch.fence || branch.limit.is_some() {
+            if branch.fence || branch.limit.is_some() || !branch.order_by.is_empty() {
                 write!(f, "({branch})")?
             } else {
                 write!(f, "{branch}")?

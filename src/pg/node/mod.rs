@@ -4,6 +4,8 @@
 //! when the closure returns, which the lifetime `'q` expresses. Nothing here decides anything: it only lets `analyze`
 //! look at PostgreSQL's nodes as Rust values.
 
+mod clauses;
+
 use std::collections::BTreeSet;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::marker::PhantomData;
@@ -12,6 +14,8 @@ use std::panic::AssertUnwindSafe;
 use pgrx::pg_guard;
 use pgrx::pg_sys::{self, NodeTag};
 use pgt_ivm::scalar::Type;
+
+pub use clauses::{Item, SortItem, Window, WindowNode};
 
 /// An analyzed query. Copyable view of a node that lives as long as `'q`.
 #[derive(Clone, Copy)]
@@ -45,8 +49,8 @@ pub enum Rte<'q> {
         levels_up: u32,
         recursive: bool,
     },
-    Values,
-    Function,
+    /// VALUES, or functions.
+    Item,
     Group {
         expressions: Vec<Expr<'q>>,
     },
@@ -82,6 +86,8 @@ pub struct Target<'q> {
     pub expr: Expr<'q>,
     pub name: String,
     pub junk: bool,
+    /// How sort and group clauses refer to it; 0 if none does.
+    pub reference: u32,
 }
 
 /// A set operation over range-table entries.
@@ -138,8 +144,9 @@ pub enum Kind<'q> {
     Sublink(SublinkNode<'q>),
     /// A column of the sub-select a sub-link compares with, from 1.
     SublinkColumn(u32),
-    Window,
-    Grouping,
+    Window(WindowNode<'q>),
+    /// GROUPING(..), by the references of its arguments.
+    Grouping(Vec<u32>),
     SetReturning,
     Other,
 }
@@ -157,6 +164,9 @@ pub struct SublinkNode<'q> {
 pub enum SublinkKind {
     Exists,
     Any,
+    All,
+    /// A scalar sub-select.
+    Value,
     Other,
 }
 
@@ -169,6 +179,8 @@ pub struct AggregateNode<'q> {
     /// Not DISTINCT, not ordered, not an ordered-set aggregate.
     pub plain: bool,
     pub ordered: bool,
+    /// A hypothetical-set aggregate.
+    pub hypothetical: bool,
     pub arguments: Vec<Expr<'q>>,
     pub filter: Option<Expr<'q>>,
 }
@@ -278,9 +290,27 @@ pub fn with_view_query<R>(view: pg_sys::Oid, read: impl for<'q> FnOnce(Query<'q>
 unsafe fn prepare(query: *mut pg_sys::Query) {
     // SAFETY: `query` and everything below it is our own copy.
     unsafe {
+        let flatten = move |node: *mut pg_sys::Node| {
+            pg_sys::flatten_join_alias_vars(std::ptr::null_mut(), query, node)
+        };
         for rte in list_items::<pg_sys::RangeTblEntry>((*query).rtable) {
-            if (*rte).rtekind == pg_sys::RTEKind::RTE_SUBQUERY {
-                prepare((*rte).subquery);
+            match (*rte).rtekind {
+                pg_sys::RTEKind::RTE_SUBQUERY => {
+                    prepare((*rte).subquery);
+                    if (*rte).lateral {
+                        (*rte).subquery = flatten((*rte).subquery.cast()).cast();
+                    }
+                }
+                pg_sys::RTEKind::RTE_FUNCTION => {
+                    (*rte).functions = flatten((*rte).functions.cast()).cast();
+                }
+                pg_sys::RTEKind::RTE_VALUES => {
+                    (*rte).values_lists = flatten((*rte).values_lists.cast()).cast();
+                }
+                pg_sys::RTEKind::RTE_TABLEFUNC => {
+                    (*rte).tablefunc = flatten((*rte).tablefunc.cast()).cast();
+                }
+                _ => {}
             }
             if (*rte).rtekind == pg_sys::RTEKind::RTE_GROUP {
                 let flat = pg_sys::flatten_join_alias_vars(
@@ -294,9 +324,6 @@ unsafe fn prepare(query: *mut pg_sys::Query) {
         for cte in list_items::<pg_sys::CommonTableExpr>((*query).cteList) {
             prepare((*cte).ctequery.cast());
         }
-        let flatten = move |node: *mut pg_sys::Node| {
-            pg_sys::flatten_join_alias_vars(std::ptr::null_mut(), query, node)
-        };
         for link in sublinks(query) {
             prepare((*link).subselect.cast());
         }
@@ -429,10 +456,6 @@ impl<'q> Query<'q> {
         self.node().hasDistinctOn
     }
 
-    pub fn has_limit(&self) -> bool {
-        !self.node().limitCount.is_null() || !self.node().limitOffset.is_null()
-    }
-
     pub fn is_recursive(&self) -> bool {
         self.node().hasRecursive
     }
@@ -451,6 +474,7 @@ impl<'q> Query<'q> {
                     expr: Self::expr(entry.expr.cast())?,
                     name: text(entry.resname),
                     junk: entry.resjunk,
+                    reference: entry.ressortgroupref,
                 })
             })
             .collect()
@@ -480,8 +504,9 @@ impl<'q> Query<'q> {
                         levels_up: rte.ctelevelsup,
                         recursive: rte.self_reference,
                     },
-                    pg_sys::RTEKind::RTE_VALUES => Rte::Values,
-                    pg_sys::RTEKind::RTE_FUNCTION | pg_sys::RTEKind::RTE_TABLEFUNC => Rte::Function,
+                    pg_sys::RTEKind::RTE_VALUES
+                    | pg_sys::RTEKind::RTE_FUNCTION
+                    | pg_sys::RTEKind::RTE_TABLEFUNC => Rte::Item,
                     pg_sys::RTEKind::RTE_GROUP => Rte::Group {
                         expressions: list_items::<pg_sys::Node>(rte.groupexprs)
                             .into_iter()
@@ -819,6 +844,8 @@ impl<'q> Expr<'q> {
                         kind: match node.subLinkType {
                             pg_sys::SubLinkType::EXISTS_SUBLINK => SublinkKind::Exists,
                             pg_sys::SubLinkType::ANY_SUBLINK => SublinkKind::Any,
+                            pg_sys::SubLinkType::ALL_SUBLINK => SublinkKind::All,
+                            pg_sys::SubLinkType::EXPR_SUBLINK => SublinkKind::Value,
                             _ => SublinkKind::Other,
                         },
                         test: Query::expr(node.testexpr),
@@ -834,8 +861,8 @@ impl<'q> Expr<'q> {
                         _ => Kind::Other,
                     }
                 }
-                NodeTag::T_WindowFunc => Kind::Window,
-                NodeTag::T_GroupingFunc => Kind::Grouping,
+                NodeTag::T_WindowFunc => Kind::Window(self.window_node()),
+                NodeTag::T_GroupingFunc => Kind::Grouping(self.grouping_references()),
                 _ => Kind::Other,
             }
         }
@@ -855,8 +882,83 @@ impl<'q> Expr<'q> {
                 && node.aggdistinct.is_null()
                 && node.aggkind as u8 == b'n',
             ordered: !node.aggorder.is_null() || !node.aggdistinct.is_null(),
+            hypothetical: node.aggkind as u8 == b'h',
             arguments,
             filter: Query::expr(node.aggfilter.cast()),
+        }
+    }
+
+    /// The expression under casts that change nothing but the type's name.
+    pub fn strip_relabel(&self) -> Expr<'q> {
+        match self.kind() {
+            Kind::Relabel(inner) => inner.strip_relabel(),
+            _ => *self,
+        }
+    }
+
+    /// The outermost sub-selects of the expression, and those in their comparisons; inside aggregate calls only if asked.
+    pub fn sublinks(&self, in_aggregates: bool) -> Vec<Expr<'q>> {
+        struct Walk {
+            in_aggregates: bool,
+            found: Vec<*mut pg_sys::Node>,
+        }
+        #[pg_guard]
+        unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
+            if node.is_null() {
+                return false;
+            }
+            // SAFETY: `context` is the Walk passed below.
+            unsafe {
+                let state = &mut *context.cast::<Walk>();
+                match tag(node) {
+                    NodeTag::T_Query => return false,
+                    NodeTag::T_Aggref if !state.in_aggregates => return false,
+                    NodeTag::T_SubLink => state.found.push(node),
+                    _ => {}
+                }
+                pg_sys::expression_tree_walker_impl(node, Some(walk), context)
+            }
+        }
+        let mut state = Walk {
+            in_aggregates,
+            found: vec![],
+        };
+        // SAFETY: the walker only reads and its context outlives the call.
+        unsafe {
+            walk(self.ptr, (&raw mut state).cast());
+        }
+        state.found.into_iter().map(Self::wrap).collect()
+    }
+
+    /// The value of a constant integer.
+    pub fn integer_constant(&self) -> Option<i64> {
+        // SAFETY: the casts follow the tag and the type.
+        unsafe {
+            if tag(self.ptr) != NodeTag::T_Const {
+                return None;
+            }
+            let constant = &*self.ptr.cast::<pg_sys::Const>();
+            let value = constant.constvalue.value();
+            match constant.consttype {
+                _ if constant.constisnull => None,
+                pg_sys::INT8OID => Some(value as i64),
+                pg_sys::INT4OID => Some(i64::from(value as i32)),
+                _ => None,
+            }
+        }
+    }
+
+    /// The constant `true`.
+    pub fn is_true_constant(&self) -> bool {
+        // SAFETY: the casts follow the tag and the type.
+        unsafe {
+            if tag(self.ptr) != NodeTag::T_Const {
+                return false;
+            }
+            let constant = &*self.ptr.cast::<pg_sys::Const>();
+            constant.consttype == pg_sys::BOOLOID
+                && !constant.constisnull
+                && constant.constvalue.value() != 0
         }
     }
 
@@ -953,7 +1055,7 @@ impl<'q> Expr<'q> {
             // SAFETY: `context` is the Walk passed below.
             unsafe {
                 match tag(node) {
-                    NodeTag::T_Aggref | NodeTag::T_Query => false,
+                    NodeTag::T_Aggref | NodeTag::T_GroupingFunc | NodeTag::T_Query => false,
                     NodeTag::T_Var => {
                         if let Kind::Var(var) = Expr::wrap(node).kind() {
                             ((*context.cast::<Walk<'_>>()).visit)(var);
@@ -1242,6 +1344,33 @@ pub fn operator_facts(
             || (function.builtin && name == "=" && integer(left) && integer(right));
         (name, function, equality)
     }
+}
+
+/// The operator denies its types' default equality.
+pub fn negated_equality(operator: pg_sys::Oid, left: pg_sys::Oid, right: pg_sys::Oid) -> bool {
+    // SAFETY: catalog lookup of an existing operator.
+    let negator = unsafe { pg_sys::get_negator(operator) };
+    negator != pg_sys::InvalidOid && operator_facts(negator, left, right).2
+}
+
+/// The type has the built-in aggregates `min` and `max`.
+pub fn has_extrema(oid: pg_sys::Oid) -> bool {
+    matches!(
+        base_type(oid),
+        pg_sys::INT2OID
+            | pg_sys::INT4OID
+            | pg_sys::INT8OID
+            | pg_sys::NUMERICOID
+            | pg_sys::FLOAT4OID
+            | pg_sys::FLOAT8OID
+            | pg_sys::TEXTOID
+            | pg_sys::DATEOID
+            | pg_sys::TIMEOID
+            | pg_sys::TIMESTAMPOID
+            | pg_sys::TIMESTAMPTZOID
+            | pg_sys::INTERVALOID
+            | pg_sys::MONEYOID
+    )
 }
 
 /// The type under any domains.

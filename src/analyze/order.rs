@@ -1,0 +1,221 @@
+//! DISTINCT ON and LIMIT.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pgt_ivm::facts;
+use pgt_ivm::rel::{Body, ColId, PartitionInput, Rel, SortKey};
+use pgt_ivm::scalar::Scalar;
+
+use super::NotIncremental;
+use super::query::{Analyzer, Known, Level, Produced, Result};
+use super::subquery::{Writer, bigint, boolean};
+use crate::pg::node::SortItem;
+
+fn column_of(known: &Known) -> Scalar {
+    Scalar::column(known.id, known.ty.clone(), known.nullable)
+}
+
+fn sort_keys(items: &[SortItem], sorted: &BTreeMap<u32, Known>) -> Result<Vec<SortKey>> {
+    items
+        .iter()
+        .map(|item| {
+            let known = sorted.get(&item.reference).ok_or_else(|| {
+                NotIncremental::new(
+                    "ORDER BY refers to no column of the select list",
+                    "Please report the query.",
+                )
+            })?;
+            Ok(SortKey {
+                value: column_of(known),
+                using: item.using.clone(),
+                nulls_first: item.nulls_first,
+            })
+        })
+        .collect()
+}
+
+impl Analyzer {
+    /// DISTINCT ON: the first row of each combination of values.
+    pub(super) fn first<'q>(
+        &mut self,
+        rel: Rel,
+        sorted: &BTreeMap<u32, Known>,
+        produced: &[Produced],
+        level: &Level<'q, '_>,
+    ) -> Result<Rel> {
+        let distinct = level.query.distinct_items();
+        let mut items = level.query.sort_items();
+        let missing: Vec<SortItem> = distinct
+            .iter()
+            .filter(|item| !items.iter().any(|known| known.reference == item.reference))
+            .cloned()
+            .collect();
+        items.extend(missing);
+        let mut keys: Vec<Scalar> = level
+            .context
+            .iter()
+            .map(|(_, known)| column_of(known))
+            .collect();
+        let mut order = Vec::new();
+        for key in &keys {
+            order.push(SortKey {
+                value: key.clone(),
+                using: "pg_catalog.<".into(),
+                nulls_first: false,
+            });
+        }
+        for item in &distinct {
+            let Some(known) = sorted.get(&item.reference) else {
+                return Err(NotIncremental::new(
+                    "DISTINCT ON refers to no column of the select list",
+                    "Please report the query.",
+                ));
+            };
+            keys.push(column_of(known));
+        }
+        order.extend(sort_keys(&items, sorted)?);
+        let decided: Vec<Scalar> = keys
+            .iter()
+            .cloned()
+            .chain(order.iter().map(|key| key.value.clone()))
+            .collect();
+        self.check_ties(&rel, &decided, &ids_of(produced), "DISTINCT ON");
+        Ok(Rel::Partitioned {
+            keys: keys
+                .iter()
+                .map(|key| (self.column(), key.clone()))
+                .collect(),
+            inputs: vec![PartitionInput { rel, keys }],
+            body: Body::First { order },
+        })
+    }
+
+    /// LIMIT and OFFSET. For each row of a context apart they are a condition on the row's number.
+    pub(super) fn limit<'q>(
+        &mut self,
+        rel: Rel,
+        sorted: &BTreeMap<u32, Known>,
+        produced: &[Produced],
+        level: &Level<'q, '_>,
+    ) -> Result<Rel> {
+        let Some(limit) = level.query.limit() else {
+            return Ok(rel);
+        };
+        let order = sort_keys(&level.query.sort_items(), sorted)?;
+        let mut constant = |value: Option<crate::pg::node::Expr<'q>>| -> Result<Option<Scalar>> {
+            let Some(value) = value else {
+                return Ok(None);
+            };
+            let scalar = self.scalar(value, level)?.0;
+            if !scalar.columns().is_empty() {
+                return Err(NotIncremental::new(
+                    "LIMIT or OFFSET is not a constant",
+                    "Write a number.",
+                ));
+            }
+            Ok(Some(scalar))
+        };
+        let (count, offset) = (constant(limit.count)?, constant(limit.offset)?);
+        if count.is_none() && offset.is_none() {
+            return Ok(rel);
+        }
+        let context: Vec<Scalar> = level
+            .context
+            .iter()
+            .map(|(_, known)| column_of(known))
+            .collect();
+        let decided: Vec<Scalar> = context
+            .iter()
+            .cloned()
+            .chain(order.iter().map(|key| key.value.clone()))
+            .collect();
+        if !limit.ties || offset.is_some() {
+            self.check_ties(&rel, &decided, &ids_of(produced), "LIMIT");
+        }
+        if context.is_empty() {
+            return Ok(Rel::Partitioned {
+                inputs: vec![PartitionInput { rel, keys: vec![] }],
+                keys: order
+                    .iter()
+                    .map(|key| (self.column(), key.value.clone()))
+                    .collect(),
+                body: Body::Limit {
+                    order,
+                    count,
+                    offset,
+                    ties: limit.ties,
+                },
+            });
+        }
+        let mut text = Writer::default().text(if limit.ties {
+            "pg_catalog.rank() OVER (PARTITION BY "
+        } else {
+            "pg_catalog.row_number() OVER (PARTITION BY "
+        });
+        for (position, key) in context.iter().enumerate() {
+            text = text.text(if position > 0 { ", " } else { "" }).scalar(key);
+        }
+        for (position, key) in order.iter().enumerate() {
+            let nulls = if key.nulls_first { "FIRST" } else { "LAST" };
+            text = text
+                .text(if position > 0 { ", " } else { " ORDER BY " })
+                .scalar(&key.value)
+                .text(&format!(" USING OPERATOR({}) NULLS {nulls}", key.using));
+        }
+        let number = self.column();
+        let window = Rel::Partitioned {
+            keys: context
+                .iter()
+                .map(|key| (self.column(), key.clone()))
+                .collect(),
+            inputs: vec![PartitionInput { rel, keys: context }],
+            body: Body::Window {
+                columns: vec![(number, text.text(")").value(bigint(), false))],
+            },
+        };
+        let skipped = |text: Writer| match &offset {
+            Some(offset) => text.text("COALESCE(").scalar(offset).text(", 0)"),
+            None => text.text("0"),
+        };
+        let mut conditions =
+            vec![skipped(Writer::default().column(number).text(" > ")).value(boolean(), false)];
+        if let Some(count) = &count {
+            let most = skipped(Writer::default().column(number).text(" <= "))
+                .text(" + COALESCE(")
+                .scalar(count)
+                .text(", 9223372036854775807 - ");
+            conditions.push(skipped(most).text(")").value(boolean(), false));
+        }
+        Ok(Rel::Filter {
+            input: Box::new(window),
+            conditions,
+        })
+    }
+
+    /// Notes it when rows that agree in `decided` can differ in the columns `wanted`.
+    pub(super) fn check_ties(
+        &mut self,
+        rel: &Rel,
+        decided: &[Scalar],
+        wanted: &BTreeSet<ColId>,
+        what: &str,
+    ) {
+        let known: BTreeSet<ColId> = decided.iter().filter_map(Scalar::as_column).collect();
+        let exact: BTreeSet<ColId> = decided
+            .iter()
+            .filter(|value| value.ty.bitwise)
+            .filter_map(Scalar::as_column)
+            .collect();
+        let unique = facts::keys(rel).iter().any(|key| key.is_subset(&known));
+        if unique || facts::determines(rel, &exact, wanted) {
+            return;
+        }
+        self.ties.get_or_insert_with(|| {
+            format!("{what} picks among rows that can be equal under its ORDER BY")
+        });
+    }
+}
+
+fn ids_of(produced: &[Produced]) -> BTreeSet<ColId> {
+    produced.iter().map(|column| column.known.id).collect()
+}
