@@ -11,6 +11,9 @@ use super::subquery::{Writer, boolean, extend, same};
 use super::{NotIncremental, source};
 use crate::pg::node::{Expr, FromNode, Item, JoinKind, Kind, Query, Rte, SublinkKind, SublinkNode};
 
+/// The rows of a sub-select, its columns, and the conditions that tie it to the query around it.
+type SubSelect = (Rel, Vec<Produced>, Vec<Scalar>);
+
 impl Analyzer {
     /// The items of a FROM list as inputs of one join, and conditions over them. `start` stands before the first.
     pub(super) fn items<'q>(
@@ -398,7 +401,7 @@ impl Analyzer {
         rel: &Rel,
         link: &SublinkNode<'q>,
         level: &Level<'q, '_>,
-    ) -> Result<Option<(Rel, Vec<Produced>, Vec<Scalar>)>> {
+    ) -> Result<Option<SubSelect>> {
         let query = link.query;
         let exists = link.kind == SublinkKind::Exists;
         if query.vars().iter().any(|var| var.levels_up > 0)
@@ -424,13 +427,12 @@ impl Analyzer {
     }
 
     /// A sub-select of joins and conditions alone: whatever ties it to the query around it can stay a condition.
-    #[allow(clippy::type_complexity)]
     fn simple_sub_select<'q>(
         &mut self,
         query: Query<'q>,
         exists: bool,
         level: &Level<'q, '_>,
-    ) -> Result<Option<(Rel, Vec<Produced>, Vec<Scalar>)>> {
+    ) -> Result<Option<SubSelect>> {
         let FromNode::List { items, condition } = query.from() else {
             return Ok(None);
         };

@@ -141,8 +141,8 @@ impl Analyzer {
                     .collect(),
                 body: Body::Limit {
                     order,
-                    count,
-                    offset,
+                    count: count.map(Box::new),
+                    offset: offset.map(Box::new),
                     ties: limit.ties,
                 },
             });

@@ -237,7 +237,7 @@ impl Analyzer {
         exists: bool,
     ) -> Result<Answer> {
         let query = level.query;
-        let mut rel = self.from_and_where(&mut level, context.as_ref())?;
+        let mut rel = self.read_from(&mut level, context.as_ref())?;
         let targets: Vec<_> = query.targets();
         let mut after: Vec<Expr<'q>> = targets.iter().map(|target| target.expr).collect();
         after.extend(query.having());

@@ -717,7 +717,7 @@ impl Analyzer {
     }
 
     /// FROM and WHERE of a level, with the columns of its context bound to columns of its own.
-    pub(super) fn from_and_where<'q>(
+    pub(super) fn read_from<'q>(
         &mut self,
         level: &mut Level<'q, '_>,
         context: Option<&Context<'_>>,

@@ -116,8 +116,8 @@ pub enum Body {
     /// The first rows of the whole input. The keys are the values it is ordered by.
     Limit {
         order: Vec<SortKey>,
-        count: Option<Scalar>,
-        offset: Option<Scalar>,
+        count: Option<Box<Scalar>>,
+        offset: Option<Box<Scalar>>,
         ties: bool,
     },
     /// A query without a law, evaluated as a whole when anything it reads changed. The inputs only say what that is.

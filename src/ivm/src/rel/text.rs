@@ -158,8 +158,8 @@ fn describe(rel: &Rel, depth: usize, lines: &mut Vec<String>) {
                     offset,
                     ties,
                 } => {
-                    let shown = |value: &Option<Scalar>| {
-                        value.as_ref().map_or("all".to_owned(), expression)
+                    let shown = |value: &Option<Box<Scalar>>| {
+                        value.as_deref().map_or("all".to_owned(), expression)
                     };
                     let offset = offset.as_ref().map_or(String::new(), |value| {
                         format!(" offset {}", expression(value))

@@ -94,7 +94,7 @@ pub(super) fn lower(
                 items: passed(&row),
                 from: vec![from],
                 order_by: order_by(order, &row),
-                rows: Some(rows(count.as_ref(), offset.as_ref(), *ties)),
+                rows: Some(rows(count.as_deref(), offset.as_deref(), *ties)),
                 ..Select::default()
             };
             let ids: Vec<ColId> = row.columns.keys().copied().collect();
