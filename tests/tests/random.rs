@@ -2,7 +2,8 @@
 //! from `PGT_RANDOM_SEED=17..`, or the one case of `PGT_RANDOM_SEED=17`.
 
 use pgt_tests::Server;
-use pgt_tests::random::{Case, Failure, Grammar, minimize, replay, replay_concurrently};
+use pgt_tests::random::{Case, Failure, Tally, minimize, replay, replay_concurrently};
+use std::collections::BTreeMap;
 use std::env;
 use std::time::{Duration, Instant};
 
@@ -29,35 +30,85 @@ fn time() -> Duration {
     Duration::from_secs(env::var(NAME).map_or(default, |text| number(NAME, &text)))
 }
 
+/// How many failures end a run.
+fn failures() -> usize {
+    const NAME: &str = "PGT_RANDOM_FAILURES";
+    env::var(NAME).map_or(1, |text| number(NAME, &text) as usize)
+}
+
 fn run(
     test: &str,
     first: u64,
-    carry_out: &dyn Fn(&Case) -> Result<(), Failure>,
+    carry_out: &dyn Fn(&Case) -> Result<Tally, Failure>,
     reproducible: bool,
 ) {
     let (mut seed, only) = seeds(first);
     let end = Instant::now() + time();
     let mut cases = 0;
+    let mut sum = Sum::default();
+    let (mut failed, allowed) = (Vec::new(), failures());
     while cases == 0 || !only && Instant::now() < end {
-        // Every third case is about being right at all, the others about being right incrementally.
-        let grammar = if seed % 3 == 0 {
-            Grammar::everything()
-        } else {
-            Grammar::incremental()
-        };
-        let case = Case::random(seed, &grammar);
-        if let Err(failure) = carry_out(&case) {
-            let small = Duration::from_secs(if reproducible { 90 } else { 0 });
-            let (case, failure) = minimize(&case, failure, small, carry_out);
-            panic!(
-                "seed {seed} fails: {failure}\n\nreproduce with\n  PGT_RANDOM_SEED={seed} cargo nextest run -p pgt_tests --test random {test}\n\n{}",
-                case.script()
-            );
+        let case = Case::random(seed);
+        match carry_out(&case) {
+            Ok(tally) => sum.add(tally),
+            Err(failure) => {
+                let small = Duration::from_secs(if reproducible { 90 } else { 0 });
+                let (case, failure) = minimize(&case, failure, small, carry_out);
+                println!(
+                    "seed {seed} fails: {failure}\n\nreproduce with\n  PGT_RANDOM_SEED={seed} cargo nextest run -p pgt_tests --test random {test}\n\n{}\n",
+                    case.script()
+                );
+                failed.push(seed);
+                if failed.len() >= allowed {
+                    break;
+                }
+            }
         }
         seed += 1;
         cases += 1;
     }
-    println!("{cases} cases, seeds {} to {}", seed - cases, seed - 1);
+    sum.print(cases, seed);
+    assert!(
+        failed.is_empty(),
+        "failing seeds, as told above: {failed:?}"
+    );
+}
+
+/// What became of all stream tables.
+#[derive(Default)]
+struct Sum {
+    created: usize,
+    skipped: usize,
+    /// How often, by reason, and the shortest query.
+    refused: BTreeMap<String, (usize, String)>,
+}
+
+impl Sum {
+    fn add(&mut self, tally: Tally) {
+        self.created += tally.created;
+        self.skipped += tally.skipped;
+        for (reason, query) in tally.refused {
+            let (count, shortest) = self.refused.entry(reason).or_default();
+            *count += 1;
+            if shortest.is_empty() || query.len() < shortest.len() {
+                *shortest = query;
+            }
+        }
+    }
+
+    fn print(&self, cases: u64, next: u64) {
+        let refused: usize = self.refused.values().map(|(count, _)| count).sum();
+        println!(
+            "{cases} cases, seeds {} to {}: {} stream tables, {} more left out, {refused} not incremental",
+            next - cases,
+            next - 1,
+            self.created,
+            self.skipped
+        );
+        for (reason, (count, query)) in &self.refused {
+            println!("{count} times {reason}\n    as in {query}");
+        }
+    }
 }
 
 /// One thread drives all sessions, so that a seed always gives the same order of events.

@@ -6,44 +6,6 @@ use super::query::Query;
 use super::schema::Table;
 use fastrand::Rng;
 
-/// Which operators queries may have.
-#[derive(Clone, Debug, Default)]
-pub struct Grammar {
-    pub aggregates: bool,
-    pub distinct: bool,
-    pub outer_joins: bool,
-    /// EXISTS and IN, negated or not.
-    pub subqueries: bool,
-    pub set_operations: bool,
-    pub windows: bool,
-    /// What is refused as not incremental is created in mode AUTO, and need not be differential.
-    pub any_mode: bool,
-}
-
-impl Grammar {
-    /// Everything that is maintained incrementally: every refresh has to be.
-    pub fn incremental() -> Self {
-        Self {
-            windows: false,
-            any_mode: false,
-            ..Self::everything()
-        }
-    }
-
-    /// Everything.
-    pub fn everything() -> Self {
-        Self {
-            aggregates: true,
-            distinct: true,
-            outer_joins: true,
-            subqueries: true,
-            set_operations: true,
-            windows: true,
-            any_mode: true,
-        }
-    }
-}
-
 #[derive(Clone, Debug)]
 pub enum Event {
     /// A statement in one of the writers' sessions. `$db` stands for the database's name.
@@ -66,12 +28,10 @@ pub struct Case {
     pub streams: Vec<(String, Query)>,
     pub events: Vec<Event>,
     pub sessions: usize,
-    /// See [`Grammar::any_mode`].
-    pub any_mode: bool,
 }
 
 impl Case {
-    pub fn random(seed: u64, grammar: &Grammar) -> Self {
+    pub fn random(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let tables: Vec<Table> = (0..rng.usize(1..4))
             .map(|i| Table::random(&format!("s{i}"), &mut rng))
@@ -81,44 +41,35 @@ impl Case {
             .map(|t| Source {
                 name: t.name.clone(),
                 columns: t.columns.iter().map(|c| (c.name.clone(), c.ty)).collect(),
-                not_null: t
-                    .columns
-                    .iter()
-                    .filter(|c| !c.nullable)
-                    .map(|c| c.name.clone())
-                    .collect(),
+                key: t.columns[..t.key].iter().map(|c| c.name.clone()).collect(),
+                loose: false,
                 inputs: 1,
             })
             .collect();
-        let plain = Grammar {
-            aggregates: false,
-            distinct: false,
-            windows: false,
-            ..grammar.clone()
-        };
         let mut views = Vec::new();
         if rng.u8(..3) == 0 {
-            let mut queries = Queries::new(&plain, &relations, &mut rng);
+            let mut queries = Queries::new(&relations, &mut rng);
             let query = queries.top();
-            let inputs = queries.inputs(&query);
             relations.push(Source {
                 name: "w0".into(),
                 columns: query.columns(),
-                not_null: Vec::new(),
-                inputs,
+                key: Vec::new(),
+                loose: !query.is_bag(),
+                inputs: queries.inputs(&query),
             });
             views.push(("w0".to_string(), query));
         }
         let mut streams = Vec::new();
         for i in 0..rng.usize(1..5) {
-            let query = Queries::new(grammar, &relations, &mut rng).top();
+            let query = Queries::new(&relations, &mut rng).top();
             let name = format!("v{i}");
             // Some of the later ones read it.
             if rng.u8(..2) == 0 {
                 relations.push(Source {
                     name: name.clone(),
                     columns: query.columns(),
-                    not_null: Vec::new(),
+                    key: Vec::new(),
+                    loose: false,
                     inputs: 1,
                 });
             }
@@ -156,7 +107,6 @@ impl Case {
             streams,
             events,
             sessions,
-            any_mode: grammar.any_mode,
         }
     }
 

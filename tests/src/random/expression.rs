@@ -12,6 +12,7 @@ pub struct Expr {
     pub form: Form,
 }
 
+/// In templates `{0}`, `{1}` and `{2}` stand for the arguments, `{q}` for the query.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Form {
     Column {
@@ -19,23 +20,43 @@ pub enum Form {
         name: String,
     },
     Literal(String),
-    /// `{0}`, `{1}` and `{2}` in the template stand for the arguments.
+    /// Also a set-returning function, at the top of an output column.
     Call(&'static str, Vec<Expr>),
     Aggregate {
-        function: &'static str,
-        argument: Option<Box<Expr>>,
+        template: &'static str,
+        arguments: Vec<Expr>,
         filter: Option<Box<Expr>>,
     },
-    /// `[not] exists (...)`, or `(x, ..) [not] in (...)`; the query may use columns from outside.
-    Exists {
-        negated: bool,
+    Window {
+        template: &'static str,
+        arguments: Vec<Expr>,
+        filter: Option<Box<Expr>>,
+        partition: Vec<Expr>,
+        order: Vec<Key>,
+        frame: &'static str,
+    },
+    /// A sub-select and what it is compared with; the query may use columns from outside.
+    Sub {
+        template: &'static str,
+        arguments: Vec<Expr>,
         query: Box<Query>,
     },
-    In {
-        negated: bool,
-        values: Vec<Expr>,
-        query: Box<Query>,
-    },
+}
+
+/// One item of ORDER BY, with its direction.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Key(pub Expr, pub &'static str);
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.0, self.1)
+    }
+}
+
+/// The items of a list, with commas between them.
+pub fn list<T: fmt::Display>(items: &[T]) -> String {
+    let items: Vec<String> = items.iter().map(ToString::to_string).collect();
+    items.join(", ")
 }
 
 impl Expr {
@@ -46,6 +67,13 @@ impl Expr {
         }
     }
 
+    pub fn null(ty: Type) -> Self {
+        Self {
+            ty,
+            form: Form::Literal(format!("null::{}", ty.sql())),
+        }
+    }
+
     pub fn call(ty: Type, template: &'static str, arguments: Vec<Self>) -> Self {
         Self {
             ty,
@@ -53,110 +81,229 @@ impl Expr {
         }
     }
 
+    pub fn sub(ty: Type, template: &'static str, arguments: Vec<Self>, query: Query) -> Self {
+        let query = Box::new(query);
+        Self {
+            ty,
+            form: Form::Sub {
+                template,
+                arguments,
+                query,
+            },
+        }
+    }
+
+    /// Whether it is more than a constant.
     pub fn has_column(&self) -> bool {
         match &self.form {
             Form::Column { .. } => true,
             Form::Literal(_) => false,
             Form::Call(_, arguments) => arguments.iter().any(Self::has_column),
-            Form::Aggregate { .. } | Form::Exists { .. } | Form::In { .. } => true,
+            Form::Aggregate { .. } | Form::Window { .. } | Form::Sub { .. } => true,
         }
     }
 
-    /// Tables that sub-selects read.
-    pub fn reads(&self) -> Vec<String> {
-        self.query().map(Query::reads).unwrap_or_default()
+    pub fn has_aggregate(&self) -> bool {
+        matches!(self.form, Form::Aggregate { .. })
+            || self.parts().iter().any(|e| e.has_aggregate())
     }
 
-    /// The query of a sub-select.
-    pub fn query(&self) -> Option<&Query> {
+    pub fn has_window(&self) -> bool {
+        matches!(self.form, Form::Window { .. }) || self.parts().iter().any(|e| e.has_window())
+    }
+
+    pub fn is_column(&self) -> bool {
+        matches!(self.form, Form::Column { .. })
+    }
+
+    /// Whether the bytes of its value are determined by its columns' bytes.
+    pub fn is_exact(&self) -> bool {
         match &self.form {
-            Form::Exists { query, .. } | Form::In { query, .. } => Some(query),
+            Form::Window { .. } | Form::Aggregate { .. } => false,
+            Form::Sub { .. } => self.ty == Type::Bool,
+            _ => self.parts().iter().all(|e| e.is_exact()),
+        }
+    }
+
+    /// The expressions right below, but not those of a sub-select.
+    pub fn parts(&self) -> Vec<&Self> {
+        match &self.form {
+            Form::Column { .. } | Form::Literal(_) => Vec::new(),
+            Form::Call(_, arguments) | Form::Sub { arguments, .. } => arguments.iter().collect(),
+            Form::Aggregate {
+                arguments, filter, ..
+            } => arguments.iter().chain(filter.as_deref()).collect(),
+            Form::Window {
+                arguments,
+                filter,
+                partition,
+                order,
+                ..
+            } => arguments
+                .iter()
+                .chain(filter.as_deref())
+                .chain(partition)
+                .chain(order.iter().map(|k| &k.0))
+                .collect(),
+        }
+    }
+
+    fn parts_mut(&mut self) -> Vec<&mut Self> {
+        match &mut self.form {
+            Form::Column { .. } | Form::Literal(_) => Vec::new(),
+            Form::Call(_, arguments) | Form::Sub { arguments, .. } => {
+                arguments.iter_mut().collect()
+            }
+            Form::Aggregate {
+                arguments, filter, ..
+            } => arguments.iter_mut().chain(filter.as_deref_mut()).collect(),
+            Form::Window {
+                arguments,
+                filter,
+                partition,
+                order,
+                ..
+            } => arguments
+                .iter_mut()
+                .chain(filter.as_deref_mut())
+                .chain(partition)
+                .chain(order.iter_mut().map(|k| &mut k.0))
+                .collect(),
+        }
+    }
+
+    /// The sub-selects in it.
+    pub fn queries(&self) -> Vec<&Query> {
+        let own = match &self.form {
+            Form::Sub { query, .. } => Some(&**query),
             _ => None,
+        };
+        own.into_iter()
+            .chain(self.parts().into_iter().flat_map(Self::queries))
+            .collect()
+    }
+
+    /// Puts `to` where `from` stands.
+    pub fn replace(&mut self, from: &Self, to: &Self) {
+        if self == from {
+            *self = to.clone();
+        } else {
+            for part in self.parts_mut() {
+                part.replace(from, to);
+            }
         }
     }
 
     /// Simpler expressions of the same type.
     pub fn simpler(&self) -> Vec<Self> {
-        let null = Self {
-            ty: self.ty,
-            form: Form::Literal(format!("null::{}", self.ty.sql())),
-        };
+        let mut found = Vec::new();
+        let mut propose = |form: Form| found.push(Self { ty: self.ty, form });
         match &self.form {
-            Form::Literal(_) | Form::Column { .. } => Vec::new(),
-            Form::Exists { negated, query } | Form::In { negated, query, .. } => {
-                let rebuilt = |q: Query| Self {
-                    ty: self.ty,
-                    form: match &self.form {
-                        Form::In { values, .. } => Form::In {
-                            negated: *negated,
-                            values: values.clone(),
-                            query: Box::new(q),
-                        },
-                        _ => Form::Exists {
-                            negated: *negated,
-                            query: Box::new(q),
-                        },
-                    },
-                };
-                let same = |q: &Query| q.columns() == query.columns();
-                minimize::simpler(query)
-                    .into_iter()
-                    .filter(same)
-                    .map(rebuilt)
-                    .collect()
-            }
-            Form::Call(template, arguments) => {
-                let mut found: Vec<Self> = arguments
-                    .iter()
-                    .filter(|a| a.ty == self.ty)
-                    .cloned()
-                    .collect();
-                for (i, argument) in arguments.iter().enumerate() {
-                    found.extend(argument.simpler().into_iter().map(|a| {
-                        let mut arguments = arguments.clone();
-                        arguments[i] = a;
-                        Self {
-                            ty: self.ty,
-                            form: Form::Call(template, arguments),
-                        }
-                    }));
+            Form::Literal(_) | Form::Column { .. } => return found,
+            Form::Call(..) => {}
+            Form::Sub {
+                template,
+                arguments,
+                query,
+            } => {
+                let simple = minimize::simpler(query).into_iter();
+                for query in simple.filter(|q| q.columns() == query.columns()) {
+                    propose(Form::Sub {
+                        template,
+                        arguments: arguments.clone(),
+                        query: Box::new(query),
+                    });
                 }
-                found.push(null);
-                found
             }
             Form::Aggregate {
-                function,
-                argument,
+                template,
+                arguments,
                 filter,
             } => {
-                let with = |argument: Option<Box<Self>>, filter: Option<Box<Self>>| Self {
-                    ty: self.ty,
-                    form: Form::Aggregate {
-                        function,
-                        argument,
+                if filter.is_some() {
+                    propose(Form::Aggregate {
+                        template,
+                        arguments: arguments.clone(),
+                        filter: None,
+                    });
+                }
+            }
+            Form::Window {
+                template,
+                arguments,
+                filter,
+                partition,
+                order,
+                frame,
+            } => {
+                let mut with = |filter: Option<Box<Self>>, partition, order, frame| {
+                    propose(Form::Window {
+                        template,
+                        arguments: arguments.clone(),
                         filter,
-                    },
+                        partition,
+                        order,
+                        frame,
+                    })
                 };
-                let mut found = Vec::new();
-                if let Some(f) = filter {
-                    found.push(with(argument.clone(), None));
-                    found.extend(
-                        f.simpler()
-                            .into_iter()
-                            .map(|f| with(argument.clone(), Some(Box::new(f)))),
+                if filter.is_some() {
+                    with(None, partition.clone(), order.clone(), frame);
+                }
+                if !frame.is_empty() {
+                    with(filter.clone(), partition.clone(), order.clone(), "");
+                }
+                for i in 0..partition.len() {
+                    let mut fewer = partition.clone();
+                    fewer.remove(i);
+                    with(filter.clone(), fewer, order.clone(), frame);
+                }
+                // The last items make the order unique.
+                if order.len() > 1 {
+                    with(
+                        filter.clone(),
+                        partition.clone(),
+                        order[1..].to_vec(),
+                        frame,
                     );
                 }
-                if let Some(a) = argument {
-                    found.extend(
-                        a.simpler()
-                            .into_iter()
-                            .map(|a| with(Some(Box::new(a)), filter.clone())),
-                    );
-                }
-                found
             }
         }
+        if !matches!(self.form, Form::Aggregate { .. }) {
+            found.push(Self::null(self.ty));
+            for part in self.parts() {
+                if part.ty == self.ty {
+                    found.push(part.clone());
+                }
+            }
+        }
+        for i in 0..self.parts().len() {
+            for simple in self.parts()[i].simpler() {
+                let mut whole = self.clone();
+                *whole.parts_mut()[i] = simple;
+                found.push(whole);
+            }
+        }
+        found
     }
+}
+
+/// Writes a template, what stands in its braces filled in.
+pub fn fill(
+    f: &mut fmt::Formatter<'_>,
+    template: &str,
+    arguments: &[Expr],
+    query: Option<&Query>,
+) -> fmt::Result {
+    let mut rest = template;
+    while let Some(at) = rest.find('{') {
+        f.write_str(&rest[..at])?;
+        match (rest.as_bytes()[at + 1], query) {
+            (b'q', Some(query)) => write!(f, "{query}")?,
+            (digit, _) => write!(f, "{}", arguments[usize::from(digit - b'0')])?,
+        }
+        rest = &rest[at + 3..];
+    }
+    f.write_str(rest)
 }
 
 impl fmt::Display for Expr {
@@ -164,49 +311,46 @@ impl fmt::Display for Expr {
         match &self.form {
             Form::Column { alias, name } => write!(f, "{alias}.{name}"),
             Form::Literal(text) => f.write_str(text),
-            Form::Call(template, arguments) => {
-                let mut rest = *template;
-                while let Some(at) = rest.find('{') {
-                    f.write_str(&rest[..at])?;
-                    let index = usize::from(rest.as_bytes()[at + 1] - b'0');
-                    write!(f, "{}", arguments[index])?;
-                    rest = &rest[at + 3..];
-                }
-                f.write_str(rest)
-            }
-            Form::Exists { negated, query } => {
-                write!(
-                    f,
-                    "({}exists ({query}))",
-                    if *negated { "not " } else { "" }
-                )
-            }
-            Form::In {
-                negated,
-                values,
+            Form::Call(template, arguments) => fill(f, template, arguments, None),
+            Form::Sub {
+                template,
+                arguments,
                 query,
-            } => {
-                let values: Vec<String> = values.iter().map(ToString::to_string).collect();
-                write!(
-                    f,
-                    "(({}) {}in ({query}))",
-                    values.join(", "),
-                    if *negated { "not " } else { "" }
-                )
-            }
+            } => fill(f, template, arguments, Some(query)),
             Form::Aggregate {
-                function,
-                argument,
+                template,
+                arguments,
                 filter,
             } => {
-                match argument {
-                    Some(a) => write!(f, "{function}({a})")?,
-                    None => write!(f, "{function}(*)")?,
-                }
+                fill(f, template, arguments, None)?;
                 match filter {
                     Some(p) => write!(f, " filter (where {p})"),
                     None => Ok(()),
                 }
+            }
+            Form::Window {
+                template,
+                arguments,
+                filter,
+                partition,
+                order,
+                frame,
+            } => {
+                fill(f, template, arguments, None)?;
+                if let Some(p) = filter {
+                    write!(f, " filter (where {p})")?;
+                }
+                let mut parts = Vec::new();
+                if !partition.is_empty() {
+                    parts.push(format!("partition by {}", list(partition)));
+                }
+                if !order.is_empty() {
+                    parts.push(format!("order by {}", list(order)));
+                }
+                if !frame.is_empty() {
+                    parts.push((*frame).to_string());
+                }
+                write!(f, " over ({})", parts.join(" "))
             }
         }
     }
@@ -305,10 +449,7 @@ pub fn random(ty: Type, scope: &Scope, depth: usize, above_groups: bool, rng: &m
             return Expr::call(Bool, test, vec![column, literal]);
         }
         return if rng.u8(..12) == 0 {
-            Expr {
-                ty,
-                form: Form::Literal(format!("null::{}", ty.sql())),
-            }
+            Expr::null(ty)
         } else {
             Expr::literal(ty, rng)
         };
@@ -362,51 +503,5 @@ fn comparison(scope: &Scope, depth: usize, above_groups: bool, rng: &mut Rng) ->
             PAIRS[usize::from(n) - 2],
             vec![left, random(ty, scope, depth - 1, above_groups, rng)],
         ),
-    }
-}
-
-/// A random aggregate over the scope of one row.
-pub fn aggregate(scope: &Scope, above_groups: bool, rng: &mut Rng) -> Expr {
-    const CHOICES: &[(&str, Type, Type)] = &[
-        ("count", Int, BigInt),
-        ("count", Text, BigInt),
-        ("sum", Int, BigInt),
-        ("sum", BigInt, Numeric),
-        ("sum", Numeric, Numeric),
-        ("sum", Float, Float),
-        ("avg", Int, Numeric),
-        ("avg", BigInt, Numeric),
-        ("avg", Numeric, Numeric),
-        ("avg", Float, Float),
-        ("min", Int, Int),
-        ("max", Int, Int),
-        ("min", Text, Text),
-        ("max", Text, Text),
-        ("max", Numeric, Numeric),
-        ("min", Date, Date),
-        ("max", Timestamp, Timestamp),
-        ("min", Float, Float),
-    ];
-    let filter = (rng.u8(..4) == 0).then(|| Box::new(random(Bool, scope, 2, above_groups, rng)));
-    if rng.u8(..4) == 0 {
-        return Expr {
-            ty: BigInt,
-            form: Form::Aggregate {
-                function: "count",
-                argument: None,
-                filter,
-            },
-        };
-    }
-    let (function, argument, ty) = CHOICES[rng.usize(..CHOICES.len())];
-    let depth = rng.usize(..3);
-    let argument = Some(Box::new(random(argument, scope, depth, above_groups, rng)));
-    Expr {
-        ty,
-        form: Form::Aggregate {
-            function,
-            argument,
-            filter,
-        },
     }
 }

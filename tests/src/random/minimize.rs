@@ -2,8 +2,8 @@
 
 use super::case::Case;
 use super::expression::Expr;
-use super::query::{Join, Query, Relation, Select};
-use super::replay::{Failure, Kind};
+use super::query::{Distinct, Input, Join, Limit, Query, Relation, Select, Sets};
+use super::replay::{Failure, Kind, Tally};
 use std::time::{Duration, Instant};
 
 /// The smallest case found within the time, and how it fails.
@@ -11,7 +11,7 @@ pub fn minimize(
     case: &Case,
     failure: Failure,
     time: Duration,
-    replay: &dyn Fn(&Case) -> Result<(), Failure>,
+    replay: &dyn Fn(&Case) -> Result<Tally, Failure>,
 ) -> (Case, Failure) {
     if failure.kind == Kind::Invalid || time.is_zero() {
         return (case.clone(), failure);
@@ -26,6 +26,7 @@ pub fn minimize(
     loop {
         let before = best.size();
         best.streams();
+        best.tables();
         best.events();
         best.queries();
         best.fill();
@@ -39,7 +40,7 @@ struct Minimizer<'r> {
     case: Case,
     failure: Failure,
     deadline: Instant,
-    replay: &'r dyn Fn(&Case) -> Result<(), Failure>,
+    replay: &'r dyn Fn(&Case) -> Result<Tally, Failure>,
 }
 
 impl Minimizer<'_> {
@@ -84,6 +85,30 @@ impl Minimizer<'_> {
                         };
                     }
                 }
+                self.attempt(candidate);
+            }
+        }
+    }
+
+    /// Leaves out tables and views that no query reads, with the statements that mention them.
+    fn tables(&mut self) {
+        for (view, _) in self.case.views.clone() {
+            let mut candidate = self.case.clone();
+            candidate.views.retain(|(name, _)| *name != view);
+            if !is_read(&candidate, &view) {
+                self.attempt(candidate);
+            }
+        }
+        for table in self.case.tables.clone() {
+            let mut candidate = self.case.clone();
+            candidate.tables.retain(|t| t.name != table.name);
+            candidate.fill.retain(|sql| !sql.contains(&table.name));
+            candidate.events.retain(|e| match e {
+                super::Event::Statement { sql, .. } => !sql.contains(&table.name),
+                super::Event::Rotate { relation } => *relation != table.name,
+                _ => true,
+            });
+            if !is_read(&candidate, &table.name) && !candidate.tables.is_empty() {
                 self.attempt(candidate);
             }
         }
@@ -168,30 +193,65 @@ impl Minimizer<'_> {
     }
 }
 
+fn is_read(case: &Case, name: &String) -> bool {
+    let mut queries = case.streams.iter().chain(&case.views);
+    queries.any(|(_, q)| q.reads().contains(name))
+}
+
 /// Queries that are a little simpler; output columns may become fewer only where nobody can depend on them.
 pub fn simpler(query: &Query) -> Vec<Query> {
     match query {
         Query::Set(operator, arms) => {
             let mut found = arms.clone();
+            if arms.len() > 2 {
+                for i in 0..arms.len() {
+                    let mut fewer = arms.clone();
+                    fewer.remove(i);
+                    found.push(Query::Set(operator, fewer));
+                }
+            }
             for (i, arm) in arms.iter().enumerate() {
-                found.extend(
-                    simpler(arm)
-                        .into_iter()
-                        .filter(|a| a.columns() == arm.columns())
-                        .map(|a| {
-                            let mut arms = arms.clone();
-                            arms[i] = a;
-                            Query::Set(operator, arms)
-                        }),
-                );
+                found.extend(same_columns(arm).map(|a| {
+                    let mut arms = arms.clone();
+                    arms[i] = a;
+                    Query::Set(operator, arms)
+                }));
             }
             found
         }
-        Query::Select(select) => simpler_selects(select)
-            .into_iter()
-            .map(|s| Query::Select(Box::new(s)))
-            .collect(),
+        Query::Sorted {
+            query,
+            order,
+            limit,
+        } => {
+            let sorted = |query| Query::Sorted {
+                query: Box::new(query),
+                order: order.clone(),
+                limit: limit.clone(),
+            };
+            std::iter::once((**query).clone())
+                .chain(same_columns(query).map(sorted))
+                .collect()
+        }
+        Query::Select(select) => {
+            let inner = select.leaves().into_iter();
+            inner
+                .filter_map(|i| i.relation.query().cloned())
+                .chain(
+                    simpler_selects(select)
+                        .into_iter()
+                        .map(|s| Query::Select(Box::new(s))),
+                )
+                .collect()
+        }
     }
+}
+
+fn same_columns(query: &Query) -> impl Iterator<Item = Query> {
+    let columns = query.columns();
+    simpler(query)
+        .into_iter()
+        .filter(move |q| q.columns() == columns)
 }
 
 fn simpler_selects(select: &Select) -> Vec<Select> {
@@ -204,8 +264,20 @@ fn simpler_selects(select: &Select) -> Vec<Select> {
     if select.having.is_some() {
         propose(&|s| s.having = None);
     }
-    if select.distinct {
-        propose(&|s| s.distinct = false);
+    if select.distinct != Distinct::No {
+        propose(&|s| s.distinct = Distinct::No);
+    }
+    if select.limit != Limit::default() {
+        propose(&|s| s.limit = Limit::default());
+        propose(&|s| s.limit.offset = 0);
+    } else if !select.order.is_empty() {
+        propose(&|s| s.order.clear());
+    }
+    // The last items make the order unique.
+    if select.order.len() > 1 {
+        propose(&|s| {
+            s.order.remove(0);
+        });
     }
     for i in 0..select.filter.len() {
         propose(&|s| {
@@ -219,13 +291,36 @@ fn simpler_selects(select: &Select) -> Vec<Select> {
             });
         }
     }
-    if let Some(keys) = &select.group_by {
-        for i in 0..keys.len() {
-            propose(&|s| {
-                if let Some(keys) = &mut s.group_by {
-                    keys.remove(i);
-                }
-            });
+    if let Some(grouping) = &select.group_by {
+        if grouping.sets != Sets::One {
+            propose(&|s| s.group_by.iter_mut().for_each(|g| g.sets = Sets::One));
+        }
+        if let Sets::Listed(sets) = &grouping.sets {
+            for i in (0..sets.len()).filter(|_| sets.len() > 1) {
+                let mut fewer = sets.clone();
+                fewer.remove(i);
+                propose(&|s| {
+                    let sets = Sets::Listed(fewer.clone());
+                    s.group_by.iter_mut().for_each(|g| g.sets = sets.clone());
+                });
+            }
+        } else {
+            for i in 0..grouping.keys.len() {
+                propose(&|s| {
+                    s.group_by.iter_mut().for_each(|g| {
+                        g.keys.remove(i);
+                    })
+                });
+            }
+        }
+        for key in &grouping.keys {
+            for simple in key.simpler().into_iter().filter(Expr::has_column) {
+                propose(&|s| {
+                    for e in s.expressions_mut() {
+                        e.replace(key, &simple);
+                    }
+                });
+            }
         }
     }
     if select.from.len() > 1 {
@@ -236,49 +331,82 @@ fn simpler_selects(select: &Select) -> Vec<Select> {
             });
         }
     }
-    for (i, input) in select.from.iter().enumerate() {
-        if let Relation::Derived(query) | Relation::Common(_, query) = &input.relation {
-            for inner in simpler(query)
-                .into_iter()
-                .filter(|q| q.columns() == query.columns())
-            {
-                propose(&|s| match &mut s.from[i].relation {
-                    Relation::Derived(q) | Relation::Common(_, q) => *q = inner.clone(),
-                    Relation::Named { .. } => {}
-                });
-            }
-        }
-        if let Join::Outer(kind, condition) = &input.join {
-            propose(&|s| s.from[i].join = Join::Inner(condition.clone()));
-            for c in condition.simpler() {
-                propose(&|s| s.from[i].join = Join::Outer(kind, c.clone()));
-            }
-        }
-        if let Join::Inner(condition) = &input.join {
-            propose(&|s| s.from[i].join = Join::Cross);
-            for c in condition.simpler() {
-                propose(&|s| s.from[i].join = Join::Inner(c.clone()));
-            }
-        }
-    }
-    simpler_in(&select.filter, &mut |i, e| {
-        propose(&|s| s.filter[i] = e.clone())
+    simpler_inputs(&select.from, &mut |from| {
+        propose(&|s| s.from = from.clone())
     });
-    simpler_in(&select.output, &mut |i, e| {
-        propose(&|s| s.output[i] = e.clone())
-    });
-    if let Some(having) = &select.having {
-        for e in having.simpler() {
-            propose(&|s| s.having = Some(e.clone()));
+    let mut copy = select.clone();
+    let expressions: Vec<Expr> = copy
+        .expressions_mut()
+        .iter()
+        .map(|e| (**e).clone())
+        .collect();
+    for (i, expression) in expressions.iter().enumerate() {
+        for simple in expression.simpler() {
+            propose(&|s| *s.expressions_mut()[i] = simple.clone());
         }
     }
     found
 }
 
-fn simpler_in(list: &[Expr], propose: &mut dyn FnMut(usize, &Expr)) {
-    for (i, e) in list.iter().enumerate() {
-        for simple in e.simpler() {
-            propose(i, &simple);
+/// Simpler inputs and joins; the conditions are dealt with like other expressions.
+fn simpler_inputs(from: &[Input], propose: &mut dyn FnMut(Vec<Input>)) {
+    for (i, input) in from.iter().enumerate() {
+        let mut with = |change: &dyn Fn(&mut Input)| {
+            let mut from = from.to_vec();
+            change(&mut from[i]);
+            propose(from);
+        };
+        match &input.join {
+            Join::Outer(_, condition) => {
+                with(&|input| input.join = Join::Inner(condition.clone()));
+            }
+            Join::Inner(_) => with(&|input| input.join = Join::Cross),
+            Join::Comma | Join::Cross => {}
+        }
+        match &input.relation {
+            Relation::Named { .. } => {}
+            Relation::Derived(query) | Relation::Lateral(query) | Relation::Common(_, query) => {
+                for simple in same_columns(query) {
+                    with(&|input| {
+                        if let Some(query) = input.relation.query_mut() {
+                            *query = simple.clone();
+                        }
+                    });
+                }
+                if matches!(input.relation, Relation::Common(..)) {
+                    with(&|input| input.relation = Relation::Derived(query.clone()));
+                }
+            }
+            Relation::Joined(inputs) => {
+                let mut alone = from.to_vec();
+                alone.splice(i..=i, inputs.iter().cloned());
+                alone[i].join = input.join.clone();
+                propose(alone);
+                simpler_inputs(inputs, &mut |inputs| {
+                    let mut from = from.to_vec();
+                    from[i].relation = Relation::Joined(inputs);
+                    propose(from);
+                });
+            }
+            Relation::Values(rows) => {
+                for row in (0..rows.len()).filter(|_| rows.len() > 1) {
+                    with(&|input| {
+                        if let Relation::Values(rows) = &mut input.relation {
+                            rows.remove(row);
+                        }
+                    });
+                }
+            }
+            Relation::Functions { calls, ordinality } => {
+                if calls.len() > 1 || *ordinality {
+                    with(&|input| {
+                        if let Relation::Functions { calls, ordinality } = &mut input.relation {
+                            calls.truncate(1);
+                            *ordinality = false;
+                        }
+                    });
+                }
+            }
         }
     }
 }

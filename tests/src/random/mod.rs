@@ -8,12 +8,15 @@
 mod case;
 mod changes;
 mod expression;
+mod groups;
+mod inputs;
 mod minimize;
 mod queries;
 mod query;
 mod replay;
 mod schema;
+mod subselects;
 
-pub use case::{Case, Event, Grammar};
+pub use case::{Case, Event};
 pub use minimize::minimize;
-pub use replay::{Failure, replay, replay_concurrently};
+pub use replay::{Failure, Tally, replay, replay_concurrently};

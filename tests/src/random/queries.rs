@@ -1,8 +1,8 @@
-//! Random queries of a grammar.
+//! Random queries: selects over joined inputs, and what is made of them. Rows are always determined by the query
+//! itself: what depends on an order has one that ends in the key of the row.
 
-use super::case::Grammar;
-use super::expression::{self, Expr, Form, Scope};
-use super::query::{Input, Join, Query, Relation, Select};
+use super::expression::{self, Expr, Form, Key, Scope};
+use super::query::{Distinct, Input, Limit, Query, Relation, Select};
 use super::schema::Type;
 use fastrand::Rng;
 
@@ -13,37 +13,31 @@ const MAX_INPUTS: usize = 7;
 pub struct Source {
     pub name: String,
     pub columns: Vec<(String, Type)>,
-    /// Those that are never NULL.
-    pub not_null: Vec<String>,
+    /// Columns whose values together no two rows share and that are never NULL; empty if there are none.
+    pub key: Vec<String>,
+    /// Its values are only defined up to `=`.
+    pub loose: bool,
     /// Tables behind it: more than one for a view.
     pub inputs: usize,
 }
 
 /// Makes queries over relations that exist already.
 pub struct Queries<'a> {
-    pub grammar: &'a Grammar,
     pub relations: &'a [Source],
     pub rng: &'a mut Rng,
     aliases: usize,
-    /// Columns that are never NULL, by alias and name.
-    not_null: Vec<(String, String)>,
     /// There are values that are only defined up to `=`.
-    loose: bool,
-    /// Depth of the sub-select in a condition that is being made.
-    nesting: usize,
+    pub(super) loose: bool,
+    /// Depth of the sub-select that is being made.
+    pub(super) nesting: usize,
 }
 
-/// Types whose equal values look the same.
-const EXACT: [Type; 5] = [Type::Int, Type::BigInt, Type::Text, Type::Date, Type::Bool];
-
 impl<'a> Queries<'a> {
-    pub fn new(grammar: &'a Grammar, relations: &'a [Source], rng: &'a mut Rng) -> Self {
+    pub fn new(relations: &'a [Source], rng: &'a mut Rng) -> Self {
         Self {
-            grammar,
             relations,
             rng,
             aliases: 0,
-            not_null: Vec::new(),
             loose: false,
             nesting: 0,
         }
@@ -53,7 +47,10 @@ impl<'a> Queries<'a> {
     pub fn top(&mut self) -> Query {
         loop {
             self.loose = false;
-            let query = self.any();
+            let mut query = self.any(2);
+            if self.rng.u8(..8) == 0 {
+                query = self.transformed(query);
+            }
             if self.inputs(&query) <= MAX_INPUTS {
                 return query;
             }
@@ -71,53 +68,74 @@ impl<'a> Queries<'a> {
         query.reads().iter().map(inputs).sum()
     }
 
-    fn any(&mut self) -> Query {
-        let mut query = match self.rng.u8(..12) {
-            0 | 1 => self.union_all(2),
-            2 | 3 if self.grammar.set_operations => self.set_operation(2),
-            _ => Query::Select(Box::new(self.bag(2, None))),
+    pub(super) fn any(&mut self, depth: usize) -> Query {
+        let query = match self.rng.u8(..12) {
+            0 | 1 => self.union_all(depth),
+            2 | 3 => self.set_operation(depth),
+            _ => Query::Select(Box::new(self.bag(depth, None))),
         };
-        match self.rng.u8(..10) {
-            0..=3 => return query,
-            4 => query = self.distinct(query),
-            _ => query = self.grouped(query),
+        if self.rng.u8(..3) == 0 {
+            return query;
         }
-        query
+        self.transformed(query)
+    }
+
+    fn transformed(&mut self, query: Query) -> Query {
+        match self.rng.u8(..12) {
+            0 | 1 => self.distinct(query),
+            2 => self.distinct_on(query),
+            3 | 4 => self.limited(query),
+            _ => self.grouped(query),
+        }
+    }
+
+    pub(super) fn next_alias(&mut self, letter: char) -> String {
+        self.aliases += 1;
+        format!("{letter}{}", self.aliases)
     }
 
     /// A plain select over one to five inputs, with the output types asked for.
-    fn bag(&mut self, depth: usize, types: Option<&[Type]>) -> Select {
+    pub(super) fn bag(&mut self, depth: usize, types: Option<&[Type]>) -> Select {
+        if types.is_some() && self.rng.u8(..12) == 0 {
+            let types = types.unwrap_or_default().iter();
+            return Select {
+                output: types.map(|ty| Expr::literal(*ty, self.rng)).collect(),
+                ..Select::default()
+            };
+        }
         let mut select = self.joined(depth);
-        let scope = scope(&select);
-        let windows = self.grammar.windows && types.is_none() && self.rng.u8(..6) == 0;
-        let types = match types {
+        let rows = scope(&select);
+        let mut windows = Vec::new();
+        if self.rng.u8(..6) == 0 {
+            self.loose = true;
+            let key = self.row_key(&select);
+            windows = self.windows(&rows, &key);
+        }
+        let wanted: Vec<Type> = match types {
             Some(types) => types.to_vec(),
             None => (0..self.rng.usize(1..6))
-                .map(|_| self.some_type(&scope))
+                .map(|_| self.some_type(&rows))
                 .collect(),
         };
-        for ty in types {
+        for ty in wanted {
             let depth = self.rng.usize(..4);
-            select
-                .output
-                .push(expression::random(ty, &scope, depth, self.loose, self.rng));
+            let value = match windows.pop() {
+                Some(window) if types.is_none() && self.rng.bool() => window,
+                Some(window) => self.embed(window, ty, &rows),
+                None => self.value(ty, &rows, depth),
+            };
+            select.output.push(value);
         }
-        if windows {
-            const WINDOWS: [&str; 3] = [
-                "rank() over (partition by {0} order by {1})",
-                "count(*) over (partition by {0})",
-                "count({1}) over (order by {0})",
-            ];
-            let template = WINDOWS[self.rng.usize(..WINDOWS.len())];
-            let mut column = || scope[self.rng.usize(..scope.len())].clone();
-            select
-                .output
-                .push(Expr::call(Type::BigInt, template, vec![column(), column()]));
+        if types.is_none() && self.rng.u8(..10) == 0 {
+            for _ in 0..self.rng.usize(1..3) {
+                let set = self.set_returning(&rows);
+                select.output.push(set);
+            }
         }
         select
     }
 
-    fn joined(&mut self, depth: usize) -> Select {
+    pub(super) fn joined(&mut self, depth: usize) -> Select {
         let inputs = match self.rng.u8(..20) {
             0..=6 => 1,
             7..=13 => 2,
@@ -128,292 +146,110 @@ impl<'a> Queries<'a> {
         self.joined_of(inputs, depth)
     }
 
-    fn joined_of(&mut self, inputs: usize, depth: usize) -> Select {
-        let commas = self.rng.u8(..4) == 0;
-        let mut select = Select::default();
-        for i in 0..inputs {
-            let mut input = self.input(depth);
-            if i > 0 {
-                let (left, right) = (scope(&select), input.scope());
-                let condition = self.join_condition(&left, &right);
-                // A condition in ON sees nothing across a comma, so one select has either commas or joins.
-                match condition {
-                    None if commas => {}
-                    None => input.join = Join::Cross,
-                    Some(condition) if commas => select.filter.push(condition),
-                    Some(condition) => input.join = self.join(condition, &left, &right),
-                }
-                if let Join::Outer(kind, _) = input.join {
-                    let before: Vec<&String> = select.from.iter().map(|i| &i.alias).collect();
-                    self.not_null.retain(|(alias, _)| {
-                        !(*alias == input.alias && kind != "right"
-                            || before.contains(&alias) && kind != "left")
-                    });
-                }
-            }
-            select.from.push(input);
-        }
-        let scope = scope(&select);
+    pub(super) fn joined_of(&mut self, inputs: usize, depth: usize) -> Select {
+        let mut select = self.from(inputs, depth);
+        let rows = scope(&select);
         for _ in 0..[0, 0, 1, 1, 2][self.rng.usize(..5)] {
             let depth = self.rng.usize(..3);
-            select.filter.push(expression::random(
-                Type::Bool,
-                &scope,
-                depth,
-                self.loose,
-                self.rng,
-            ));
-        }
-        if self.grammar.subqueries && self.nesting < 2 && self.rng.u8(..4) == 0 {
-            self.nesting += 1;
-            for _ in 0..self.rng.usize(1..3) {
-                let condition = self.subquery(&scope);
-                select.filter.extend(condition);
-            }
-            self.nesting -= 1;
+            let condition = self.value(Type::Bool, &rows, depth);
+            select.filter.push(condition);
         }
         select
     }
 
-    fn input(&mut self, depth: usize) -> Input {
-        let relation = self.relation(depth);
-        self.aliases += 1;
-        let alias = format!("t{}", self.aliases);
-        if let Relation::Named { name, .. } = &relation {
-            let source = self.relations.iter().find(|r| r.name == *name);
-            for column in source.iter().flat_map(|s| &s.not_null) {
-                self.not_null.push((alias.clone(), column.clone()));
-            }
-        }
-        Input {
-            relation,
-            alias,
-            join: Join::Comma,
-        }
+    /// A value over the columns of the scope, perhaps with a sub-select in it.
+    pub(super) fn value(&mut self, ty: Type, scope: &Scope, depth: usize) -> Expr {
+        self.value_beside(ty, scope, scope, depth)
     }
 
-    fn join(&mut self, condition: Expr, left: &Scope, right: &Scope) -> Join {
-        if !self.grammar.outer_joins || self.rng.bool() {
-            return Join::Inner(condition);
+    /// The same, but sub-selects in it see other columns.
+    pub(super) fn value_beside(
+        &mut self,
+        ty: Type,
+        scope: &Scope,
+        outside: &Scope,
+        depth: usize,
+    ) -> Expr {
+        let one_in = [14, 24, 255][self.nesting.min(2)];
+        if self.nesting < 2
+            && self.rng.u8(..one_in) == 0
+            && let Some(sub) = self.sub_select(outside)
+        {
+            return self.embed(sub, ty, scope);
         }
-        match self.rng.u8(..4) {
-            // PostgreSQL has FULL JOIN only for conditions it can hash or merge.
-            0 => {
-                let equal = match condition.form {
-                    Form::Call("({0} and {1})", mut parts) => parts.remove(0),
-                    _ => condition,
-                };
-                // Of columns of one type, if it has to be incremental.
-                if !self.grammar.any_mode && !of_one_type(&equal) {
-                    return Join::Outer("left", equal);
+        expression::random(ty, scope, depth, self.loose, self.rng)
+    }
+
+    /// An expression of the type with the given one in it.
+    pub(super) fn embed(&mut self, inner: Expr, ty: Type, scope: &Scope) -> Expr {
+        let mut other = |ty: Type| expression::random(ty, scope, 1, self.loose, self.rng);
+        if inner.ty == ty {
+            let more = other(ty);
+            let condition = other(Type::Bool);
+            return match (self.rng.u8(..6), ty) {
+                (0 | 1, _) => inner,
+                (2, Type::Bool) => Expr::call(ty, "(not {0})", vec![inner]),
+                (3, Type::Bool) => Expr::call(ty, "({0} or {1})", vec![inner, more]),
+                (4, Type::Bool) => Expr::call(ty, "({0} and {1})", vec![more, inner]),
+                (5, Type::Bool) => Expr::call(ty, "({0} is null)", vec![inner]),
+                (2, _) => Expr::call(ty, "coalesce({0}, {1})", vec![inner, more]),
+                (3, _) => Expr::call(ty, "nullif({0}, {1})", vec![inner, more]),
+                _ => {
+                    let template = "case when {0} then {1} else {2} end";
+                    Expr::call(ty, template, vec![condition, inner, more])
                 }
-                let (any, wanted) = (self.grammar.any_mode, self.rng.u8(..3) == 0);
-                let more = self
-                    .pair(left, right)
-                    .filter(|(l, r)| wanted && (any || l.ty == r.ty));
-                Join::Outer(
-                    "full",
-                    match more {
-                        Some((l, r)) => {
-                            let operator =
-                                ["({0} = {1})", "({0} < {1})", "({0} <> {1})"][self.rng.usize(..3)];
-                            let more = Expr::call(Type::Bool, operator, vec![l, r]);
-                            Expr::call(Type::Bool, "({0} and {1})", vec![equal, more])
-                        }
-                        None => equal,
-                    },
-                )
-            }
-            1 => Join::Outer("right", condition),
-            _ => Join::Outer("left", condition),
-        }
-    }
-
-    /// `[not] exists` or `[not] in`, if there are columns for it.
-    fn subquery(&mut self, outside: &Scope) -> Option<Expr> {
-        let negated = self.rng.bool();
-        if self.rng.u8(..5) < 2 {
-            return self.one_of(outside, negated);
-        }
-        let inputs = 1 + usize::from(self.rng.u8(..4) == 0);
-        let mut select = self.joined_of(inputs, 1);
-        let inside = scope(&select);
-        select.filter.push(self.equality(outside, &inside)?);
-        self.correlate(&mut select, outside);
-        let ty = Type::Int;
-        let output = expression::random(ty, &inside, 0, false, self.rng);
-        select.output.push(output);
-        let query = Box::new(Query::Select(Box::new(select)));
-        Some(Expr {
-            ty: Type::Bool,
-            form: Form::Exists { negated, query },
-        })
-    }
-
-    /// Perhaps one more condition on the rows of a sub-select.
-    fn correlate(&mut self, select: &mut Select, outside: &Scope) {
-        let both: Scope = outside.iter().chain(&scope(select)).cloned().collect();
-        if self.rng.u8(..3) == 0 {
-            let condition = expression::random(Type::Bool, &both, 2, self.loose, self.rng);
-            select.filter.push(condition);
-        }
-    }
-
-    fn one_of(&mut self, outside: &Scope, negated: bool) -> Option<Expr> {
-        let inputs = 1 + usize::from(self.rng.u8(..4) == 0);
-        let mut pairs = Vec::new();
-        let query = if negated || self.rng.bool() {
-            let mut select = self.joined_of(inputs, 1);
-            let inside = scope(&select);
-            for _ in 0..self.rng.usize(1..3) {
-                let strict = |scope: &Scope, not_null: &[(String, String)]| -> Scope {
-                    let known = |e: &Expr| match &e.form {
-                        Form::Column { alias, name } => {
-                            not_null.iter().any(|(a, n)| a == alias && n == name)
-                        }
-                        _ => false,
-                    };
-                    scope
-                        .iter()
-                        .filter(|e| !negated || known(e))
-                        .cloned()
-                        .collect()
-                };
-                let (left, right) = (
-                    strict(outside, &self.not_null),
-                    strict(&inside, &self.not_null),
-                );
-                pairs.extend(self.pair(&left, &right));
-            }
-            select.output = pairs.iter().map(|(_, inner)| inner.clone()).collect();
-            if self.rng.bool() {
-                self.correlate(&mut select, outside);
-            }
-            Query::Select(Box::new(select))
-        } else {
-            let types: Vec<Type> = (0..self.rng.usize(1..3))
-                .filter_map(|_| outside.get(self.rng.usize(..outside.len())).map(|e| e.ty))
-                .collect();
-            for ty in &types {
-                let depth = self.rng.usize(..2);
-                let value = expression::random(*ty, outside, depth, self.loose, self.rng);
-                pairs.push((value.clone(), value));
-            }
-            match self.rng.u8(..4) {
-                0 if self.grammar.set_operations && types.iter().all(|t| EXACT.contains(t)) => {
-                    self.set_operation_of(&types, 1)
-                }
-                1 => Query::Select(Box::new(self.bag(1, Some(&types)))),
-                _ => self.grouped_of(&types, inputs),
-            }
-        };
-        let values: Vec<Expr> = pairs.into_iter().map(|(value, _)| value).collect();
-        if values.is_empty() {
-            return None;
-        }
-        Some(Expr {
-            ty: Type::Bool,
-            form: Form::In {
-                negated,
-                values,
-                query: Box::new(query),
-            },
-        })
-    }
-
-    /// Groups whose keys have these types, with HAVING.
-    fn grouped_of(&mut self, types: &[Type], inputs: usize) -> Query {
-        self.loose = true;
-        let mut select = self.joined_of(inputs, 1);
-        let rows = scope(&select);
-        for ty in types {
-            select
-                .output
-                .push(expression::random(*ty, &rows, 1, true, self.rng));
-        }
-        let mut keys: Vec<Expr> = Vec::new();
-        for key in select.output.iter().filter(|e| e.has_column()) {
-            if !keys.contains(key) {
-                keys.push(key.clone());
-            }
-        }
-        if self.rng.u8(..3) > 0 {
-            let values = vec![expression::aggregate(&rows, true, self.rng)];
-            select.having = Some(expression::random(Type::Bool, &values, 2, true, self.rng));
-        }
-        select.group_by = Some(keys);
-        Query::Select(Box::new(select))
-    }
-
-    fn relation(&mut self, depth: usize) -> Relation {
-        let nested = depth > 0 && self.rng.u8(..5) == 0;
-        if !nested {
-            let source = &self.relations[self.rng.usize(..self.relations.len())];
-            return Relation::Named {
-                name: source.name.clone(),
-                columns: source.columns.clone(),
             };
         }
-        let mut query = match self.rng.u8(..8) {
-            0 | 1 => self.union_all(depth - 1),
-            2 if self.grammar.set_operations => self.set_operation(depth - 1),
-            _ => Query::Select(Box::new(self.bag(depth - 1, None))),
-        };
-        match self.rng.u8(..10) {
-            0 => query = self.distinct(query),
-            1 | 2 => query = self.grouped(query),
-            _ => {}
+        if inner.ty != Type::Bool {
+            const TESTS: [&str; 5] = [
+                "({0} = {1})",
+                "({0} < {1})",
+                "({0} >= {1})",
+                "({0} is distinct from {1})",
+                "({0} is null)",
+            ];
+            let test = TESTS[self.rng.usize(..TESTS.len())];
+            let mut pair = vec![expression::random(inner.ty, scope, 1, self.loose, self.rng)];
+            pair.insert(0, inner);
+            let condition = Expr::call(Type::Bool, test, pair);
+            return self.embed(condition, ty, scope);
         }
-        self.loose |= !query.is_bag();
-        if self.rng.bool() {
-            self.aliases += 1;
-            Relation::Common(format!("w{}", self.aliases), query)
-        } else {
-            Relation::Derived(query)
-        }
+        let (yes, no) = (other(ty), other(ty));
+        let template = "case when {0} then {1} else {2} end";
+        Expr::call(ty, template, vec![inner, yes, no])
     }
 
-    /// Equality of two columns, perhaps with something more.
-    fn join_condition(&mut self, left: &Scope, right: &Scope) -> Option<Expr> {
-        if self.rng.u8(..12) == 0 {
-            return None;
+    /// Columns that no two rows share all, but for rows that are equal altogether.
+    pub(super) fn row_key(&self, select: &Select) -> Vec<Expr> {
+        let mut key = Vec::new();
+        for input in select.leaves() {
+            let known = match &input.relation {
+                Relation::Named { name, .. } => self.relations.iter().find(|r| r.name == *name),
+                _ => None,
+            };
+            let names = known.map(|r| &r.key[..]).unwrap_or_default();
+            let wanted = |e: &Expr| match &e.form {
+                Form::Column { name, .. } => names.is_empty() || names.contains(name),
+                _ => false,
+            };
+            key.extend(input.scope().into_iter().filter(wanted));
         }
-        self.equality(left, right)
+        key
     }
 
-    fn equality(&mut self, left: &Scope, right: &Scope) -> Option<Expr> {
-        let (l, r) = self.pair(left, right)?;
-        let equal = Expr::call(Type::Bool, "({0} = {1})", vec![l, r]);
-        if self.rng.u8(..5) > 0 {
-            return Some(equal);
-        }
-        let both: Scope = left.iter().chain(right).cloned().collect();
-        let more = expression::random(Type::Bool, &both, 2, self.loose, self.rng);
-        Some(Expr::call(Type::Bool, "({0} and {1})", vec![equal, more]))
-    }
-
-    /// Two columns that can be compared.
-    fn pair(&mut self, left: &Scope, right: &Scope) -> Option<(Expr, Expr)> {
-        let pairs: Vec<(&Expr, &Expr)> = left
-            .iter()
-            .flat_map(|l| right.iter().map(move |r| (l, r)))
-            .filter(|(l, r)| joinable(l.ty, r.ty))
-            .collect();
-        if pairs.is_empty() {
-            return None;
-        }
-        let (l, r) = pairs[self.rng.usize(..pairs.len())];
-        Some((l.clone(), r.clone()))
+    pub(super) fn direction(&mut self) -> &'static str {
+        ["", "", " desc", " nulls first", " desc nulls last"][self.rng.usize(..5)]
     }
 
     fn set_operation(&mut self, depth: usize) -> Query {
         let types: Vec<Type> = (0..self.rng.usize(1..4))
-            .map(|_| EXACT[self.rng.usize(..EXACT.len())])
+            .map(|_| Type::ALL[self.rng.usize(..Type::ALL.len())])
             .collect();
         self.set_operation_of(&types, depth)
     }
 
-    fn set_operation_of(&mut self, types: &[Type], depth: usize) -> Query {
+    pub(super) fn set_operation_of(&mut self, types: &[Type], depth: usize) -> Query {
+        // Which of several equal values that look different survives the others is not determined.
         const OPERATORS: [&str; 5] = [
             "union",
             "intersect",
@@ -421,25 +257,25 @@ impl<'a> Queries<'a> {
             "intersect all",
             "except all",
         ];
+        let operators = match types.iter().all(|ty| ty.is_exact()) {
+            true => &OPERATORS[..],
+            false => &OPERATORS[..1],
+        };
+        let depth = depth.saturating_sub(1);
         let mut arm = || {
-            let mut select = self.joined(depth.saturating_sub(1));
-            let scope = scope(&select);
-            for ty in types {
-                let depth = self.rng.usize(..2);
-                select
-                    .output
-                    .push(expression::random(*ty, &scope, depth, self.loose, self.rng));
+            let mut select = self.bag(depth, Some(types));
+            if self.rng.u8(..8) == 0 {
+                select.distinct = Distinct::Rows;
             }
-            select.distinct = self.rng.u8(..8) == 0;
             Query::Select(Box::new(select))
         };
         let (first, second, third) = (arm(), arm(), arm());
-        let operator = OPERATORS[self.rng.usize(..OPERATORS.len())];
+        let operator = operators[self.rng.usize(..operators.len())];
         let query = Query::Set(operator, vec![first, second]);
         if self.rng.u8(..4) > 0 {
             return query;
         }
-        let operator = OPERATORS[self.rng.usize(..OPERATORS.len())];
+        let operator = operators[self.rng.usize(..operators.len())];
         let mut arms = vec![query, third];
         if self.rng.bool() {
             arms.reverse();
@@ -453,28 +289,33 @@ impl<'a> Queries<'a> {
         let types: Vec<Type> = first.output.iter().map(|e| e.ty).collect();
         let mut arms = vec![Query::Select(Box::new(first))];
         for _ in 0..self.rng.usize(1..3) {
-            arms.push(Query::Select(Box::new(self.bag(depth, Some(&types)))));
+            let arm = Query::Select(Box::new(self.bag(depth, Some(&types))));
+            arms.push(match self.rng.u8(..8) {
+                0 => self.limited(arm),
+                _ => arm,
+            });
+            if arms[0].columns() != arms[arms.len() - 1].columns() {
+                arms.pop();
+            }
+        }
+        if arms.len() == 1 {
+            arms.push(arms[0].clone());
         }
         Query::Set("union all", arms)
     }
 
-    /// The query's inputs as those of a new select: in place where it is a select, else as a sub-select.
-    fn over(&mut self, query: Query) -> Select {
+    /// The query's inputs as those of a new select: in place where it is a plain select, else as a sub-select.
+    pub(super) fn over(&mut self, query: Query) -> Select {
         match query {
-            Query::Select(mut select) => {
+            Query::Select(mut select) if select.is_plain() && !select.from.is_empty() => {
                 select.output.clear();
                 *select
             }
-            query @ Query::Set(..) => {
+            query => {
                 self.loose |= !query.is_bag();
-                self.aliases += 1;
-                let input = Input {
-                    relation: Relation::Derived(query),
-                    alias: format!("t{}", self.aliases),
-                    join: Join::Comma,
-                };
+                let alias = self.next_alias('t');
                 Select {
-                    from: vec![input],
+                    from: vec![Input::first(Relation::Derived(query), alias)],
                     ..Select::default()
                 }
             }
@@ -482,66 +323,126 @@ impl<'a> Queries<'a> {
     }
 
     fn distinct(&mut self, query: Query) -> Query {
-        if !self.grammar.distinct {
-            return query;
-        }
         let mut select = self.over(query);
-        let scope = scope(&select);
+        let rows = scope(&select);
         for _ in 0..self.rng.usize(1..4) {
-            let ty = self.some_type(&scope);
+            let ty = self.some_type(&rows);
             let depth = self.rng.usize(..2);
-            select
-                .output
-                .push(expression::random(ty, &scope, depth, self.loose, self.rng));
+            let value = self.value(ty, &rows, depth);
+            select.output.push(value);
         }
-        select.distinct = true;
+        select.distinct = Distinct::Rows;
         Query::Select(Box::new(select))
     }
 
-    fn grouped(&mut self, query: Query) -> Query {
-        if !self.grammar.aggregates {
-            return query;
-        }
-        let mut select = self.over(query);
-        let rows = scope(&select);
+    /// Columns or expressions that are no constants, which would be taken for positions.
+    pub(super) fn keys(&mut self, rows: &Scope, count: usize) -> Vec<Expr> {
         let mut keys = Vec::new();
-        for _ in 0..self.rng.usize(..4) {
-            let ty = self.some_type(&rows);
+        for _ in 0..count {
+            let ty = self.some_type(rows);
             let depth = self.rng.usize(..2);
-            let key = expression::random(ty, &rows, depth, self.loose, self.rng);
-            // A constant would be taken for a position.
+            let key = self.value(ty, rows, depth);
             if key.has_column() && !keys.contains(&key) {
                 keys.push(key);
             }
         }
-        let mut values: Scope = keys.clone();
+        keys
+    }
+
+    fn distinct_on(&mut self, query: Query) -> Query {
+        let mut select = self.over(query);
+        self.loose = true;
+        let rows = scope(&select);
+        let count = self.rng.usize(1..4);
+        let keys = self.keys(&rows, count);
+        if keys.is_empty() {
+            select.output.push(rows[0].clone());
+            return Query::Select(Box::new(select));
+        }
+        let mut order = keys.clone();
+        self.rng.shuffle(&mut order);
+        let count = self.rng.usize(..3);
+        order.extend(self.keys(&rows, count));
+        order.extend(self.row_key(&select));
+        select.order = self.directed(order);
         for _ in 0..self.rng.usize(1..5) {
-            values.push(expression::aggregate(&rows, self.loose, self.rng));
+            let ty = self.some_type(&rows);
+            let value = self.value(ty, &rows, 1);
+            select.output.push(value);
         }
-        for value in &values {
-            match self.rng.u8(..8) {
-                // A key that groups but is not shown.
-                0 if values.len() > 1 => {}
-                1 => {
-                    let ty = self.some_type(&values);
-                    select
-                        .output
-                        .push(expression::random(ty, &values, 2, true, self.rng));
-                }
-                _ => select.output.push(value.clone()),
-            }
-        }
-        if select.output.is_empty() {
-            select.output.push(values[values.len() - 1].clone());
-        }
-        if self.rng.u8(..4) == 0 {
-            select.having = Some(expression::random(Type::Bool, &values, 2, true, self.rng));
-        }
-        select.group_by = Some(keys);
+        select.distinct = Distinct::On(keys);
         Query::Select(Box::new(select))
     }
 
-    fn some_type(&mut self, scope: &Scope) -> Type {
+    pub(super) fn directed(&mut self, order: Vec<Expr>) -> Vec<Key> {
+        let mut keys: Vec<Key> = Vec::new();
+        for e in order {
+            if !keys.iter().any(|k| k.0 == e) {
+                keys.push(Key(e, self.direction()));
+            }
+        }
+        keys
+    }
+
+    fn limit(&mut self) -> Limit {
+        Limit {
+            rows: (self.rng.u8(..8) > 0).then(|| self.rng.u8(..9)),
+            ties: false,
+            offset: [0, 0, 0, 1, 3][self.rng.usize(..5)],
+        }
+    }
+
+    /// The first rows in some order.
+    pub(super) fn limited(&mut self, query: Query) -> Query {
+        let mut limit = self.limit();
+        let ties = self.rng.u8(..4) == 0;
+        if ties {
+            limit = Limit {
+                rows: Some(self.rng.u8(1..7)),
+                ties: true,
+                offset: 0,
+            };
+        }
+        match query {
+            Query::Select(select) if select.is_plain() && !select.from.is_empty() => {
+                let mut select = *select;
+                let types: Vec<Type> = select.output.iter().map(|e| e.ty).collect();
+                select.output.clear();
+                self.loose = true;
+                let rows = scope(&select);
+                let count = self.rng.usize(..3);
+                let mut order = self.keys(&rows, count);
+                if !ties || order.is_empty() {
+                    order.extend(self.row_key(&select));
+                }
+                select.order = self.directed(order);
+                for ty in types {
+                    let value = self.value(ty, &rows, 1);
+                    select.output.push(value);
+                }
+                select.limit = limit;
+                Query::Select(Box::new(select))
+            }
+            query @ Query::Sorted { .. } => query,
+            Query::Select(select) if !select.order.is_empty() => Query::Select(select),
+            query => {
+                self.loose = true;
+                let mut positions: Vec<usize> = (0..query.columns().len()).collect();
+                self.rng.shuffle(&mut positions);
+                if ties {
+                    positions.truncate(1);
+                }
+                let order = positions.into_iter().map(|p| (p, self.direction()));
+                Query::Sorted {
+                    order: order.collect(),
+                    query: Box::new(query),
+                    limit,
+                }
+            }
+        }
+    }
+
+    pub(super) fn some_type(&mut self, scope: &Scope) -> Type {
         if scope.is_empty() || self.rng.u8(..6) == 0 {
             Type::ALL[self.rng.usize(..Type::ALL.len())]
         } else {
@@ -550,19 +451,6 @@ impl<'a> Queries<'a> {
     }
 }
 
-fn scope(select: &Select) -> Scope {
+pub(super) fn scope(select: &Select) -> Scope {
     select.from.iter().flat_map(Input::scope).collect()
-}
-
-/// Whether both sides of a comparison have the same type.
-fn of_one_type(comparison: &Expr) -> bool {
-    match &comparison.form {
-        Form::Call(_, arguments) => arguments.windows(2).all(|pair| pair[0].ty == pair[1].ty),
-        _ => false,
-    }
-}
-
-fn joinable(l: Type, r: Type) -> bool {
-    let number = |t| matches!(t, Type::Int | Type::BigInt);
-    (number(l) && number(r)) || (l == r && l != Type::Bool)
 }

@@ -1,6 +1,7 @@
 //! Carries a case out and compares.
 
 use super::case::{Case, Event};
+use super::query::Query;
 use crate::database::Database;
 use crate::server::Server;
 use crate::session::{Session, SqlError};
@@ -41,8 +42,18 @@ fn failure(kind: Kind, text: impl fmt::Display) -> Failure {
     }
 }
 
+/// What became of a case's stream tables.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    pub created: usize,
+    /// Left out, because the query is too large or PostgreSQL itself has no plan for it.
+    pub skipped: usize,
+    /// The reasons for which they are not incremental, and the queries.
+    pub refused: Vec<(String, String)>,
+}
+
 /// Largest query that is worth the time.
-const MAX_ROWS: i64 = 4000;
+const MAX_ROWS: i64 = 2000;
 
 struct Stream {
     table: StreamTable,
@@ -51,8 +62,8 @@ struct Stream {
     seen: i64,
     /// There was a TRUNCATE, which takes effect whenever its transaction ends: refreshes may be full ones from then on.
     truncated: bool,
-    /// It is not incremental, or reads one that is not.
-    any_mode: bool,
+    /// It is not incremental, and so has another mode.
+    refused: bool,
 }
 
 struct Replay<'d> {
@@ -60,10 +71,11 @@ struct Replay<'d> {
     reader: Session,
     streams: Vec<Stream>,
     settings: &'d str,
+    tally: Tally,
 }
 
 /// Carries the case out in a fresh database, with `settings` in force where stream tables are refreshed.
-pub fn replay(server: &Server, case: &Case, settings: &str) -> Result<(), Failure> {
+pub fn replay(server: &Server, case: &Case, settings: &str) -> Result<Tally, Failure> {
     let db = server.database();
     let mut replay = Replay::prepare(
         &db,
@@ -91,11 +103,12 @@ pub fn replay(server: &Server, case: &Case, settings: &str) -> Result<(), Failur
             }
         }
     }
-    replay.end(&mut writers)
+    replay.end(&mut writers)?;
+    Ok(replay.tally)
 }
 
 /// The same case with writers that run freely, and a scheduler that refreshes by itself.
-pub fn replay_concurrently(server: &Server, case: &Case) -> Result<(), Failure> {
+pub fn replay_concurrently(server: &Server, case: &Case) -> Result<Tally, Failure> {
     let db = server.database();
     let mut replay = Replay::prepare(
         &db,
@@ -132,7 +145,7 @@ pub fn replay_concurrently(server: &Server, case: &Case) -> Result<(), Failure> 
     replay.end(&mut [])?;
     let broken = replay.reader.lines("select pgt_relid, status, last_error_message from pgtrickle.pgt_stream_tables natural join pgtrickle.pgt_refresh_state where status <> 'ACTIVE'");
     if broken.is_empty() {
-        Ok(())
+        Ok(replay.tally)
     } else {
         Err(failure(Kind::WrongMode, broken.join("; ")))
     }
@@ -174,6 +187,7 @@ impl<'d> Replay<'d> {
             reader,
             streams: Vec::new(),
             settings,
+            tally: Tally::default(),
         };
         for (name, query) in &case.streams {
             let table = StreamTable::new(name, &query.sql());
@@ -181,16 +195,21 @@ impl<'d> Replay<'d> {
             let exists = |n: &String| {
                 !n.starts_with('v') || replay.streams.iter().any(|s| s.table.name() == n)
             };
-            if query.reads().iter().all(exists) && replay.is_small(&table)? {
-                replay.create(table, arguments, query.is_bag(), case.any_mode)?;
+            if !query.reads().iter().all(exists) || !replay.is_small(&table)? {
+                replay.tally.skipped += 1;
+                continue;
             }
+            let read = query.reads();
+            let bag = |(name, q): &(String, Query)| q.is_bag() || !read.contains(name);
+            let bag = query.is_bag() && case.views.iter().all(bag);
+            replay.create(table, arguments, bag)?;
         }
         Ok(replay)
     }
 
     fn is_small(&mut self, table: &StreamTable) -> Result<bool, Failure> {
         let count = format!(
-            "set statement_timeout = '5s'; select count(*) from (select 1 from ({}) q limit {}) c",
+            "set statement_timeout = '300ms'; select count(c.*) from (select * from ({}) q limit {}) c",
             table.query(),
             MAX_ROWS + 1
         );
@@ -201,7 +220,8 @@ impl<'d> Replay<'d> {
                 .as_deref()
                 .and_then(|n| n.parse::<i64>().ok())
                 .is_some_and(|n| n <= MAX_ROWS)),
-            Err(e) if e.code == "57014" => Ok(false),
+            // Too slow, or a FULL JOIN that PostgreSQL cannot carry out.
+            Err(e) if ["57014", "0A000"].contains(&e.code.as_str()) => Ok(false),
             Err(e) => Err(failure(
                 Kind::Invalid,
                 format!("{e}\nin: {}", table.query()),
@@ -209,13 +229,7 @@ impl<'d> Replay<'d> {
         }
     }
 
-    fn create(
-        &mut self,
-        table: StreamTable,
-        arguments: &str,
-        bag: bool,
-        any_mode: bool,
-    ) -> Result<(), Failure> {
+    fn create(&mut self, table: StreamTable, arguments: &str, bag: bool) -> Result<(), Failure> {
         let (name, query) = (
             table.name().to_string(),
             crate::session::quote(table.query()),
@@ -224,8 +238,14 @@ impl<'d> Replay<'d> {
             format!("select pgtrickle.create_stream_table('{name}', {query}, {arguments})")
         };
         let mut created = self.reader.try_exec(&sql(arguments));
-        let refused = matches!(&created, Err(e) if e.code == "0A000") && any_mode;
-        if refused {
+        let refused = matches!(&created, Err(e) if e.code == "0A000");
+        self.tally.created += 1;
+        if let Err(e) = &created
+            && refused
+        {
+            self.tally
+                .refused
+                .push((e.to_string(), table.query().into()));
             created = self
                 .reader
                 .try_exec(&sql(&arguments.replace("DIFFERENTIAL", "AUTO")));
@@ -241,7 +261,7 @@ impl<'d> Replay<'d> {
             bag,
             seen: 0,
             truncated: false,
-            any_mode: refused,
+            refused,
         });
         let stream = self.streams.len() - 1;
         self.compare(stream)?;
@@ -322,7 +342,7 @@ impl<'d> Replay<'d> {
             table,
             seen,
             truncated,
-            any_mode,
+            refused,
             ..
         } = &self.streams[stream];
         let sql = format!(
@@ -330,7 +350,7 @@ impl<'d> Replay<'d> {
             table.name()
         );
         let wrong = self.reader.lines(&sql);
-        if !wrong.is_empty() && !truncated && !any_mode {
+        if !wrong.is_empty() && !truncated && !refused {
             return Err(failure(
                 Kind::WrongMode,
                 format!("{}: {}\n{}", table.name(), wrong.join("; "), table.query()),

@@ -43,6 +43,11 @@ impl Type {
         }
     }
 
+    /// Whether equal values look the same.
+    pub fn is_exact(self) -> bool {
+        !matches!(self, Self::Numeric | Self::Float | Self::Json)
+    }
+
     fn declarations(self) -> &'static [&'static str] {
         match self {
             Self::Numeric => &["numeric", "numeric(10,2)"],
