@@ -123,6 +123,10 @@ impl Analyzer {
         }
         level.known.extend(known_keys);
         level.computed = columns;
+        // HAVING alone makes one group of everything.
+        if keys.is_empty() && calls.is_empty() {
+            calls.push((self.column(), super::subquery::count_star()));
+        }
         Ok(Rel::Aggregate {
             input: Box::new(input),
             keys,
@@ -297,6 +301,10 @@ impl Analyzer {
             }
             match part.kind() {
                 Kind::Var(var) => level.known(var).map(|known| Some(known.id.0)),
+                Kind::Wordless(what) => Err(NotIncremental::new(
+                    what,
+                    "Name the columns, or build the value with ROW(..) or json_agg().",
+                )),
                 Kind::Sublink(_) => level
                     .computed(&part)
                     .map(|known| Some(known.id.0))

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pgrx::pg_sys;
-use pgt_ivm::rel::{At, ColId, Rel, Scan, ScanColumn, SourceId};
+use pgt_ivm::rel::{At, Body, ColId, PartitionInput, Rel, Scan, ScanColumn, SourceId};
 use pgt_ivm::scalar::Scalar;
 
 use super::query::{Analyzer, Known, Level, Produced, Result};
-use super::subquery::{Writer, boolean, extend, same};
+use super::subquery::{Wanted, Writer, boolean, extend, same};
 use super::{NotIncremental, source};
 use crate::pg::node::{Expr, FromNode, Item, JoinKind, Kind, Query, Rte, SublinkKind, SublinkNode};
 
@@ -133,7 +133,7 @@ impl Analyzer {
             return self.computed(index, before, left, level);
         };
         let query = *query;
-        let context = self.context(&before, query, level, false)?;
+        let context = self.context(&before, query, level, Wanted::Rows)?;
         let outer: Vec<Known> = context
             .columns
             .iter()
@@ -409,7 +409,12 @@ impl Analyzer {
         {
             return Ok(Some(found));
         }
-        let context = self.context(rel, query, level, exists)?;
+        let wanted = if exists {
+            Wanted::Existence
+        } else {
+            Wanted::Rows
+        };
+        let context = self.context(rel, query, level, wanted)?;
         let outer: Vec<Known> = context
             .columns
             .iter()
@@ -562,7 +567,7 @@ impl Analyzer {
                     return refuse("a recursive reference");
                 }
                 let (name, levels_up) = (name.clone(), *levels_up);
-                let (rel, produced) = self.cte(&name, levels_up, level)?;
+                let (rel, produced) = self.cte(index, &name, levels_up, level)?;
                 bind(index, produced, level);
                 Ok(rel)
             }
@@ -575,6 +580,7 @@ impl Analyzer {
     /// A common table expression is analyzed where it is read: each reference gets columns of its own.
     fn cte<'q>(
         &mut self,
+        index: usize,
         name: &str,
         levels_up: u32,
         level: &Level<'q, '_>,
@@ -594,7 +600,81 @@ impl Analyzer {
                 "Please report the query.",
             )
         })?;
+        if home.query.is_recursive_cte(name) {
+            return self.whole(index, home.query, level);
+        }
         self.query(query, Some(home))
+    }
+
+    /// A recursive query: evaluated as a whole whenever a table it reads has changed.
+    fn whole<'q>(
+        &mut self,
+        index: usize,
+        home: Query<'q>,
+        level: &Level<'q, '_>,
+    ) -> Result<(Rel, Vec<Produced>)> {
+        let Some(whole) = home.whole_cte(level.query, index) else {
+            return Err(NotIncremental::new(
+                "a recursive query refers to something around it, to whole rows or system columns",
+                "Name the columns, and move what it refers to into it.",
+            ));
+        };
+        let mut inputs = Vec::new();
+        for (relid, read) in whole.reads {
+            let relid = pg_sys::Oid::from(relid);
+            source::check(relid, read.relkind, read.inherit)?;
+            let facts = source::columns(relid);
+            let mut columns = Vec::new();
+            for attnum in read.columns {
+                let column = facts
+                    .get(&attnum)
+                    .filter(|column| !column.virtual_generated)
+                    .ok_or_else(|| {
+                        NotIncremental::new(
+                            "a recursive query reads a column that is generated when it is read",
+                            "Use a stored generated column, or the expression itself.",
+                        )
+                    })?;
+                columns.push(ScanColumn {
+                    id: self.column(),
+                    attnum,
+                    name: column.name.clone(),
+                    ty: column.ty.clone(),
+                    nullable: column.nullable,
+                });
+            }
+            inputs.push(PartitionInput {
+                rel: Rel::Scan(Scan {
+                    source: SourceId(u64::from(relid.to_u32())),
+                    instance: self.instance(),
+                    at: At::New,
+                    columns,
+                    keys: vec![],
+                }),
+                keys: vec![],
+            });
+        }
+        let mut columns = Vec::new();
+        let mut produced = Vec::new();
+        for (name, ty) in level.query.range_columns(index) {
+            let known = Known {
+                id: self.column(),
+                ty: ty.clone(),
+                nullable: true,
+                scale: scale_of(&ty),
+            };
+            columns.push((known.id, name.clone(), ty));
+            produced.push(Produced { name, known });
+        }
+        let rel = Rel::Partitioned {
+            inputs,
+            keys: vec![],
+            body: Body::Opaque {
+                query: whole.text,
+                columns,
+            },
+        };
+        Ok((rel, produced))
     }
 
     fn scan<'q>(

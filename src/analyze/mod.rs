@@ -21,6 +21,7 @@ use pgt_ivm::rel::Query;
 use crate::error::{Error, Kind, Result};
 use crate::pg::node::{self, ReadRelation};
 use crate::pg::session::Scope;
+use crate::pg::xact;
 
 /// Why a query is not maintained incrementally, and what the user can do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +76,7 @@ pub fn analyze(view: pg_sys::Oid, timezone: &str) -> Result<Analysis> {
             .find(|function| function.volatile)
             .map(|function| function.name.clone());
         let (query, ties) = match functions::check(&functions)
-            .and_then(|()| query::Analyzer::default().view(root))
+            .and_then(|()| read(root))
             .and_then(|(query, ties)| match query.validate() {
                 Ok(()) => Ok((query, ties)),
                 Err(malformed) => Err(NotIncremental::new(
@@ -93,6 +94,18 @@ pub fn analyze(view: pg_sys::Oid, timezone: &str) -> Result<Analysis> {
             volatile,
         })
     })
+}
+
+/// The tree of a query. What PostgreSQL cannot print cannot be maintained from its text.
+fn read(root: node::Query<'_>) -> std::result::Result<(Query, Option<String>), NotIncremental> {
+    match xact::attempt(|| query::Analyzer::default().view(root)) {
+        Ok(found) => found,
+        Err(failure) if failure.may_be_the_query() => Err(NotIncremental::new(
+            format!("a part of the query cannot be read ({})", failure.message),
+            "The stream table is refreshed fully.",
+        )),
+        Err(failure) => failure.raise(),
+    }
 }
 
 /// Temporary tables and system catalogs cannot be sources.

@@ -15,7 +15,7 @@ fn column_of(known: &Known) -> Scalar {
     Scalar::column(known.id, known.ty.clone(), known.nullable)
 }
 
-fn sort_keys(items: &[SortItem], sorted: &BTreeMap<u32, Known>) -> Result<Vec<SortKey>> {
+pub(super) fn sort_keys(items: &[SortItem], sorted: &BTreeMap<u32, Known>) -> Result<Vec<SortKey>> {
     items
         .iter()
         .map(|item| {

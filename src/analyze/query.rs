@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pgt_ivm::rel::{self, Body, ColId, OutputColumn, PartitionInput, Query as RelQuery, Rel};
+use pgt_ivm::rel::{
+    self, Body, ColId, OutputColumn, PartitionInput, Query as RelQuery, Rel, SortKey,
+};
 use pgt_ivm::scalar::{Piece, Scalar, Shape, Type};
 
 use super::NotIncremental;
@@ -61,6 +63,8 @@ pub(super) struct Context<'a> {
     pub columns: Vec<(VarRef, Known)>,
     /// Only whether there is a row matters.
     pub exists: bool,
+    /// The order of the rows matters.
+    pub ordered: bool,
 }
 
 /// A query level as a tree.
@@ -71,6 +75,8 @@ pub(super) struct Answer {
     pub context: Vec<Known>,
     /// An aggregate without GROUP BY has a row also over nothing: its values then, over the context's own columns.
     pub empty: Option<Vec<Scalar>>,
+    /// The order of the rows, where it was asked for.
+    pub order: Vec<SortKey>,
 }
 
 impl<'q, 'a> Level<'q, 'a> {
@@ -201,9 +207,10 @@ impl Analyzer {
             ));
         }
         let exists = context.as_ref().is_some_and(|context| context.exists);
+        let ordered = context.as_ref().is_some_and(|context| context.ordered);
         let context = context.filter(|context| !context.columns.is_empty());
         let Some(operation) = query.set_operation() else {
-            return self.plain(level, context, exists);
+            return self.plain(level, context, exists, ordered);
         };
         if context.is_some() {
             return Err(NotIncremental::new(
@@ -226,6 +233,7 @@ impl Analyzer {
             produced,
             context: vec![],
             empty: None,
+            order: vec![],
         })
     }
 
@@ -235,13 +243,17 @@ impl Analyzer {
         mut level: Level<'q, '_>,
         context: Option<Context<'_>>,
         exists: bool,
+        ordered: bool,
     ) -> Result<Answer> {
         let query = level.query;
         let mut rel = self.read_from(&mut level, context.as_ref())?;
         let targets: Vec<_> = query.targets();
         let mut after: Vec<Expr<'q>> = targets.iter().map(|target| target.expr).collect();
         after.extend(query.having());
-        let grouped = query.has_aggregates() || query.has_group_by() || query.has_grouping_sets();
+        let grouped = query.has_aggregates()
+            || query.has_group_by()
+            || query.has_grouping_sets()
+            || query.having().is_some();
         if grouped {
             rel = self.lift_below_aggregates(rel, &after, &mut level)?;
             rel = self.group(rel, &targets, &mut level)?;
@@ -262,9 +274,13 @@ impl Analyzer {
         let mut columns = Vec::new();
         let mut produced = Vec::new();
         let mut sorted: BTreeMap<u32, Known> = BTreeMap::new();
-        let ordered = query.limit().is_some() || query.has_distinct_on();
+        // A set-returning function in ORDER BY multiplies rows like one in the select list.
+        let sorting = ordered
+            || query.limit().is_some()
+            || query.has_distinct_on()
+            || query.has_target_srfs();
         for target in &targets {
-            if target.junk && !(ordered && target.reference > 0) {
+            if target.junk && !(sorting && target.reference > 0) {
                 continue;
             }
             let (scalar, scale) = self.target(target.expr, &level)?;
@@ -361,11 +377,17 @@ impl Analyzer {
         } else {
             empty
         };
+        let order = if ordered {
+            super::order::sort_keys(&query.sort_items(), &sorted)?
+        } else {
+            vec![]
+        };
         Ok(Answer {
             rel,
             produced,
             context: beside,
             empty,
+            order,
         })
     }
 
@@ -697,9 +719,6 @@ pub(super) fn refuse_unsupported(query: &Query<'_>) -> Result<()> {
     };
     if !query.is_plain_select() {
         return refuse("a statement that is not a SELECT");
-    }
-    if query.is_recursive() {
-        return refuse("WITH RECURSIVE");
     }
     Ok(())
 }

@@ -115,6 +115,10 @@ impl Analyzer {
                         "The stream table is refreshed fully.",
                     )
                 }),
+            Kind::Wordless(what) => Err(NotIncremental::new(
+                what,
+                "Name the columns, or build the value with ROW(..) or json_agg().",
+            )),
             Kind::SetReturning if !sets => Err(NotIncremental::new(
                 "a set-returning function stands where none is expected",
                 "Move it into FROM.",

@@ -19,6 +19,14 @@ fn refuse<T>(reason: &str, hint: &str) -> Result<T> {
     Err(NotIncremental::new(reason, hint))
 }
 
+/// What is asked of a sub-query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    Rows,
+    OrderedRows,
+    Existence,
+}
+
 /// Text with columns in it.
 #[derive(Default)]
 pub(super) struct Writer {
@@ -100,7 +108,7 @@ fn column_of(known: &Known) -> Scalar {
     Scalar::column(known.id, known.ty.clone(), known.nullable)
 }
 
-fn count_star() -> AggregateCall {
+pub(super) fn count_star() -> AggregateCall {
     AggregateCall {
         kind: AggregateKind::CountStar,
         argument: None,
@@ -242,7 +250,7 @@ impl Analyzer {
         rel: &'a Rel,
         query: Query<'q>,
         level: &Level<'q, '_>,
-        exists: bool,
+        wanted: Wanted,
     ) -> Result<Context<'a>> {
         let columns = level.references_of(query)?;
         let available = rel.columns();
@@ -258,7 +266,8 @@ impl Analyzer {
         Ok(Context {
             rel,
             columns,
-            exists,
+            exists: wanted == Wanted::Existence,
+            ordered: wanted == Wanted::OrderedRows,
         })
     }
 
@@ -269,8 +278,12 @@ impl Analyzer {
         link: &SublinkNode<'q>,
         level: &mut Level<'q, '_>,
     ) -> Result<(Rel, Known)> {
-        let exists = link.kind == SublinkKind::Exists;
-        let context = self.context(&rel, link.query, level, exists)?;
+        let wanted = match link.kind {
+            SublinkKind::Exists => Wanted::Existence,
+            SublinkKind::Array => Wanted::OrderedRows,
+            _ => Wanted::Rows,
+        };
+        let context = self.context(&rel, link.query, level, wanted)?;
         let outer: Vec<Known> = context
             .columns
             .iter()
@@ -283,9 +296,10 @@ impl Analyzer {
             SublinkKind::Any | SublinkKind::All => {
                 self.quantified(rel, &outer, answer, expr, link, level)
             }
+            SublinkKind::Array => self.array(rel, &outer, answer, node_type(&expr)),
             SublinkKind::Other => refuse(
-                "an array or row sub-query is not incremental yet",
-                "Write it as a join with an ordered array_agg.",
+                "a row sub-query is not incremental yet",
+                "Compare the columns one by one.",
             ),
         }
     }
@@ -446,6 +460,62 @@ impl Analyzer {
                 ..known
             },
         ))
+    }
+
+    /// `ARRAY(SELECT ..)`: the values in the order of the sub-select, an empty array without rows.
+    fn array(
+        &mut self,
+        rel: Rel,
+        outer: &[Known],
+        answer: Answer,
+        ty: Type,
+    ) -> Result<(Rel, Known)> {
+        let Some(column) = answer.produced.first().map(|column| column.known.clone()) else {
+            return refuse("a sub-query without columns", "Select a column.");
+        };
+        if answer.empty.is_some() && !outer.is_empty() {
+            return refuse(
+                "an array of an aggregate over what the query around it picks",
+                "Write ARRAY[(SELECT ..)].",
+            );
+        }
+        let decided: Vec<Scalar> = answer
+            .order
+            .iter()
+            .map(|key| key.value.clone())
+            .chain(answer.context.iter().map(column_of))
+            .collect();
+        self.check_ties(
+            &answer.rel,
+            &decided,
+            &[column.id].into_iter().collect(),
+            "ARRAY(..)",
+        );
+        let mut text = Writer::default()
+            .text("pg_catalog.array_agg(")
+            .column(column.id);
+        for (position, key) in answer.order.iter().enumerate() {
+            let nulls = if key.nulls_first { "FIRST" } else { "LAST" };
+            text = text
+                .text(if position > 0 { ", " } else { " ORDER BY " })
+                .scalar(&key.value)
+                .text(&format!(" USING OPERATOR({}) NULLS {nulls}", key.using));
+        }
+        let values = self.column();
+        let call = AggregateCall {
+            kind: AggregateKind::Recompute,
+            argument: None,
+            filter: None,
+            call: text.text(")").value(ty.clone(), true),
+        };
+        let (right, keys) = self.grouped(answer.rel, &answer.context, &[], vec![(values, call)]);
+        let joined = self.beside(rel, outer, right, &keys, vec![])?;
+        let value = Writer::default()
+            .text("COALESCE(")
+            .column(values)
+            .text(&format!(", '{{}}'::{})", ty.name))
+            .value(ty, false);
+        Ok(self.add(joined, value))
     }
 
     fn exists(&mut self, rel: Rel, outer: &[Known], answer: Answer) -> Result<(Rel, Known)> {

@@ -229,7 +229,19 @@ pub(super) fn create_view(name: &Name, query: &str, owner: pg_sys::Oid) -> Resul
     {
         let _scope = Scope::internal_with_callers_path();
         let query = query.trim().trim_end_matches(';');
-        spi::command(&format!("CREATE VIEW {name} AS {query}"));
+        let command = format!("CREATE VIEW {name} AS {query}");
+        if let Err(failure) = xact::attempt(|| spi::command(&command)) {
+            // PostgreSQL says so of a view over temporary tables in a schema that is not temporary.
+            if failure.sqlstate == "42P16" {
+                return Err(Error::new(
+                    Kind::NotIncremental,
+                    "a stream table cannot read temporary tables",
+                )
+                .detail(failure.message.clone())
+                .hint("Use ordinary or unlogged tables."));
+            }
+            failure.raise();
+        }
     }
     let _scope = Scope::internal();
     let role = pgt_ivm::sql::quote_identifier(&storage::owner_name(owner));

@@ -136,6 +136,13 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// The error comes from what was asked for: not cancellation, locks or resources.
+    pub fn may_be_the_query(&self) -> bool {
+        !["40", "53", "55", "57", "58"]
+            .iter()
+            .any(|class| self.sqlstate.starts_with(class))
+    }
+
     /// An expression may have failed on a value that is in no state of the sources, or on a combination of values that
     /// never stood together; evaluating the query itself may succeed. Not so for cancellation, locks and resources.
     pub fn may_be_the_delta(&self) -> bool {

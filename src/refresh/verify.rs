@@ -1,6 +1,6 @@
 //! The oracle: stored contents compared with the defining query, both directions, as multisets.
 
-use pgt_ivm::apply::{self, Identity, Layout, Role, StateKind, StoredColumn};
+use pgt_ivm::apply::{self, Grouped, Identity, Layout, Role, StateKind, StoredColumn};
 use pgt_ivm::sql;
 
 use super::compile::Compiled;
@@ -136,7 +136,7 @@ fn digest(
 }
 
 /// A column whose spelling is not determined by the query: a group column, or an extremum, of a type whose equal values
-/// can look different.
+/// can look different, or an expression over one.
 ///
 /// Through a stage such a column reaches the result like any other, so that behind stages every column of such a type is
 /// compared by value.
@@ -144,22 +144,29 @@ fn loose(layout: &Layout, column: &StoredColumn, staged: bool) -> bool {
     if staged && !column.ty.bitwise {
         return true;
     }
-    let role = &column.role;
     let Some(grouped) = &layout.grouped else {
         return false;
     };
-    match role {
+    match &column.role {
         Role::Key(position) => !grouped.keys[*position].1.ty.bitwise,
-        Role::State(position) => {
-            let state = &grouped.states[*position];
-            let extremum = matches!(
-                state.kind,
-                StateKind::Minimum { .. } | StateKind::Maximum { .. }
-            );
-            extremum && !state.ty.bitwise
+        Role::State(position) => spelled_freely(grouped, *position),
+        Role::Computed(_) => {
+            !column.ty.bitwise
+                && (grouped.keys.iter().any(|(_, key)| !key.ty.bitwise)
+                    || (0..grouped.states.len()).any(|state| spelled_freely(grouped, state)))
         }
-        _ => false,
+        Role::Column(_) => false,
     }
+}
+
+/// An extremum: which of several equal values it is depends on the order of the rows.
+fn spelled_freely(grouped: &Grouped, position: usize) -> bool {
+    let state = &grouped.states[position];
+    let extremum = matches!(
+        state.kind,
+        StateKind::Minimum { .. } | StateKind::Maximum { .. }
+    );
+    extremum && !state.ty.bitwise
 }
 
 /// Fails if a stream table differs from its query.

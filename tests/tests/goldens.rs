@@ -101,7 +101,7 @@ const QUERIES: &[(&str, &str)] = &[
     ("not_clock", "select id from a where now() > '2020-01-01'"),
     ("limit", "select id from a order by n limit 3"),
     (
-        "not_recursive",
+        "recursive",
         "with recursive r as (select 1 as i union all select i + 1 from r where i < 3) select i from r",
     ),
 ];

@@ -278,3 +278,17 @@ fn nested_operators() {
         "select a.n from (select count(*) as n from emp where salary > 100) a, (select count(*) as m from loose) b where a.n > b.m",
     ]);
 }
+
+#[test]
+fn recursion_and_arrays() {
+    run(&[
+        "with recursive r as (select id, boss from dept where boss is null union all select d.id, d.boss from dept d join r on d.boss = r.id) select id, boss from r",
+        "with recursive r(n) as (values (1) union all select n + 1 from r where n < 5) select d.id, r.n from dept d join r on r.n = d.id",
+        "with recursive r as (select k, v from loose union select r.k, l.v from r join loose l on l.k = r.v), t as (select dept, count(*) as n from emp group by dept) select r.k, count(*) as n, max(t.n) as t from r left join t on t.dept = r.k group by r.k",
+        "with recursive r as (select k, v, 1 as depth from loose union all select r.k, l.v, depth + 1 from r join loose l on l.k = r.v where depth < 3) search depth first by k, v set ordering select k, v, depth from r",
+        "with recursive r as (select k, v from loose union all select r.k, l.v from r join loose l on l.k = r.v) cycle k, v set is_cycle using path select k, v, is_cycle from r",
+        "select d.id, array(select e.id from emp e where e.dept = d.id order by e.id) as ids from dept d",
+        "select d.id, array(select e.name from emp e where e.dept = d.id order by e.salary desc nulls last, e.id limit 2) as ids from dept d",
+        "select array(select id from dept order by id) as ids, count(*) as n from loose",
+    ]);
+}

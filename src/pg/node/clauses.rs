@@ -322,7 +322,7 @@ impl<'q> Query<'q> {
         }
     }
 
-    fn range_entry(&self, index: usize) -> &'q pg_sys::RangeTblEntry {
+    pub(super) fn range_entry(&self, index: usize) -> &'q pg_sys::RangeTblEntry {
         let entries = list_items::<pg_sys::RangeTblEntry>(self.node().rtable);
         // SAFETY: indexes come from Vars and RangeTblRefs of this query.
         unsafe { &*entries[index - 1] }

@@ -5,6 +5,7 @@
 //! look at PostgreSQL's nodes as Rust values.
 
 mod clauses;
+mod whole;
 
 use std::collections::BTreeSet;
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -148,6 +149,8 @@ pub enum Kind<'q> {
     /// GROUPING(..), by the references of its arguments.
     Grouping(Vec<u32>),
     SetReturning,
+    /// Something whose meaning its text alone does not carry, and what it is.
+    Wordless(&'static str),
     Other,
 }
 
@@ -167,6 +170,7 @@ pub enum SublinkKind {
     All,
     /// A scalar sub-select.
     Value,
+    Array,
     Other,
 }
 
@@ -454,10 +458,6 @@ impl<'q> Query<'q> {
 
     pub fn has_distinct_on(&self) -> bool {
         self.node().hasDistinctOn
-    }
-
-    pub fn is_recursive(&self) -> bool {
-        self.node().hasRecursive
     }
 
     pub fn having(&self) -> Option<Expr<'q>> {
@@ -846,6 +846,7 @@ impl<'q> Expr<'q> {
                             pg_sys::SubLinkType::ANY_SUBLINK => SublinkKind::Any,
                             pg_sys::SubLinkType::ALL_SUBLINK => SublinkKind::All,
                             pg_sys::SubLinkType::EXPR_SUBLINK => SublinkKind::Value,
+                            pg_sys::SubLinkType::ARRAY_SUBLINK => SublinkKind::Array,
                             _ => SublinkKind::Other,
                         },
                         test: Query::expr(node.testexpr),
@@ -859,6 +860,36 @@ impl<'q> Expr<'q> {
                             Kind::SublinkColumn(node.paramid as u32)
                         }
                         _ => Kind::Other,
+                    }
+                }
+                NodeTag::T_JsonConstructorExpr => {
+                    let inner = (*self.ptr.cast::<pg_sys::JsonConstructorExpr>()).func;
+                    let aggregates = !inner.is_null()
+                        && matches!(tag(inner.cast()), NodeTag::T_Aggref | NodeTag::T_WindowFunc);
+                    if aggregates {
+                        Kind::Wordless("a JSON aggregate of the SQL standard is used")
+                    } else {
+                        Kind::Other
+                    }
+                }
+                NodeTag::T_FieldSelect => {
+                    let node = &*self.ptr.cast::<pg_sys::FieldSelect>();
+                    if pg_sys::exprType(node.arg.cast()) == pg_sys::RECORDOID {
+                        Kind::Wordless("a field of a row without a named type is used")
+                    } else {
+                        Kind::Other
+                    }
+                }
+                NodeTag::T_RowExpr => {
+                    let node = &*self.ptr.cast::<pg_sys::RowExpr>();
+                    let plain = list_items::<pg_sys::String>(node.colnames)
+                        .into_iter()
+                        .enumerate()
+                        .all(|(place, name)| text((*name).sval) == format!("f{}", place + 1));
+                    if node.row_typeid == pg_sys::RECORDOID && !plain {
+                        Kind::Wordless("a whole row is used as one value")
+                    } else {
+                        Kind::Other
                     }
                 }
                 NodeTag::T_WindowFunc => Kind::Window(self.window_node()),
