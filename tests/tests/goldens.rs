@@ -99,10 +99,39 @@ const QUERIES: &[(&str, &str)] = &[
     ),
     ("not_volatile", "select id, random() as r from a"),
     ("not_clock", "select id from a where now() > '2020-01-01'"),
+    (
+        "window",
+        "select id, sum(n) over (partition by k order by id) as s from a",
+    ),
+    (
+        "distinct_on",
+        "select distinct on (k) k, id from a order by k, n desc, id",
+    ),
+    (
+        "grouping_sets",
+        "select k, n, count(*) as c, grouping(k, n) as g from a group by rollup (k, n)",
+    ),
+    (
+        "scalar_sub_select",
+        "select id, (select count(*) from b where b.k = a.k) as c from a",
+    ),
+    (
+        "not_in_under_or",
+        "select id from a where n not in (select m from b) or k = 1",
+    ),
+    (
+        "lateral_limit",
+        "select a.id, x.m from a, lateral (select m from b where b.k = a.k order by m limit 2) x",
+    ),
+    (
+        "set_returning",
+        "select a.id, g.i from a left join generate_series(1, a.n) as g(i) on g.i > a.k",
+    ),
+    ("not_sampled", "select id from a tablesample system (10)"),
     ("limit", "select id from a order by n limit 3"),
     (
         "recursive",
-        "with recursive r as (select 1 as i union all select i + 1 from r where i < 3) select i from r",
+        "with recursive r as (select id, k from a where k is null union all select a.id, a.k from a join r on a.k = r.id) select id from r",
     ),
 ];
 

@@ -292,3 +292,16 @@ fn recursion_and_arrays() {
         "select array(select id from dept order by id) as ids, count(*) as n from loose",
     ]);
 }
+
+#[test]
+fn aggregates_over_nothing() {
+    run(&[
+        "select count(distinct dept) as a, regr_count(salary, id) as b, max(bonus) as c, count(bonus) as d from emp",
+        "select count(distinct v) as a, array_agg(v order by v) as b from loose where k > 3",
+        "select d.id, (select count(distinct e.name) from emp e where e.dept = d.id) as n from dept d",
+        "select 1 as one from emp having count(*) > 20",
+        "select 1 as one from emp having 1 < 2",
+        "select stddev(salary) as a, bool_and(salary > 100) as b, bit_or(id) as c, mode() within group (order by dept) as d, rank(100) within group (order by salary) as e from emp",
+        "select dept, variance(salary) as a, corr(salary, id) as b, every(salary > 100) as c, percentile_cont(0.5) within group (order by salary) as d from emp group by dept",
+    ]);
+}

@@ -594,6 +594,20 @@ impl Plan<'_> {
                 conditions: wanted,
                 ..Select::default()
             };
+            if self.single {
+                // The one group exists over nothing too, so nothing may be grouped by.
+                items[0].0 = Expr::Integer(1).cast("pg_catalog.int8");
+                let needed = Expr::Exists(Box::new(Select {
+                    items: vec![(Expr::Integer(1), "one".into())],
+                    ..groups
+                }));
+                return Select {
+                    items,
+                    from: row.from,
+                    conditions: row.conditions.into_iter().chain([needed]).collect(),
+                    ..Select::default()
+                };
+            }
             let mut from = vec![From::Select {
                 query: Box::new(groups.into()),
                 alias: "t".into(),
