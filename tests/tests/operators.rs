@@ -302,6 +302,6 @@ fn aggregates_over_nothing() {
         "select 1 as one from emp having count(*) > 20",
         "select 1 as one from emp having 1 < 2",
         "select stddev(salary) as a, bool_and(salary > 100) as b, bit_or(id) as c, mode() within group (order by dept) as d, rank(100) within group (order by salary) as e from emp",
-        "select dept, variance(salary) as a, corr(salary, id) as b, every(salary > 100) as c, percentile_cont(0.5) within group (order by salary) as d from emp group by dept",
+        "select dept, variance(salary) as a, regr_count(salary, id) as b, every(salary > 100) as c, percentile_cont(0.5) within group (order by salary) as d from emp group by dept",
     ]);
 }
