@@ -33,10 +33,11 @@ bench which="all" *args:
     scripts/build release
     . target/pgt/env && cargo run --release -p pgt_benches --bin {{which}} -- {{args}}
 
-# random schemas, queries and changes for so many seconds
+# random schemas, queries and changes for so many seconds, seeds never used before; goes on after failures
 soak seconds="3600":
     scripts/build release
-    . target/pgt/env && PGT_RANDOM_SECONDS={{seconds}} cargo nextest run -p pgt_tests --test random
+    . target/pgt/env && PGT_RANDOM_SECONDS={{seconds}} PGT_RANDOM_SEED="${PGT_RANDOM_SEED:-$(date +%s)000..}" PGT_RANDOM_FAILURES=20 \
+        cargo nextest run --no-fail-fast --success-output final -p pgt_tests --test random
 
 # the 22 queries of TPC-H against changing data, at a larger scale than the tests
 tpch scale="0.1":

@@ -2,7 +2,7 @@
 //! from `PGT_RANDOM_SEED=17..`, or the one case of `PGT_RANDOM_SEED=17`.
 
 use pgt_tests::Server;
-use pgt_tests::random::{Case, Failure, Tally, minimize, replay, replay_concurrently};
+use pgt_tests::random::{Case, Failure, Kind, Tally, minimize, replay, replay_concurrently};
 use std::collections::BTreeMap;
 use std::env;
 use std::time::{Duration, Instant};
@@ -26,7 +26,7 @@ fn seeds(first: u64) -> (u64, bool) {
 
 fn time() -> Duration {
     const NAME: &str = "PGT_RANDOM_SECONDS";
-    let default = if env::var_os("CI").is_some() { 180 } else { 30 };
+    let default = if env::var_os("CI").is_some() { 120 } else { 30 };
     Duration::from_secs(env::var(NAME).map_or(default, |text| number(NAME, &text)))
 }
 
@@ -50,14 +50,25 @@ fn run(
     while cases == 0 || !only && Instant::now() < end {
         let case = Case::random(seed);
         match carry_out(&case) {
-            Ok(tally) => sum.add(tally),
+            Ok(tally) => {
+                let known = sum.refused.len();
+                let refused = tally.refused.clone();
+                sum.add(tally);
+                if allowed > 1 && sum.refused.len() > known {
+                    for (reason, _) in refused {
+                        sum.simplify(&case, &reason, carry_out);
+                    }
+                }
+            }
             Err(failure) => {
                 let small = Duration::from_secs(if reproducible { 90 } else { 0 });
                 let (case, failure) = minimize(&case, failure, small, carry_out);
                 println!(
-                    "seed {seed} fails: {failure}\n\nreproduce with\n  PGT_RANDOM_SEED={seed} cargo nextest run -p pgt_tests --test random {test}\n\n{}\n",
-                    case.script()
+                    "seed {seed} fails: {failure}\n\nreproduce with\n  PGT_RANDOM_SEED={seed} cargo nextest run -p pgt_tests --test random {test}\n"
                 );
+                if failure.kind != Kind::Invalid {
+                    println!("{}\n", case.script());
+                }
                 failed.push(seed);
                 if failed.len() >= allowed {
                     break;
@@ -79,6 +90,7 @@ fn run(
 struct Sum {
     created: usize,
     skipped: usize,
+    idle: usize,
     /// How often, by reason, and the shortest query.
     refused: BTreeMap<String, (usize, String)>,
 }
@@ -87,6 +99,7 @@ impl Sum {
     fn add(&mut self, tally: Tally) {
         self.created += tally.created;
         self.skipped += tally.skipped;
+        self.idle += tally.idle;
         for (reason, query) in tally.refused {
             let (count, shortest) = self.refused.entry(reason).or_default();
             *count += 1;
@@ -96,14 +109,43 @@ impl Sum {
         }
     }
 
+    /// Looks for a simpler query that is refused for the same reason as one of the case.
+    fn simplify(
+        &mut self,
+        case: &Case,
+        reason: &str,
+        carry_out: &dyn Fn(&Case) -> Result<Tally, Failure>,
+    ) {
+        let refuse = |case: &Case| {
+            let tally = carry_out(case)?;
+            match tally.refused.iter().find(|(r, _)| r == reason) {
+                None => Ok(tally),
+                Some((reason, query)) => Err(Failure {
+                    kind: Kind::Refused(reason.clone()),
+                    text: query.clone(),
+                }),
+            }
+        };
+        let mut case = case.clone();
+        case.events.clear();
+        if let Err(failure) = refuse(&case)
+            && let Some((_, shortest)) = self.refused.get_mut(reason)
+        {
+            *shortest = minimize(&case, failure, Duration::from_secs(20), &refuse)
+                .1
+                .text;
+        }
+    }
+
     fn print(&self, cases: u64, next: u64) {
         let refused: usize = self.refused.values().map(|(count, _)| count).sum();
         println!(
-            "{cases} cases, seeds {} to {}: {} stream tables, {} more left out, {refused} not incremental",
+            "{cases} cases, seeds {} to {}: {} stream tables, {} more left out, {refused} not incremental, {} never changed by a delta",
             next - cases,
             next - 1,
             self.created,
-            self.skipped
+            self.skipped,
+            self.idle
         );
         for (reason, (count, query)) in &self.refused {
             println!("{count} times {reason}\n    as in {query}");

@@ -60,7 +60,7 @@ impl Case {
             views.push(("w0".to_string(), query));
         }
         let mut streams = Vec::new();
-        for i in 0..rng.usize(1..5) {
+        for i in 0..rng.usize(2..7) {
             let query = Queries::new(&relations, &mut rng).top();
             let name = format!("v{i}");
             // Some of the later ones read it.

@@ -437,12 +437,13 @@ pub fn random(ty: Type, scope: &Scope, depth: usize, above_groups: bool, rng: &m
         // A condition that is constant makes a query without rows, or none at all.
         if ty == Bool && !scope.is_empty() && rng.u8(..10) > 0 {
             let column = scope[rng.usize(..scope.len())].clone();
-            const TESTS: [&str; 5] = [
+            const TESTS: [&str; 6] = [
                 "({0} = {1})",
                 "({0} <> {1})",
                 "({0} <= {1})",
                 "({0} > {1})",
                 "({0} is distinct from {1})",
+                "({0} is not null)",
             ];
             let test = TESTS[rng.usize(..TESTS.len())];
             let literal = Expr::literal(column.ty, rng);

@@ -1,6 +1,6 @@
 //! What stands in FROM, and how it is joined.
 
-use super::expression::{Expr, Scope};
+use super::expression::{self, Expr, Form, Scope};
 use super::queries::{Queries, scope};
 use super::query::{Function, Input, Join, Query, Relation, Select};
 use super::schema::Type;
@@ -89,6 +89,11 @@ impl Queries<'_> {
                 columns: source.columns.clone(),
             };
         }
+        if self.rng.u8(..10) == 0
+            && let Some(recursive) = self.recursive()
+        {
+            return recursive;
+        }
         let query = match self.rng.u8(..3) {
             0 => Query::Select(Box::new(self.bag(depth - 1, None))),
             _ => self.any(depth - 1),
@@ -99,6 +104,55 @@ impl Queries<'_> {
         } else {
             Relation::Derived(query)
         }
+    }
+
+    /// A recursive common table expression of a few integers, which ends because they are those of a table, or because
+    /// the last one counts the steps.
+    fn recursive(&mut self) -> Option<Relation> {
+        let counted = self.rng.bool();
+        let width = self.rng.usize(1..3);
+        let mut first = self.joined_of(1, 0);
+        let rows = scope(&first);
+        for _ in 0..width {
+            let value = expression::random(Int, &rows, 0, false, self.rng);
+            first.output.push(value);
+        }
+        let one = Expr {
+            ty: Int,
+            form: Form::Literal("1".into()),
+        };
+        first.output.extend(counted.then_some(one));
+        let first = Query::Select(Box::new(first));
+        let name = self.next_alias('w');
+        let itself = Relation::Itself(name.clone(), first.columns());
+        let itself = Input::first(itself, self.next_alias('t'));
+        let before = itself.scope();
+        let mut step = self.from(1, 0);
+        let inside = scope(&step);
+        let steps = before[..width].to_vec();
+        step.filter.push(self.equality(&steps, &inside)?);
+        if self.rng.u8(..3) == 0 {
+            step.filter
+                .push(expression::random(Bool, &inside, 2, false, self.rng));
+        }
+        step.from.insert(0, itself);
+        let both: Scope = steps.iter().chain(&inside).cloned().collect();
+        for _ in 0..width {
+            let value = expression::random(Int, &both, 0, false, self.rng);
+            step.output.push(value);
+        }
+        if counted {
+            let count = vec![before[width].clone()];
+            step.filter
+                .push(Expr::call(Bool, "({0} < 3)", count.clone()));
+            step.output.push(Expr::call(Int, "({0} + 1)", count));
+        }
+        let operator = if counted { "union all" } else { "union" };
+        let step = Query::Select(Box::new(step));
+        Some(Relation::Common(
+            name,
+            Query::Set(operator, vec![first, step]),
+        ))
     }
 
     /// An input that uses columns of those before it.

@@ -364,7 +364,7 @@ fn simpler_inputs(from: &[Input], propose: &mut dyn FnMut(Vec<Input>)) {
             Join::Comma | Join::Cross => {}
         }
         match &input.relation {
-            Relation::Named { .. } => {}
+            Relation::Named { .. } | Relation::Itself(..) => {}
             Relation::Derived(query) | Relation::Lateral(query) | Relation::Common(_, query) => {
                 for simple in same_columns(query) {
                     with(&|input| {

@@ -19,4 +19,4 @@ mod subselects;
 
 pub use case::{Case, Event};
 pub use minimize::minimize;
-pub use replay::{Failure, Tally, replay, replay_concurrently};
+pub use replay::{Failure, Kind, Tally, replay, replay_concurrently};

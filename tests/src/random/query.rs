@@ -95,6 +95,8 @@ pub enum Relation {
     Lateral(Query),
     /// A common table expression of that name.
     Common(String, Query),
+    /// The common table expression of that name, within itself.
+    Itself(String, Vec<(String, Type)>),
     /// Inputs joined in parentheses. The alias is not printed.
     Joined(Vec<Input>),
     /// Rows of constants, or of columns of the inputs before it.
@@ -122,7 +124,7 @@ fn numbered(types: impl IntoIterator<Item = Type>) -> Vec<(String, Type)> {
 impl Relation {
     fn columns(&self) -> Vec<(String, Type)> {
         match self {
-            Self::Named { columns, .. } => columns.clone(),
+            Self::Named { columns, .. } | Self::Itself(_, columns) => columns.clone(),
             Self::Derived(query) | Self::Lateral(query) | Self::Common(_, query) => query.columns(),
             Self::Joined(_) => Vec::new(),
             Self::Values(rows) => numbered(rows[0].iter().map(|e| e.ty)),
@@ -281,6 +283,17 @@ impl Query {
         }
     }
 
+    fn is_recursive(&self) -> bool {
+        match self {
+            Self::Set(_, arms) => arms.iter().any(Self::is_recursive),
+            Self::Sorted { .. } => false,
+            Self::Select(s) => {
+                let itself = |i: &&Input| matches!(i.relation, Relation::Itself(..));
+                s.leaves().iter().any(itself)
+            }
+        }
+    }
+
     fn common(&self, found: &mut Vec<(String, Self)>) {
         match self {
             Self::Set(_, arms) => arms.iter().for_each(|a| a.common(found)),
@@ -316,7 +329,9 @@ impl Query {
         if parts.is_empty() {
             self.to_string()
         } else {
-            format!("with {} {self}", parts.join(", "))
+            let recursive = common.iter().any(|(_, q)| q.is_recursive());
+            let with = if recursive { "with recursive" } else { "with" };
+            format!("{with} {} {self}", parts.join(", "))
         }
     }
 }
@@ -453,7 +468,9 @@ impl fmt::Display for Input {
             names.join(", ")
         };
         match &self.relation {
-            Relation::Named { name, .. } | Relation::Common(name, _) => write!(f, "{name} {alias}"),
+            Relation::Named { name, .. }
+            | Relation::Itself(name, _)
+            | Relation::Common(name, _) => write!(f, "{name} {alias}"),
             Relation::Derived(query) => write!(f, "({query}) {alias}"),
             Relation::Lateral(query) => write!(f, "lateral ({query}) {alias}"),
             Relation::Joined(joined) => {

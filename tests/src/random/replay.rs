@@ -48,6 +48,8 @@ pub struct Tally {
     pub created: usize,
     /// Left out, because the query is too large or PostgreSQL itself has no plan for it.
     pub skipped: usize,
+    /// Those that no refresh changed.
+    pub idle: usize,
     /// The reasons for which they are not incremental, and the queries.
     pub refused: Vec<(String, String)>,
 }
@@ -84,7 +86,7 @@ pub fn replay(server: &Server, case: &Case, settings: &str) -> Result<Tally, Fai
         settings,
     )?;
     // Whatever a refresh would wait for is held by this thread.
-    replay.reader.exec("set lock_timeout = '100ms'");
+    replay.reader.exec("set lock_timeout = '40ms'");
     let mut writers: Vec<Session> = (0..case.sessions).map(|_| writer(&db)).collect();
     for event in &case.events {
         match event {
@@ -382,6 +384,11 @@ impl<'d> Replay<'d> {
         for stream in 0..self.streams.len() {
             self.follow(stream)?;
             let name = self.streams[stream].table.name();
+            let changed = format!(
+                "select count(*) from pgtrickle.get_refresh_history('{name}', 1000)
+                 where action = 'DIFFERENTIAL' and rows_inserted + rows_updated + rows_deleted > 0"
+            );
+            self.tally.idle += usize::from(self.reader.number(&changed) == 0);
             let line = self.reader.try_rows(&format!(
                 "select ok, missing, surplus from pgtrickle.verify_stream_table('{name}')"
             ));
