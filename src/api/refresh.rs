@@ -47,7 +47,11 @@ pub(super) fn manual_then(
 
 #[pg_extern(sql = false)]
 fn refresh_stream_table(name: &str) -> Result<(), ErrorReport> {
-    let table = catalog::by_name(name)?;
+    let known = catalog::resolve_name(name)?.and_then(refresh::known);
+    let table = match known {
+        Some(table) => table,
+        None => catalog::by_name(name)?,
+    };
     Ok(manual(&table, None)?)
 }
 

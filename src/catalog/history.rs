@@ -1,8 +1,6 @@
 //! `pgt_refresh_history`.
 
-use std::cell::OnceCell;
-
-use crate::pg::spi::{Plan, Under, Value};
+use crate::pg::direct::{self, Field};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -61,19 +59,13 @@ pub struct HistoryRow {
     pub error: Option<(String, String)>,
 }
 
-const INSERT: &str = "INSERT INTO pgtrickle.pgt_refresh_history (pgt_id, data_timestamp, start_time, end_time, action, \
-    status, initiated_by, reason, rows_inserted, rows_updated, rows_deleted, delta_rows, duration_ms, error_sqlstate, \
-    error_message) VALUES ($1, pg_catalog.to_timestamp($2), pg_catalog.to_timestamp($3), pg_catalog.clock_timestamp(), \
-    $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
-
-thread_local! {
-    static PLAN: OnceCell<Plan> = const { OnceCell::new() };
-}
-
 /// Writes a row.
 pub fn record(row: &HistoryRow) {
+    let Some(refresh_id) = direct::next_value("pgt_refresh_history_refresh_id_seq") else {
+        return;
+    };
     let (sqlstate, message) = match &row.error {
-        Some((sqlstate, message)) => (Some(sqlstate.clone()), Some(message.clone())),
+        Some((sqlstate, message)) => (Some(sqlstate.as_str()), Some(message.as_str())),
         None => (None, None),
     };
     let status = if row.error.is_some() {
@@ -81,24 +73,29 @@ pub fn record(row: &HistoryRow) {
     } else {
         "COMPLETED"
     };
-    let values = [
-        Value::Int(row.id),
-        row.taken_at.map_or(Value::NullFloat, Value::Float),
-        Value::Float(row.started_at),
-        Value::Text(row.action.name().to_owned()),
-        Value::Text(status.to_owned()),
-        Value::Text(row.initiated_by.name().to_owned()),
-        Value::OptionalText(row.reason.clone()),
-        Value::Int(row.inserted),
-        Value::Int(row.updated),
-        Value::Int(row.deleted),
-        Value::Int(row.delta_rows),
-        Value::Float(row.duration_ms),
-        Value::OptionalText(sqlstate),
-        Value::OptionalText(message),
+    // The table's columns, as sql/10_catalog.sql lists them.
+    let fields = [
+        Field::Int(refresh_id),
+        Field::Int(row.id),
+        row.taken_at
+            .map_or(Field::Null, |at| Field::Timestamp(direct::timestamp(at))),
+        Field::Timestamp(direct::timestamp(row.started_at)),
+        Field::Timestamp(direct::now()),
+        Field::Text(row.action.name()),
+        Field::Text(status),
+        Field::Text(row.initiated_by.name()),
+        optional(row.reason.as_deref()),
+        Field::Int(row.inserted),
+        Field::Int(row.updated),
+        Field::Int(row.deleted),
+        Field::Int(row.delta_rows),
+        Field::Float(row.duration_ms),
+        optional(sqlstate),
+        optional(message),
     ];
-    PLAN.with(|cell| {
-        cell.get_or_init(|| Plan::prepare(INSERT, &values))
-            .run(&values, Under::Current);
-    });
+    direct::insert("pgt_refresh_history", &fields);
+}
+
+fn optional(text: Option<&str>) -> Field<'_> {
+    text.map_or(Field::Null, Field::Text)
 }

@@ -2,7 +2,8 @@
 
 use std::cell::OnceCell;
 
-use crate::pg::snapshot::{cluster_id, current_xid, database_id};
+use crate::pg::direct::{self, Field};
+use crate::pg::snapshot::{Snapshot, cluster_id, current_xid, database_id};
 use crate::pg::spi::{self, Plan, Row, Under, Value};
 
 /// The state of a stream table as of some snapshot.
@@ -21,6 +22,27 @@ pub struct RefreshState {
     pub snapshot_xmax: u64,
     /// That snapshot, as text.
     pub snapshot: String,
+}
+
+const TABLE: &str = "pgt_refresh_state";
+
+/// The table's columns, as sql/10_catalog.sql lists them.
+mod column {
+    pub const IS_POPULATED: usize = 2;
+    pub const FRONTIER_BASE: usize = 3;
+    pub const FRONTIER_CLUSTER: usize = 4;
+    pub const FRONTIER_DB: usize = 5;
+    pub const DATA_VERSION: usize = 7;
+    pub const UPSTREAM: usize = 8;
+    pub const CONSUMED: usize = 9;
+    pub const DATA_TIMESTAMP: usize = 10;
+    pub const LAST_REFRESH_AT: usize = 11;
+    pub const LAST_DIFF_MS: usize = 13;
+    pub const REINIT_REQUESTS: usize = 14;
+    pub const NEEDS_REINIT: usize = 16;
+    pub const REINIT_REASON: usize = 17;
+    pub const CONSECUTIVE_ERRORS: usize = 18;
+    pub const RETRY_AT: usize = 22;
 }
 
 struct Plans {
@@ -82,6 +104,11 @@ fn with_plans<R>(work: impl FnOnce(&Plans) -> R) -> R {
 /// Reads the state of `id`. A frontier of another cluster or database, or one ahead of this cluster's transactions, is
 /// none: such a stream table has to be rebuilt.
 pub fn load_state(id: i64, under: Under<'_>) -> RefreshState {
+    if let Under::Snapshot(snapshot) = under
+        && let Some(state) = direct::read(TABLE, id, snapshot, |row| read_direct(row, snapshot))
+    {
+        return state;
+    }
     let values = [
         Value::Int(id),
         Value::Int(cluster_id()),
@@ -101,6 +128,30 @@ pub fn load_state(id: i64, under: Under<'_>) -> RefreshState {
             ..RefreshState::default()
         }
     })
+}
+
+fn read_direct(row: &direct::Read, snapshot: &Snapshot) -> RefreshState {
+    let text = snapshot.text();
+    let snapshot_xmax = parse_snapshot(&text).map_or(0, |(xmax, _)| xmax);
+    let ours = row.int(column::FRONTIER_CLUSTER) == Some(cluster_id())
+        && row.oid(column::FRONTIER_DB) == Some(database_id());
+    let frontier = row
+        .snapshot(column::FRONTIER_BASE)
+        .filter(|_| ours)
+        .and_then(|text| parse_snapshot(&text))
+        .filter(|(xmax, _)| *xmax <= snapshot_xmax);
+    RefreshState {
+        populated: row.bool(column::IS_POPULATED),
+        frontier,
+        data_version: row.int(column::DATA_VERSION).unwrap_or_default(),
+        upstream: row.int_array(column::UPSTREAM),
+        consumed: row.int_array(column::CONSUMED),
+        needs_reinit: row.bool(column::NEEDS_REINIT),
+        reinit_reason: row.text(column::REINIT_REASON),
+        reinit_requests: row.int(column::REINIT_REQUESTS).unwrap_or_default(),
+        snapshot_xmax,
+        snapshot: text,
+    }
 }
 
 fn read(row: &Row) -> RefreshState {
@@ -187,6 +238,30 @@ pub struct Success {
 }
 
 pub fn save_success(id: i64, success: &Success, under: Under<'_>) {
+    if let (Under::Snapshot(snapshot), false) = (under, success.full) {
+        let changes = [
+            (
+                column::FRONTIER_BASE,
+                Field::Snapshot(success.frontier.as_str()),
+            ),
+            (column::FRONTIER_CLUSTER, Field::Int(cluster_id())),
+            (column::FRONTIER_DB, Field::Oid(database_id())),
+            (column::DATA_VERSION, Field::Int(success.data_version)),
+            (column::UPSTREAM, Field::IntArray(&success.upstream)),
+            (column::CONSUMED, Field::IntArray(&success.consumed)),
+            (
+                column::DATA_TIMESTAMP,
+                Field::Timestamp(direct::timestamp(success.taken_at)),
+            ),
+            (column::LAST_REFRESH_AT, Field::Timestamp(direct::now())),
+            (column::LAST_DIFF_MS, Field::Float(success.duration_ms)),
+            (column::CONSECUTIVE_ERRORS, Field::Int4(0)),
+            (column::RETRY_AT, Field::Null),
+        ];
+        if direct::update(TABLE, id, snapshot, &changes) {
+            return;
+        }
+    }
     let values = [
         Value::Int(id),
         Value::Int(cluster_id()),

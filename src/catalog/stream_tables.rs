@@ -4,6 +4,9 @@ use pgrx::pg_sys;
 use pgt_ivm::sql::ast::Name;
 
 use crate::error::{Error, Kind, Result};
+use crate::pg::direct;
+use crate::pg::relation;
+use crate::pg::snapshot::Snapshot;
 use crate::pg::spi::{self, Row, Value};
 
 /// What the user asked for.
@@ -145,11 +148,12 @@ pub fn load(id: i64) -> Result<StreamTable> {
 /// The generation and the table of a stream table or stage, if it exists. Ids are given out again after the extension has
 /// been dropped and created; tables are not.
 pub fn generation(id: i64) -> Option<(i64, pg_sys::Oid)> {
-    spi::first(
-        "SELECT generation, pgt_relid::pg_catalog.oid FROM pgtrickle.pgt_stream_tables WHERE pgt_id = $1",
-        &[Value::Int(id)],
-    )
-    .map(|row| (row.int(0), row.oid(1)))
+    // The table's columns, as sql/10_catalog.sql lists them.
+    const RELID: usize = 2;
+    const GENERATION: usize = 11;
+    direct::read("pgt_stream_tables", id, &Snapshot::take(), |row| {
+        Some((row.int(GENERATION)?, row.oid(RELID)?))
+    })?
 }
 
 /// Every stream table, without stages.
@@ -170,12 +174,7 @@ pub fn stages_of(id: i64) -> Result<Vec<StreamTable>> {
 
 /// The relation a name stands for under the caller's search_path.
 pub fn resolve_name(name: &str) -> Result<Option<pg_sys::Oid>> {
-    Ok(spi::first(
-        "SELECT pg_catalog.to_regclass($1)::pg_catalog.oid",
-        &[Value::Text(name.to_owned())],
-    )
-    .filter(|row| !row.is_null(0))
-    .map(|row| row.oid(0)))
+    Ok(relation::resolve(name))
 }
 
 /// The stream table a user calls `name`.

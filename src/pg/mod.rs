@@ -3,6 +3,7 @@
 
 pub mod capture_trigger;
 pub mod depend;
+pub mod direct;
 pub mod entry;
 pub mod image;
 pub mod lock;

@@ -35,3 +35,10 @@ pub fn find(schema: &str, name: &str) -> Option<pg_sys::Oid> {
         (relation != pg_sys::InvalidOid).then_some(relation)
     }
 }
+
+/// The relation a name stands for under the current search_path, as `to_regclass()` reads it.
+pub fn resolve(name: &str) -> Option<pg_sys::Oid> {
+    let name = pgrx::IntoDatum::into_datum(name);
+    // SAFETY: a built-in function of one text argument.
+    unsafe { pgrx::direct_function_call::<pg_sys::Oid>(pg_sys::to_regclass, &[name]) }
+}

@@ -29,6 +29,47 @@ impl Snapshot {
         self.1 && unsafe { pg_sys::XactIsoLevel } >= pg_sys::XACT_REPEATABLE_READ as i32
     }
 
+    /// The snapshot as `pg_current_snapshot()` prints it: `xmin:xmax:xip,xip,..`.
+    pub fn text(&self) -> String {
+        // SAFETY: the snapshot is registered; its array has `xcnt` entries.
+        unsafe {
+            let next = pg_sys::ReadNextFullTransactionId().value;
+            // A transaction id of 32 bits belongs to the epoch before the next one's if it is larger.
+            let widen = |xid: pg_sys::TransactionId| {
+                let xid = u64::from(xid.into_inner());
+                let candidate = (next >> 32 << 32) | xid;
+                if xid > next & 0xffff_ffff {
+                    candidate - (1 << 32)
+                } else {
+                    candidate
+                }
+            };
+            let data = &*self.0;
+            let mut running: Vec<u64> = (0..data.xcnt as usize)
+                .map(|position| widen(*data.xip.add(position)))
+                .collect();
+            running.sort_unstable();
+            running.dedup();
+            let list: Vec<String> = running.iter().map(u64::to_string).collect();
+            format!(
+                "{}:{}:{}",
+                widen(data.xmin),
+                widen(data.xmax),
+                list.join(",")
+            )
+        }
+    }
+
+    /// The same state together with what this transaction has done until now, for scans that end before it does more.
+    pub(super) fn with_own_writes(&self) -> pg_sys::SnapshotData {
+        // SAFETY: a shallow copy of a registered snapshot, whose arrays outlive it.
+        unsafe {
+            let mut copy = *self.0;
+            copy.curcid = pg_sys::GetCurrentCommandId(false);
+            copy
+        }
+    }
+
     pub(super) fn pointer(&self) -> pg_sys::Snapshot {
         self.0
     }

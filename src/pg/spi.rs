@@ -24,7 +24,6 @@ pub enum Value {
     Xid8(u64),
     Xid8Array(Vec<u64>),
     IntArray(Vec<i64>),
-    NullFloat,
     NullInt,
 }
 
@@ -35,7 +34,7 @@ impl Value {
             Value::Int(_) | Value::NullInt => pg_sys::INT8OID,
             Value::Oid(_) => pg_sys::OIDOID,
             Value::Text(_) | Value::OptionalText(_) => pg_sys::TEXTOID,
-            Value::Float(_) | Value::NullFloat => pg_sys::FLOAT8OID,
+            Value::Float(_) => pg_sys::FLOAT8OID,
             Value::Xid8(_) => pg_sys::XID8OID,
             Value::Xid8Array(_) => pg_sys::XID8ARRAYOID,
             Value::IntArray(_) => pg_sys::INT8ARRAYOID,
@@ -66,7 +65,7 @@ impl Value {
                     .collect(),
                 pg_sys::INT8OID,
             ),
-            Value::NullFloat | Value::NullInt => return None,
+            Value::NullInt => return None,
         })
     }
 }
@@ -79,6 +78,17 @@ fn text_datum(value: &str) -> pg_sys::Datum {
             value.len() as i32,
         ))
     }
+}
+
+/// A `bigint[]`.
+pub(super) fn int_array(values: &[i64]) -> pg_sys::Datum {
+    array_datum(
+        values
+            .iter()
+            .map(|value| pg_sys::Datum::from(*value))
+            .collect(),
+        pg_sys::INT8OID,
+    )
 }
 
 /// An array of 8-byte by-value elements.

@@ -75,6 +75,17 @@ pub(super) fn kept(id: i64) -> Option<Rc<Compiled>> {
     KEPT.with(|kept| kept.borrow().get(&id).cloned())
 }
 
+/// The stream table stored in `relid`, if this session has compiled its present definition.
+pub fn known(relid: pg_sys::Oid) -> Option<StreamTable> {
+    let table = KEPT.with(|kept| {
+        kept.borrow()
+            .values()
+            .find(|known| known.table.relid == relid && known.table.stage_of.is_none())
+            .map(|known| known.table.clone())
+    })?;
+    (catalog::generation(table.id) == Some((table.generation, relid))).then_some(table)
+}
+
 /// Compiles the stream table anew the next time.
 pub(super) fn forget(id: i64) {
     KEPT.with(|kept| kept.borrow_mut().remove(&id));

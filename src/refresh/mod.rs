@@ -9,6 +9,6 @@ mod set;
 mod unit;
 mod verify;
 
-pub use compile::{Compiled, Unit, columns_read, compile, is_compiled, view_columns};
+pub use compile::{Compiled, Unit, columns_read, compile, is_compiled, known, view_columns};
 pub use set::{Outcome, Request, Then, now, order, refresh, upstream_of};
 pub use unit::storage_columns;

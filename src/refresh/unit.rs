@@ -12,6 +12,7 @@ use super::compile::Unit;
 use crate::catalog::{Action, RefreshState};
 use crate::config::{Broken, RefreshSettings, Strategy};
 use crate::error::{Error, Kind, Result};
+use crate::pg::direct::LogScan;
 use crate::pg::session::{self, Scope};
 use crate::pg::snapshot::Snapshot;
 use crate::pg::spi::{self, Plan, Under, Value};
@@ -30,9 +31,12 @@ const SMALL_DELTA: u64 = 1_000;
 #[derive(Default)]
 pub(super) struct Plans {
     probe: Option<Rc<Plan>>,
-    differential: HashMap<Change, Rc<Plan>>,
+    differential: HashMap<(Change, Filled), Rc<Plan>>,
     full: Option<Rc<Plan>>,
 }
+
+/// The log segments that hold something new, per dirty source, as positions in its list.
+type Filled = Vec<(SourceId, Vec<usize>)>;
 
 /// What happened to a unit.
 #[derive(Clone, Debug)]
@@ -54,8 +58,8 @@ impl UnitOutcome {
 /// What the sources' logs hold for a unit.
 enum Pending {
     Clean,
-    /// Log rows per dirty source.
-    Changes(Vec<(SourceId, u64)>),
+    /// Log rows per dirty source, and the segments they are in if that is known.
+    Changes(Vec<(SourceId, u64)>, Filled),
     /// The log does not explain everything.
     Unexplained(&'static str),
 }
@@ -149,7 +153,7 @@ impl Unit {
                 delta_rows: 0,
             }),
             Pending::Unexplained(reason) => self.full(state, reason, Action::Full, false, under),
-            Pending::Changes(changes) => {
+            Pending::Changes(changes, filled) => {
                 if self.query.is_none() {
                     return self.full(state, "not incremental", Action::Full, false, under);
                 }
@@ -162,7 +166,7 @@ impl Unit {
                 {
                     return self.full(state, "change ratio", Action::Full, false, under);
                 }
-                self.differential(&changes, &values, state, settings, under)
+                self.differential((&changes, &filled), &values, state, settings, under)
             }
         }
     }
@@ -184,6 +188,9 @@ impl Unit {
             if alive.is_empty() {
                 return Pending::Unexplained("an unlogged source was reset by a crash");
             }
+        }
+        if let Under::Snapshot(snapshot) = under {
+            return self.count_changes(values, snapshot);
         }
         let probe = {
             let mut plans = self.plans.borrow_mut();
@@ -210,7 +217,60 @@ impl Unit {
         if changes.is_empty() {
             Pending::Clean
         } else {
-            Pending::Changes(changes)
+            Pending::Changes(changes, vec![])
+        }
+    }
+
+    /// As the probe statement, by looking into the logs' indexes.
+    fn count_changes(&self, values: &[Value], snapshot: &Snapshot) -> Pending {
+        let (Some(Value::Xid8(xmax)), Some(Value::Xid8Array(in_progress)), Some(consumed)) =
+            (values.first(), values.get(1), values.get(2))
+        else {
+            return Pending::Clean;
+        };
+        let Value::IntArray(consumed) = consumed else {
+            return Pending::Clean;
+        };
+        let mut changes = Vec::new();
+        let mut filled = Filled::new();
+        for (id, source) in &self.sources {
+            let scan = match source.version {
+                None => LogScan {
+                    first: *xmax,
+                    also: in_progress,
+                    snapshot,
+                    cap: PROBE_CAP,
+                },
+                Some(position) => LogScan {
+                    first: consumed
+                        .get(position as usize - 1)
+                        .map_or(0, |version| *version as u64 + 1),
+                    also: &[],
+                    snapshot,
+                    cap: PROBE_CAP,
+                },
+            };
+            let mut rows = 0;
+            let mut segments = Vec::new();
+            for (position, segment) in self.source_refs[id].segments.iter().enumerate() {
+                match scan.count(*segment) {
+                    Some(0) => {}
+                    Some(more) => {
+                        rows += more;
+                        segments.push(position);
+                    }
+                    None => return Pending::Unexplained("TRUNCATE"),
+                }
+            }
+            if rows > 0 {
+                changes.push((*id, rows));
+                filled.push((*id, segments));
+            }
+        }
+        if changes.is_empty() {
+            Pending::Clean
+        } else {
+            Pending::Changes(changes, filled)
         }
     }
 
@@ -259,7 +319,7 @@ impl Unit {
 
     fn differential(
         &self,
-        changes: &[(SourceId, u64)],
+        (changes, filled): (&[(SourceId, u64)], &Filled),
         values: &[Value],
         state: &RefreshState,
         settings: &RefreshSettings,
@@ -271,13 +331,14 @@ impl Unit {
             limit: SIZE_CLASSES.iter().copied().find(|class| largest <= *class),
             careful: false,
         };
-        let fast = xact::attempt(|| self.apply(&change, values, settings, under));
+        let fast = xact::attempt(|| self.apply((&change, filled), values, settings, under));
         let row = match fast {
             Ok(row) if !row.bool(5) => row,
             // A value that cannot be folded, or an expression that failed, perhaps on a value of neither state.
-            Ok(_) => self.careful(&mut change, values, settings, under)?,
+            Ok(_) => self.careful((&mut change, filled), values, settings, under)?,
             Err(failure) if failure.may_be_the_delta() => {
-                match xact::attempt(|| self.careful(&mut change, values, settings, under)) {
+                match xact::attempt(|| self.careful((&mut change, filled), values, settings, under))
+                {
                     Ok(row) => row?,
                     Err(second) if second.may_be_the_delta() => {
                         // Rows that never stood together may have met; the query itself knows.
@@ -310,19 +371,33 @@ impl Unit {
 
     fn careful(
         &self,
-        change: &mut Change,
+        (change, filled): (&mut Change, &Filled),
         values: &[Value],
         settings: &RefreshSettings,
         under: Under<'_>,
     ) -> Result<spi::Row> {
         change.careful = true;
-        Ok(self.apply(change, values, settings, under))
+        Ok(self.apply((change, filled), values, settings, under))
+    }
+
+    /// The sources with only those log segments that hold something new: each one costs the start of a scan.
+    fn reading(&self, filled: &Filled) -> sql::Sources {
+        let mut sources = self.sources.clone();
+        for (id, segments) in filled {
+            if let Some(source) = sources.get_mut(id) {
+                source.log = segments
+                    .iter()
+                    .filter_map(|position| source.log.get(*position).cloned())
+                    .collect();
+            }
+        }
+        sources
     }
 
     /// Runs the statement for a change, prepared if it was run before in this session.
     fn apply(
         &self,
-        change: &Change,
+        (change, filled): (&Change, &Filled),
         values: &[Value],
         settings: &RefreshSettings,
         under: Under<'_>,
@@ -335,14 +410,20 @@ impl Unit {
         if _scope.is_some() {
             session::set("random_page_cost", "1.1");
         }
-        let known = self.plans.borrow().differential.get(change).cloned();
+        let kind = (change.clone(), filled.clone());
+        let known = self.plans.borrow().differential.get(&kind).cloned();
         let plan = known.unwrap_or_else(|| {
             let Some(query) = &self.query else {
                 unreachable!("a differential refresh without a tree")
             };
-            let text =
-                apply::differential(query, &self.layout, &self.sources, &self.target, change)
-                    .to_string();
+            let text = apply::differential(
+                query,
+                &self.layout,
+                &self.reading(filled),
+                &self.target,
+                change,
+            )
+            .to_string();
             if settings.log_delta_sql {
                 pgrx::log!("delta statement of {}: {text}", self.target.table);
             }
@@ -350,7 +431,7 @@ impl Unit {
             self.plans
                 .borrow_mut()
                 .differential
-                .insert(change.clone(), plan.clone());
+                .insert(kind, plan.clone());
             plan
         });
         match plan.run(values, under).into_iter().next() {
