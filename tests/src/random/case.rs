@@ -42,6 +42,7 @@ impl Case {
                 name: t.name.clone(),
                 columns: t.columns.iter().map(|c| (c.name.clone(), c.ty)).collect(),
                 key: t.columns[..t.key].iter().map(|c| c.name.clone()).collect(),
+                base: true,
                 loose: false,
                 inputs: 1,
             })
@@ -54,6 +55,7 @@ impl Case {
                 name: "w0".into(),
                 columns: query.columns(),
                 key: Vec::new(),
+                base: false,
                 loose: !query.is_bag(),
                 inputs: queries.inputs(&query),
             });
@@ -69,6 +71,7 @@ impl Case {
                     name: name.clone(),
                     columns: query.columns(),
                     key: Vec::new(),
+                    base: false,
                     loose: false,
                     inputs: 1,
                 });

@@ -437,17 +437,13 @@ pub fn random(ty: Type, scope: &Scope, depth: usize, above_groups: bool, rng: &m
         // A condition that is constant makes a query without rows, or none at all.
         if ty == Bool && !scope.is_empty() && rng.u8(..10) > 0 {
             let column = scope[rng.usize(..scope.len())].clone();
-            const TESTS: [&str; 6] = [
-                "({0} = {1})",
-                "({0} <> {1})",
-                "({0} <= {1})",
-                "({0} > {1})",
-                "({0} is distinct from {1})",
-                "({0} is not null)",
-            ];
-            let test = TESTS[rng.usize(..TESTS.len())];
-            let literal = Expr::literal(column.ty, rng);
-            return Expr::call(Bool, test, vec![column, literal]);
+            return against_literal(column, rng);
+        }
+        if columns.is_empty()
+            && rng.u8(..4) > 0
+            && let Some(made) = made_of_another(ty, scope, above_groups, rng)
+        {
+            return made;
         }
         return if rng.u8(..12) == 0 {
             Expr::null(ty)
@@ -485,6 +481,35 @@ pub fn random(ty: Type, scope: &Scope, depth: usize, above_groups: bool, rng: &m
     }
 }
 
+/// A comparison of the value with a constant.
+fn against_literal(value: Expr, rng: &mut Rng) -> Expr {
+    const TESTS: [&str; 6] = [
+        "({0} = {1})",
+        "({0} <> {1})",
+        "({0} <= {1})",
+        "({0} > {1})",
+        "({0} is distinct from {1})",
+        "({0} is not null)",
+    ];
+    let test = TESTS[rng.usize(..TESTS.len())];
+    let literal = Expr::literal(value.ty, rng);
+    Expr::call(Bool, test, vec![value, literal])
+}
+
+/// A value of the type made of a column of another one.
+fn made_of_another(ty: Type, scope: &Scope, above_groups: bool, rng: &mut Rng) -> Option<Expr> {
+    let column = |wanted: Type| scope.iter().filter(move |e| e.ty == wanted);
+    let fitting: Vec<&Operator> = OPERATORS
+        .iter()
+        .filter(|o| o.0 == ty && o.2.len() == 1 && (o.3 || !above_groups))
+        .filter(|o| column(o.2[0]).next().is_some())
+        .collect();
+    let (_, template, arguments, _) = fitting.get(rng.usize(..fitting.len().max(1)))?;
+    let columns: Vec<&Expr> = column(arguments[0]).collect();
+    let argument = columns[rng.usize(..columns.len())].clone();
+    Some(Expr::call(ty, template, vec![argument]))
+}
+
 fn comparison(scope: &Scope, depth: usize, above_groups: bool, rng: &mut Rng) -> Expr {
     let ty = scope
         .get(rng.usize(..scope.len().max(1)))
@@ -499,10 +524,13 @@ fn comparison(scope: &Scope, depth: usize, above_groups: bool, rng: &mut Rng) ->
     match rng.u8(..6) {
         0 => Expr::call(Bool, "({0} is null)", vec![left]),
         1 => Expr::call(Bool, "({0} is not null)", vec![left]),
-        n => Expr::call(
-            Bool,
-            PAIRS[usize::from(n) - 2],
-            vec![left, random(ty, scope, depth - 1, above_groups, rng)],
-        ),
+        n if rng.bool() => {
+            let right = random(ty, scope, depth - 1, above_groups, rng);
+            if right == left {
+                return against_literal(left, rng);
+            }
+            Expr::call(Bool, PAIRS[usize::from(n) - 2], vec![left, right])
+        }
+        _ => against_literal(left, rng),
     }
 }

@@ -182,7 +182,14 @@ impl Queries<'_> {
 
     /// A random aggregate over the scope of one row.
     pub(super) fn aggregate(&mut self, rows: &Scope) -> Expr {
-        let (template, types, ty) = AGGREGATES[self.rng.usize(..AGGREGATES.len())];
+        let mut choice = &AGGREGATES[0];
+        for _ in 0..4 {
+            choice = &AGGREGATES[self.rng.usize(..AGGREGATES.len())];
+            if choice.1.iter().all(|ty| rows.iter().any(|e| e.ty == *ty)) {
+                break;
+            }
+        }
+        let (template, types, ty) = *choice;
         let mut arguments = Vec::new();
         for ty in types {
             let depth = self.rng.usize(..3);
@@ -259,12 +266,8 @@ impl Queries<'_> {
             .iter()
             .map(|ty| expression::random(*ty, rows, 1, true, self.rng))
             .collect();
-        // PostgreSQL allows no aggregates there.
-        let plain: Scope = rows
-            .iter()
-            .filter(|e| !e.has_aggregate())
-            .cloned()
-            .collect();
+        // PostgreSQL allows no aggregates there, nor grouping().
+        let plain: Scope = rows.iter().filter(|e| e.is_column()).cloned().collect();
         let filter = (template.starts_with("count") || template.starts_with("sum"))
             .then(|| expression::random(Bool, &plain, 1, true, self.rng))
             .filter(|_| self.rng.u8(..3) == 0);

@@ -1,7 +1,7 @@
 //! What stands in FROM, and how it is joined.
 
 use super::expression::{self, Expr, Form, Scope};
-use super::queries::{Queries, scope};
+use super::queries::{Queries, Source, scope};
 use super::query::{Function, Input, Join, Query, Relation, Select};
 use super::schema::Type;
 
@@ -106,13 +106,31 @@ impl Queries<'_> {
         }
     }
 
+    fn table(&mut self) -> Input {
+        let tables: Vec<&Source> = self.relations.iter().filter(|r| r.base).collect();
+        let table = tables[self.rng.usize(..tables.len())];
+        let relation = Relation::Named {
+            name: table.name.clone(),
+            columns: table.columns.clone(),
+        };
+        Input::first(relation, self.next_alias('t'))
+    }
+
     /// A recursive common table expression of a few integers, which ends because they are those of a table, or because
     /// the last one counts the steps.
     fn recursive(&mut self) -> Option<Relation> {
         let counted = self.rng.bool();
         let width = self.rng.usize(1..3);
-        let mut first = self.joined_of(1, 0);
+        let mut first = Select {
+            from: vec![self.table()],
+            ..Select::default()
+        };
         let rows = scope(&first);
+        if self.rng.bool() {
+            first
+                .filter
+                .push(expression::random(Bool, &rows, 1, false, self.rng));
+        }
         for _ in 0..width {
             let value = expression::random(Int, &rows, 0, false, self.rng);
             first.output.push(value);
@@ -127,7 +145,10 @@ impl Queries<'_> {
         let itself = Relation::Itself(name.clone(), first.columns());
         let itself = Input::first(itself, self.next_alias('t'));
         let before = itself.scope();
-        let mut step = self.from(1, 0);
+        let mut step = Select {
+            from: vec![self.table()],
+            ..Select::default()
+        };
         let inside = scope(&step);
         let steps = before[..width].to_vec();
         step.filter.push(self.equality(&steps, &inside)?);

@@ -15,6 +15,8 @@ pub struct Source {
     pub columns: Vec<(String, Type)>,
     /// Columns whose values together no two rows share and that are never NULL; empty if there are none.
     pub key: Vec<String>,
+    /// It is a table, and so has few rows.
+    pub base: bool,
     /// Its values are only defined up to `=`.
     pub loose: bool,
     /// Tables behind it: more than one for a view.

@@ -54,6 +54,9 @@ pub struct Tally {
     pub refused: Vec<(String, String)>,
 }
 
+/// What takes longer runs away.
+const LONGEST: &str = "60s";
+
 /// Largest query that is worth the time.
 const MAX_ROWS: i64 = 2000;
 
@@ -216,7 +219,8 @@ impl<'d> Replay<'d> {
             MAX_ROWS + 1
         );
         let counted = self.reader.try_rows(&count);
-        self.reader.exec("reset statement_timeout");
+        self.reader
+            .exec(&format!("set statement_timeout = '{LONGEST}'"));
         match counted {
             Ok(rows) => Ok(rows[0][0]
                 .as_deref()
