@@ -9,7 +9,9 @@ use pgt_ivm::scalar::Scalar;
 use super::query::{Analyzer, Known, Level, Produced, Result};
 use super::subquery::{Wanted, Writer, boolean, extend, same};
 use super::{NotIncremental, source};
-use crate::pg::node::{Expr, FromNode, Item, JoinKind, Kind, Query, Rte, SublinkKind, SublinkNode};
+use crate::pg::node::{
+    self, Expr, FromNode, Item, JoinKind, Kind, Query, Rte, SublinkKind, SublinkNode,
+};
 
 /// The rows of a sub-select, its columns, and the conditions that tie it to the query around it.
 type SubSelect = (Rel, Vec<Produced>, Vec<Scalar>);
@@ -211,6 +213,8 @@ impl Analyzer {
         left: Option<Vec<Expr<'q>>>,
         level: &mut Level<'q, '_>,
     ) -> Result<Rel> {
+        let kept = level.computed.len();
+        let before = self.lift(before, &level.query.item_expressions(index), level)?;
         let Some(item) = level.query.item(index) else {
             return Err(NotIncremental::new(
                 "an item of FROM has an unknown form",
@@ -276,6 +280,7 @@ impl Analyzer {
                 "The stream table is refreshed fully.",
             ));
         }
+        level.computed.truncate(kept);
         bind(index, produced, level);
         let mut on = Vec::new();
         let outer = left.is_some();
@@ -687,17 +692,21 @@ impl Analyzer {
     ) -> Result<Rel> {
         source::check(relid, relkind, inherit)?;
         let facts = source::columns(relid);
-        let wanted: BTreeSet<i16> = level
+        let mut wanted: BTreeSet<i16> = level
             .used
             .iter()
             .filter(|var| var.range == index && var.levels_up == 0)
             .map(|var| var.attnum)
             .collect();
-        if wanted.contains(&0) {
-            return Err(NotIncremental::new(
-                "a whole row is used as one value",
-                "Name the columns, or build the value with ROW(..).",
-            ));
+        let whole = wanted.remove(&0);
+        if whole {
+            if source::is_stream_table(relid) {
+                return Err(NotIncremental::new(
+                    "a whole row of a stream table is used as one value",
+                    "Name the columns, or build the value with ROW(..).",
+                ));
+            }
+            wanted.extend(facts.keys());
         }
         let mut columns = Vec::new();
         let mut ids: BTreeMap<i16, ColId> = BTreeMap::new();
@@ -741,13 +750,40 @@ impl Analyzer {
             .into_iter()
             .filter_map(|key| key.iter().map(|attnum| ids.get(attnum).copied()).collect())
             .collect();
-        Ok(Rel::Scan(Scan {
+        let mut row = Writer::default().text("ROW(");
+        for (position, id) in facts
+            .keys()
+            .filter_map(|attnum| ids.get(attnum))
+            .enumerate()
+        {
+            row = row.text(if position > 0 { ", " } else { "" }).column(*id);
+        }
+        let scan = Rel::Scan(Scan {
             source: SourceId(u64::from(relid.to_u32())),
             instance: self.instance(),
             at: At::New,
             columns,
             keys,
-        }))
+        });
+        if !whole {
+            return Ok(scan);
+        }
+        // A column of its own, so that a row that an outer join misses is null and not a row of nulls.
+        let ty = node::row_type(relid);
+        let id = self.column();
+        let value = row
+            .text(&format!(")::{}", ty.name))
+            .value(ty.clone(), false);
+        level.known.insert(
+            (index, 0),
+            Known {
+                id,
+                ty,
+                nullable: false,
+                scale: None,
+            },
+        );
+        Ok(extend(scan, vec![(id, value)]))
     }
 }
 

@@ -555,10 +555,10 @@ impl Analyzer {
             let (oid, modifier, collation) = target.expr.type_of();
             types.push(node::describe_type(oid, modifier, collation));
         }
-        if let Some(ty) = types.iter().find(|ty| !ty.bitwise) {
+        if let Some(ty) = types.iter().find(|ty| ty.equality.is_none()) {
             return Err(NotIncremental::new(
-                format!("INTERSECT or EXCEPT of type {}", ty.name),
-                "Values of this type can be equal and still look different; which one is shown is not determined.",
+                format!("type {} has no equality", ty.name),
+                "INTERSECT and EXCEPT need types that can be compared.",
             ));
         }
         let mut produced = Vec::new();

@@ -575,8 +575,25 @@ impl Analyzer {
         if answer.empty.is_some() && !outer.is_empty() {
             return Err(unknown());
         }
-        let column = column.known.clone();
-        let bare = matches!(right.strip_relabel().kind(), Kind::SublinkColumn(_));
+        let mut column = column.known.clone();
+        let mut answer = answer;
+        if !matches!(right.strip_relabel().kind(), Kind::SublinkColumn(_)) {
+            // The column is converted before it is compared.
+            level.sublink_columns = vec![column];
+            let converted = self.scalar(*right, level);
+            level.sublink_columns.clear();
+            // An implicit conversion is not printed.
+            let converted = converted?.0;
+            let cast = format!("::{}", converted.ty.name);
+            let (ty, nullable) = (converted.ty.clone(), converted.nullable);
+            let converted = Writer::default()
+                .scalar(&converted)
+                .text(&cast)
+                .value(ty, nullable);
+            let (rel, known) = self.add(answer.rel, converted);
+            answer.rel = rel;
+            column = known;
+        }
         let (name, facts, equality) =
             node::operator_facts(operator, left.type_of().0, right.type_of().0);
         let negated = node::negated_equality(operator, left.type_of().0, right.type_of().0);
@@ -589,7 +606,7 @@ impl Analyzer {
         };
         let null_matters = x.nullable || column.nullable;
         let (rows, values, extremum) = (self.column(), self.column(), self.column());
-        if let (Some(positive), true) = (distinct, bare) {
+        if let Some(positive) = distinct {
             let Some(equal) = x.ty.equality.clone() else {
                 return Err(unknown());
             };
@@ -640,7 +657,7 @@ impl Analyzer {
                     .column(rows)
                     .text(", 0) = 0 THEN false WHEN ")
                     .scalar(&x)
-                    .text(" IS NULL OR ")
+                    .text(" IS NOT DISTINCT FROM NULL OR ")
                     .column(rows)
                     .text(" <> ")
                     .column(values)
@@ -665,7 +682,7 @@ impl Analyzer {
             ">" | ">=" => !any,
             _ => return Err(unknown()),
         };
-        if !facts.builtin || !bare || !node::has_extrema(right.type_of().0) {
+        if !facts.builtin || !node::has_extrema(right.type_of().0) {
             return Err(unknown());
         }
         let (function, kind) = if greatest {
@@ -684,15 +701,11 @@ impl Analyzer {
         ];
         let (right, keys) = self.grouped(answer.rel, &answer.context, &[], calls);
         let joined = self.beside(rel, outer, right, &keys, vec![])?;
-        level.sublink_columns = vec![Known {
-            id: extremum,
-            ty,
-            nullable: true,
-            scale: None,
-        }];
-        let compared = self.scalar(test, level);
-        level.sublink_columns.clear();
-        let compared = compared?.0;
+        let compared = Writer::default()
+            .scalar(&x)
+            .text(&format!(" OPERATOR(pg_catalog.{name}) "))
+            .column(extremum)
+            .value(boolean(), true);
         let decided = Writer::default();
         let decided = if any {
             decided
@@ -711,7 +724,7 @@ impl Analyzer {
         };
         let value = decided
             .scalar(&x)
-            .text(" IS NULL OR ")
+            .text(" IS NOT DISTINCT FROM NULL OR ")
             .column(rows)
             .text(" <> ")
             .column(values)

@@ -231,14 +231,13 @@ pub(super) fn create_view(name: &Name, query: &str, owner: pg_sys::Oid) -> Resul
         let query = query.trim().trim_end_matches(';');
         let command = format!("CREATE VIEW {name} AS {query}");
         if let Err(failure) = xact::attempt(|| spi::command(&command)) {
-            // PostgreSQL says so of a view over temporary tables in a schema that is not temporary.
             if failure.sqlstate == "42P16" {
                 return Err(Error::new(
                     Kind::NotIncremental,
-                    "a stream table cannot read temporary tables",
+                    "the query cannot define a stored table",
                 )
                 .detail(failure.message.clone())
-                .hint("Use ordinary or unlogged tables."));
+                .hint("Temporary tables cannot be read, and every column needs a type that a table can have."));
             }
             failure.raise();
         }

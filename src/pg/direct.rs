@@ -452,14 +452,8 @@ impl LogScan<'_> {
                 pg_sys::Oid::from(procedure),
                 pg_sys::Datum::from(value),
             );
-            let scan = pg_sys::index_beginscan(
-                heap,
-                index,
-                &raw mut seen,
-                std::ptr::null_mut(),
-                1,
-                0,
-            );
+            let scan =
+                pg_sys::index_beginscan(heap, index, &raw mut seen, std::ptr::null_mut(), 1, 0);
             pg_sys::index_rescan(scan, &raw mut wanted, 1, std::ptr::null_mut(), 0);
             let mut rows = 0;
             let mut marker = false;

@@ -64,6 +64,8 @@ impl Snapshot {
     pub(super) fn with_own_writes(&self) -> pg_sys::SnapshotData {
         // SAFETY: a shallow copy of a registered snapshot, whose arrays outlive it.
         unsafe {
+            // A statement's writes become visible with the next command.
+            pg_sys::CommandCounterIncrement();
             let mut copy = *self.0;
             copy.curcid = pg_sys::GetCurrentCommandId(false);
             copy

@@ -123,9 +123,11 @@ fn digest(
     let values = columns
         .iter()
         .zip(names)
+        // What is spelled freely and cannot be hashed by value cannot be compared.
+        .filter(|(column, _)| !loose(layout, column, staged) || column.ty.hashable)
         .map(|(column, name)| {
             let value = sql::ast::Expr::column(alias, name.clone());
-            if loose(layout, column, staged) && column.ty.hashable {
+            if loose(layout, column, staged) {
                 sql::row_hash(vec![value])
             } else {
                 value
@@ -138,10 +140,13 @@ fn digest(
 /// A column whose spelling is not determined by the query: a group column, or an extremum, of a type whose equal values
 /// can look different, or an expression over one.
 ///
-/// Through a stage such a column reaches the result like any other, so that behind stages every column of such a type is
-/// compared by value.
+/// Through a stage such a column reaches the result like any other, and INTERSECT picks one of several equal values, so
+/// that behind stages and in partitions every column of such a type is compared by value.
 fn loose(layout: &Layout, column: &StoredColumn, staged: bool) -> bool {
-    if staged && !column.ty.bitwise {
+    if column.ty.bitwise {
+        return false;
+    }
+    if staged || matches!(layout.identity, Identity::Partition(_)) {
         return true;
     }
     let Some(grouped) = &layout.grouped else {
@@ -151,9 +156,8 @@ fn loose(layout: &Layout, column: &StoredColumn, staged: bool) -> bool {
         Role::Key(position) => !grouped.keys[*position].1.ty.bitwise,
         Role::State(position) => spelled_freely(grouped, *position),
         Role::Computed(_) => {
-            !column.ty.bitwise
-                && (grouped.keys.iter().any(|(_, key)| !key.ty.bitwise)
-                    || (0..grouped.states.len()).any(|state| spelled_freely(grouped, state)))
+            grouped.keys.iter().any(|(_, key)| !key.ty.bitwise)
+                || (0..grouped.states.len()).any(|state| spelled_freely(grouped, state))
         }
         Role::Column(_) => false,
     }

@@ -305,3 +305,21 @@ fn aggregates_over_nothing() {
         "select dept, variance(salary) as a, regr_count(salary, id) as b, every(salary > 100) as c, percentile_cont(0.5) within group (order by salary) as d from emp group by dept",
     ]);
 }
+
+#[test]
+fn whole_rows_and_conversions() {
+    run(&[
+        "select d.id, count(e) as n from dept d left join emp e on e.dept = d.id group by d.id",
+        "select d.id, to_jsonb(e) as j from dept d left join emp e on e.dept = d.id",
+        "select e.id, (e).name as n, e is null as missing from emp e",
+        "select e.id, l is null as missing from emp e left join loose l on l.k = e.id and l.v = 1",
+        "select e.id from emp e where e.bonus not in (select v from loose) or e.id < 5",
+        "select e.id, e.bonus > all (select v from loose where k = e.dept) as c from emp e",
+        "select bonus from emp intersect select budget / 1000 from dept",
+        "select budget from dept except all select salary::numeric from emp",
+        "select d.id, u.x from dept d, unnest(array[d.boss, (select max(v) from loose where k = d.id)]) as u(x)",
+        "select 0::bigint as c union all select sum(t.id) over (partition by t.dept) from (select id, dept from emp order by id limit 3) t, lateral (select min(v) as m from loose l where l.k = t.id) x",
+        "select e.id, e.dept in (select k from loose) as a, e.salary in (select v from loose) as b, e.id in (select id from dept) as c, e.id in (select boss from dept) as d from emp e",
+        "select a.id, b.id as b, c.id as c, d.id as d, e.id as e from dept a left join dept b on b.id = a.boss left join dept c on c.id = b.boss left join dept d on d.id = c.boss full join dept e on e.id = d.boss",
+    ]);
+}

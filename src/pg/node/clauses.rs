@@ -271,6 +271,18 @@ impl<'q> Query<'q> {
         }
     }
 
+    /// The expressions of the computed item of FROM with this range-table index.
+    pub fn item_expressions(&self, index: usize) -> Vec<Expr<'q>> {
+        match self.item(index) {
+            Some(Item::Functions { calls, .. }) => {
+                calls.into_iter().map(|(call, _)| call).collect()
+            }
+            Some(Item::Values(rows)) => rows.into_iter().flatten().collect(),
+            Some(Item::Table(call)) => vec![call],
+            None => vec![],
+        }
+    }
+
     /// Name and type of the columns of a range-table entry.
     pub fn range_columns(&self, index: usize) -> Vec<(String, Type)> {
         let mut names: *mut pg_sys::List = std::ptr::null_mut();

@@ -1293,6 +1293,13 @@ pub fn describe_type(oid: pg_sys::Oid, modifier: i32, collation: pg_sys::Oid) ->
     }
 }
 
+/// The row type of a table.
+pub fn row_type(relid: pg_sys::Oid) -> Type {
+    // SAFETY: catalog lookup of an existing relation.
+    let oid = unsafe { pg_sys::get_rel_type_id(relid) };
+    describe_type(oid, -1, pg_sys::InvalidOid)
+}
+
 /// `schema.=` for the operator.
 unsafe fn operator_name(operator: pg_sys::Oid) -> String {
     // SAFETY: catalog lookup of an existing operator.

@@ -171,10 +171,20 @@ pub(super) fn identify(layout: &Layout, stored: &str, other: &dyn Fn(&str) -> Ex
                 .filter(|(_, _, ty)| ty.hashable)
                 .cloned()
                 .collect();
-            let hash = sql::row_hash(hashed.iter().map(|(a, _, _)| a.clone()).collect()).infix(
-                "=",
-                sql::row_hash(hashed.iter().map(|(_, b, _)| b.clone()).collect()),
-            );
+            // Without a hash there has to be some equality of expressions, or the rows could not be merged at all.
+            let sides = if hashed.is_empty() {
+                let nulls = |value: &Expr| {
+                    Expr::builtin("num_nulls", vec![value.clone()]).cast("pg_catalog.int8")
+                };
+                pairs.first().map(|(a, b, _)| (nulls(a), nulls(b)))
+            } else {
+                let hash = |values: Vec<Expr>| sql::row_hash(values);
+                Some((
+                    hash(hashed.iter().map(|(a, _, _)| a.clone()).collect()),
+                    hash(hashed.iter().map(|(_, b, _)| b.clone()).collect()),
+                ))
+            };
+            let hash = sides.map_or(Expr::Boolean(true), |(a, b)| a.infix("=", b));
             let confirmed = pairs.into_iter().map(|(a, b, ty)| not_distinct(a, b, &ty));
             Expr::and(std::iter::once(hash).chain(confirmed).collect())
         }

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use super::{reads, terms};
-use crate::rel::{Rel, SourceId};
+use crate::rel::{Kept, Rel, SourceId};
 use crate::scalar::Scalar;
 
 pub(super) fn terms_of(
@@ -29,10 +29,14 @@ pub(super) fn terms_of(
             })
             .collect();
     }
-    vec![Rel::MatchChange {
+    vec![Rel::JoinChange {
         left: Box::new(left.clone()),
         right: Box::new(right.clone()),
-        present,
+        kind: if present {
+            Kept::Matched
+        } else {
+            Kept::Unmatched
+        },
         on: on.to_vec(),
         left_terms,
         right_terms: terms(right, dirty),

@@ -1,11 +1,15 @@
 //! R LEFT JOIN S = (R JOIN S) + (R ANTI JOIN S) x nulls; FULL adds nulls x (S ANTI JOIN R). While S does not change,
 //! LEFT JOIN is linear in R.
+//!
+//! The change of the pairs is dR JOIN S' + R' JOIN dS - dR JOIN dS; that of the rest follows the law of the anti join. All
+//! of it is one node, so that the changes of both sides are evaluated once: a chain of joins whose inputs all changed
+//! grows by its length, not by the number of combinations.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use super::{join, matching, reads, terms};
-use crate::rel::{ColId, Rel, SourceId};
-use crate::scalar::{Scalar, Type};
+use super::{reads, terms};
+use crate::rel::{Kept, Rel, SourceId};
+use crate::scalar::Scalar;
 
 pub(super) fn terms_of(
     left: &Rel,
@@ -25,33 +29,12 @@ pub(super) fn terms_of(
             })
             .collect();
     }
-    let mut all = join::inner(&[left.clone(), right.clone()], on, dirty);
-    all.extend(unmatched(left, right, on, dirty));
-    if full {
-        all.extend(unmatched(right, left, on, dirty));
-    }
-    all
-}
-
-/// The change of the rows of `kept` without partner, beside nulls for the columns of `other`.
-fn unmatched(kept: &Rel, other: &Rel, on: &[Scalar], dirty: &BTreeSet<SourceId>) -> Vec<Rel> {
-    let own = kept
-        .column_types()
-        .into_iter()
-        .map(|(id, (ty, nullable))| (id, Scalar::column(id, ty, nullable)));
-    let missing = nulls(other.column_types());
-    let columns: Vec<(ColId, Scalar)> = own.chain(missing).collect();
-    matching::terms_of(kept, other, false, on, dirty)
-        .into_iter()
-        .map(|term| Rel::Project {
-            input: Box::new(term),
-            columns: columns.clone(),
-        })
-        .collect()
-}
-
-fn nulls(columns: BTreeMap<ColId, (Type, bool)>) -> impl Iterator<Item = (ColId, Scalar)> {
-    columns
-        .into_iter()
-        .map(|(id, (ty, _))| (id, Scalar::null(ty)))
+    vec![Rel::JoinChange {
+        left: Box::new(left.clone()),
+        right: Box::new(right.clone()),
+        kind: if full { Kept::Both } else { Kept::Left },
+        on: on.to_vec(),
+        left_terms: terms(left, dirty),
+        right_terms: terms(right, dirty),
+    }]
 }

@@ -70,7 +70,7 @@ pub fn keys(rel: &Rel) -> Vec<BTreeSet<ColId>> {
             }
         }
         Rel::Outer { full: true, .. }
-        | Rel::MatchChange { .. }
+        | Rel::JoinChange { .. }
         | Rel::Negate(_)
         | Rel::Expand { .. }
         | Rel::ProjectSet { .. } => vec![],
@@ -111,6 +111,12 @@ fn determined(rel: &Rel, known: &BTreeSet<ColId>) -> BTreeSet<ColId> {
     }
     match rel {
         Rel::Filter { input, .. } => found.extend(determined(input, known)),
+        // A side that is missing is null in all its columns.
+        Rel::Outer { left, right, .. } => {
+            found.extend(determined(left, known));
+            found.extend(determined(right, known));
+        }
+        Rel::Match { left, .. } => found.extend(determined(left, known)),
         Rel::Join { inputs, conditions } => {
             let below: Vec<_> = inputs.iter().map(keys).collect();
             found = Dependencies::new(inputs, &below, conditions).closure(&found);

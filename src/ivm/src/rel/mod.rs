@@ -142,6 +142,19 @@ pub enum SetKind {
     Except,
 }
 
+/// Which rows a join keeps besides, or instead of, its pairs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kept {
+    /// Rows of the left side with a partner, alone.
+    Matched,
+    /// Rows of the left side without one, alone.
+    Unmatched,
+    /// The pairs, and rows of the left side without a partner.
+    Left,
+    /// The pairs, and rows of either side without a partner.
+    Both,
+}
+
 /// A relational operator. Weights are implicit: each node is a multiset.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Rel {
@@ -182,11 +195,12 @@ pub enum Rel {
         present: bool,
         on: Vec<Scalar>,
     },
-    /// The change of a `Match` whose right side changed. Only in deltas; `delta::matching` has the law.
-    MatchChange {
+    /// The change of an outer, semi or anti join whose right side changed. Only in deltas; `delta::matching` and
+    /// `delta::outer` have the laws. The changes of both sides are evaluated once, however often the law uses them.
+    JoinChange {
         left: Box<Rel>,
         right: Box<Rel>,
-        present: bool,
+        kind: Kept,
         on: Vec<Scalar>,
         left_terms: Vec<Rel>,
         right_terms: Vec<Rel>,
@@ -297,7 +311,15 @@ impl Rel {
             Rel::Outer { left, right, .. } => {
                 left.columns().into_iter().chain(right.columns()).collect()
             }
-            Rel::Match { left, .. } | Rel::MatchChange { left, .. } => left.columns(),
+            Rel::Match { left, .. } => left.columns(),
+            Rel::JoinChange {
+                left, right, kind, ..
+            } => match kind {
+                Kept::Matched | Kept::Unmatched => left.columns(),
+                Kept::Left | Kept::Both => {
+                    left.columns().into_iter().chain(right.columns()).collect()
+                }
+            },
             Rel::Negate(input) => input.columns(),
             Rel::Expand { input, columns, .. } => input
                 .columns()
@@ -311,11 +333,8 @@ impl Rel {
                 .map(|(id, _)| *id)
                 .chain(calls.iter().map(|(id, _)| *id))
                 .collect(),
-            Rel::Partitioned { inputs, keys, body } => body
-                .columns(inputs)
-                .into_iter()
-                .chain(keys.iter().map(|(id, _)| *id))
-                .collect(),
+            // The keys are only known where the result is stored.
+            Rel::Partitioned { inputs, body, .. } => body.columns(inputs),
         }
     }
 
@@ -344,7 +363,18 @@ impl Rel {
                 };
                 side(left, *full).chain(side(right, true)).collect()
             }
-            Rel::Match { left, .. } | Rel::MatchChange { left, .. } => left.column_types(),
+            Rel::Match { left, .. } => left.column_types(),
+            Rel::JoinChange {
+                left, right, kind, ..
+            } => match kind {
+                Kept::Matched | Kept::Unmatched => left.column_types(),
+                Kept::Left | Kept::Both => left
+                    .column_types()
+                    .into_iter()
+                    .chain(right.column_types())
+                    .map(|(id, (ty, _))| (id, (ty, true)))
+                    .collect(),
+            },
             Rel::Negate(input) => input.column_types(),
             Rel::Expand { input, columns, .. } => input
                 .column_types()
@@ -382,11 +412,7 @@ impl Rel {
                         .map(|(id, call)| (*id, (call.call.ty.clone(), call.call.nullable))),
                 )
                 .collect(),
-            Rel::Partitioned { inputs, keys, body } => body
-                .column_types(inputs)
-                .into_iter()
-                .chain(keys.iter().map(|(id, key)| (*id, (key.ty.clone(), true))))
-                .collect(),
+            Rel::Partitioned { inputs, body, .. } => body.column_types(inputs),
         }
     }
 
@@ -402,7 +428,7 @@ impl Rel {
             | Rel::Aggregate { input, .. } => vec![input],
             Rel::Outer { left, right, .. }
             | Rel::Match { left, right, .. }
-            | Rel::MatchChange { left, right, .. } => vec![left, right],
+            | Rel::JoinChange { left, right, .. } => vec![left, right],
             Rel::Join { inputs, .. } => inputs.iter().collect(),
             Rel::UnionAll { inputs, .. } => inputs.iter().map(|(input, _)| input).collect(),
             Rel::Partitioned { inputs, .. } => inputs.iter().map(|input| &input.rel).collect(),
@@ -497,17 +523,17 @@ impl Rel {
                 present: *present,
                 on: on.clone(),
             },
-            Rel::MatchChange {
+            Rel::JoinChange {
                 left,
                 right,
-                present,
+                kind,
                 on,
                 left_terms,
                 right_terms,
-            } => Rel::MatchChange {
+            } => Rel::JoinChange {
                 left: Box::new(change(left)),
                 right: Box::new(change(right)),
-                present: *present,
+                kind: *kind,
                 on: on.clone(),
                 left_terms: left_terms.iter().map(&mut *change).collect(),
                 right_terms: right_terms.iter().map(&mut *change).collect(),

@@ -76,17 +76,17 @@ pub fn copy(rel: &Rel, numbers: &mut dyn Numbers) -> Rel {
             present: *present,
             on: all(on, numbers),
         },
-        Rel::MatchChange {
+        Rel::JoinChange {
             left,
             right,
-            present,
+            kind,
             on,
             left_terms,
             right_terms,
-        } => Rel::MatchChange {
+        } => Rel::JoinChange {
             left: Box::new(copy(left, numbers)),
             right: Box::new(copy(right, numbers)),
-            present: *present,
+            kind: *kind,
             on: all(on, numbers),
             left_terms: left_terms.iter().map(|term| copy(term, numbers)).collect(),
             right_terms: right_terms.iter().map(|term| copy(term, numbers)).collect(),

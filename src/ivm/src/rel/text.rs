@@ -1,6 +1,6 @@
 //! The text form of a tree: one operator a line, inputs indented below it.
 
-use super::{AggregateCall, AggregateKind, At, Body, Query, Rel, SortKey};
+use super::{AggregateCall, AggregateKind, At, Body, Kept, Query, Rel, SortKey};
 use crate::scalar::{Piece, Scalar};
 
 pub(super) fn query(query: &Query) -> String {
@@ -62,8 +62,13 @@ fn describe(rel: &Rel, depth: usize, lines: &mut Vec<String>) {
             let kind = if *present { "SemiJoin" } else { "AntiJoin" };
             format!("{kind} {}", conjunction(on))
         }
-        Rel::MatchChange { present, on, .. } => {
-            let kind = if *present { "SemiJoin" } else { "AntiJoin" };
+        Rel::JoinChange { kind, on, .. } => {
+            let kind = match kind {
+                Kept::Matched => "SemiJoin",
+                Kept::Unmatched => "AntiJoin",
+                Kept::Left => "LeftJoin",
+                Kept::Both => "FullJoin",
+            };
             format!("change of {kind} {}", conjunction(on))
         }
         Rel::Negate(_) => "Negate".to_owned(),

@@ -60,7 +60,7 @@ fn check(rel: &Rel) -> Result<BTreeSet<ColId>, Malformed> {
         | Rel::Match {
             left, right, on, ..
         }
-        | Rel::MatchChange {
+        | Rel::JoinChange {
             left, right, on, ..
         } => {
             let mut below = check(left)?;
@@ -184,7 +184,7 @@ fn unique(rel: &Rel, seen: &mut BTreeSet<ColId>) -> Result<(), Malformed> {
         | Rel::Unit
         | Rel::Outer { .. }
         | Rel::Match { .. }
-        | Rel::MatchChange { .. }
+        | Rel::JoinChange { .. }
         | Rel::Negate(_) => vec![],
         Rel::Partitioned { keys, body, .. } => {
             let own: Vec<ColId> = match body {

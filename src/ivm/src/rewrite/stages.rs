@@ -1,12 +1,10 @@
 //! A plan has at most one stateful operator, at its root: every other one becomes a stage, a stored intermediate result
 //! with its own plan, read like any source.
 
-use std::collections::BTreeSet;
-
 use serde::{Deserialize, Serialize};
 
 use crate::facts;
-use crate::rel::{At, ColId, OutputColumn, PartitionInput, Query, Rel, Scan, ScanColumn, SourceId};
+use crate::rel::{At, OutputColumn, PartitionInput, Query, Rel, Scan, ScanColumn, SourceId};
 
 /// Source ids of stages start here, above every oid.
 pub const STAGE_SOURCE: u64 = 1 << 32;
@@ -96,14 +94,8 @@ fn below(rel: &Rel, stages: &mut Vec<Stage>, instance: &mut u32) -> Rel {
             let unique = facts::keys(rel);
             let root = keep_root(rel, stages, instance);
             let types = root.column_types();
-            // The partition keys are kept beside the columns, where the plan needs them.
-            let internal: BTreeSet<ColId> = match &root {
-                Rel::Partitioned { keys, .. } => keys.iter().map(|(id, _)| *id).collect(),
-                _ => BTreeSet::new(),
-            };
             let output: Vec<OutputColumn> = types
                 .iter()
-                .filter(|(id, _)| !internal.contains(id))
                 .enumerate()
                 .map(|(position, (id, (ty, _)))| OutputColumn {
                     id: *id,

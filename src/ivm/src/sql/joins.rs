@@ -1,10 +1,10 @@
 //! Lowering of outer, semi and anti joins, their changes, and items computed from a row.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::ast::{Cte, CteBody, Expr, From, JoinKind, Query, Select};
+use super::ast::{Cte, CteBody, Expr, From, JoinKind, Name, Query, Select};
 use super::lower::{Lowered, Sources, column_name, derived, lower, scalar, union_all};
-use crate::rel::{ColId, Rel};
+use crate::rel::{ColId, Kept, Rel};
 use crate::scalar::{Scalar, Type};
 
 /// One side of an explicit join: a single FROM item whose columns are bare columns.
@@ -101,169 +101,332 @@ pub(super) fn matching(
     row
 }
 
-/// The change of a semi or anti join whose right side changed.
-///
-/// `l(c*, w, came, n)`: rows of the left that came or went, and rows that meet a change of the right, numbered; `r`: the
-/// change of the right; `d(n, w)`: the weight of the changed matches of a row; `p(n, c)`: its matches now.
+/// The names of the CTEs about one side of a join that changed.
+struct Names {
+    /// Its change.
+    change: &'static str,
+    /// Its rows that came or went, and those that meet a change of the other side, numbered.
+    rows: &'static str,
+    /// The weight of the changed partners of each of those rows.
+    changed: &'static str,
+    /// The number of partners it has now.
+    partners: &'static str,
+}
+
+const LEFT: Names = Names {
+    change: "pgt_x",
+    rows: "pgt_l",
+    changed: "pgt_d",
+    partners: "pgt_p",
+};
+
+const RIGHT: Names = Names {
+    change: "pgt_r",
+    rows: "pgt_m",
+    changed: "pgt_e",
+    partners: "pgt_q",
+};
+
+/// A side of a join that changed.
+struct Side<'a> {
+    rel: &'a Rel,
+    terms: &'a [Rel],
+    ids: Vec<ColId>,
+    names: Names,
+}
+
+/// The columns `ids` of a derived table or CTE under `alias`.
+fn under(alias: &str, ids: &[ColId]) -> BTreeMap<ColId, Expr> {
+    ids.iter()
+        .map(|id| (*id, Expr::column(alias, column_name(*id))))
+        .collect()
+}
+
+fn materialized(name: &str, query: Query) -> Cte {
+    Cte {
+        name: name.to_owned(),
+        materialized: true,
+        body: CteBody::Query(query),
+    }
+}
+
+fn from_cte(name: &str, alias: &str) -> From {
+    From::Cte {
+        name: name.to_owned(),
+        alias: alias.to_owned(),
+    }
+}
+
+fn int(value: Expr) -> Expr {
+    value.cast("pg_catalog.int4")
+}
+
+impl Side<'_> {
+    /// `change(c*, w)`
+    fn change(&self, sources: &Sources) -> Cte {
+        let mut branches: Vec<Select> = self
+            .terms
+            .iter()
+            .map(|term| {
+                let row = lower(term, sources);
+                let mut items = items_of(&row, &self.ids);
+                items.push((int(row.weight().unwrap_or(Expr::Integer(1))), "w".into()));
+                row.select(items)
+            })
+            .collect();
+        if branches.is_empty() {
+            // Nothing changed here; the other side did.
+            let mut items: Vec<(Expr, String)> = self
+                .rel
+                .column_types()
+                .into_iter()
+                .map(|(id, (ty, _))| (null(ty), column_name(id)))
+                .collect();
+            items.push((int(Expr::Integer(0)), "w".into()));
+            branches.push(Select {
+                items,
+                conditions: vec![Expr::Boolean(false)],
+                ..Select::default()
+            });
+        }
+        materialized(self.names.change, union_all(branches))
+    }
+
+    /// `rows(c*, w, came, n)`
+    fn rows(&self, other: &Side<'_>, on: &[Scalar], sources: &Sources) -> Cte {
+        let names: Vec<String> = self.ids.iter().map(|id| column_name(*id)).collect();
+        let mut items: Vec<(Expr, String)> = names
+            .iter()
+            .map(|name| (Expr::column("x", name.clone()), name.clone()))
+            .collect();
+        items.push((Expr::column("x", "w"), "w".into()));
+        items.push((Expr::Boolean(true), "came".into()));
+        let moved = Select {
+            items,
+            from: vec![from_cte(self.names.change, "x")],
+            ..Select::default()
+        };
+        let mut row = lower(self.rel, sources);
+        let mut columns = row.columns.clone();
+        columns.extend(under("r", &other.ids));
+        let meets = Select {
+            items: vec![(Expr::Integer(1), "one".into())],
+            from: vec![from_cte(other.names.change, "r")],
+            conditions: vec![conjunction(on, &columns)],
+            ..Select::default()
+        };
+        row.conditions.push(Expr::Exists(Box::new(meets)));
+        let mut items = items_of(&row, &self.ids);
+        items.push((Expr::Integer(1), "w".into()));
+        items.push((Expr::Boolean(false), "came".into()));
+        let concerned = union_all(vec![moved, row.select(items)]);
+        let mut items: Vec<(Expr, String)> = names
+            .into_iter()
+            .chain(["w".to_owned(), "came".to_owned()])
+            .map(|name| (Expr::column("x", name.clone()), name))
+            .collect();
+        items.push((
+            Expr::Window(Name::new("pg_catalog", "row_number"), vec![]),
+            "n".into(),
+        ));
+        let numbered = Select {
+            items,
+            from: vec![From::Select {
+                query: Box::new(concerned),
+                alias: "x".into(),
+                lateral: false,
+            }],
+            ..Select::default()
+        };
+        materialized(self.names.rows, numbered.into())
+    }
+
+    /// `changed(n, w)` and `partners(n, c)`
+    fn counts(&self, other: &Side<'_>, on: &[Scalar], sources: &Sources) -> [Cte; 2] {
+        let number = || Expr::column("l", "n");
+        let mut columns = under("l", &self.ids);
+        columns.extend(under("r", &other.ids));
+        let changed = Select {
+            items: vec![
+                (number(), "n".into()),
+                (Expr::aggregate("sum", Expr::column("r", "w")), "w".into()),
+            ],
+            from: vec![
+                from_cte(self.names.rows, "l"),
+                from_cte(other.names.change, "r"),
+            ],
+            conditions: vec![conjunction(on, &columns)],
+            group_by: vec![number()],
+            ..Select::default()
+        };
+        let partner = lower(other.rel, sources);
+        let mut columns = under("l", &self.ids);
+        columns.extend(partner.columns.clone());
+        let mut partners = partner.select(vec![
+            (number(), "n".into()),
+            (Expr::CountStar(None), "c".into()),
+        ]);
+        partners.from.insert(0, from_cte(self.names.rows, "l"));
+        partners.conditions.push(conjunction(on, &columns));
+        partners.group_by = vec![number()];
+        [
+            materialized(self.names.changed, changed.into()),
+            materialized(self.names.partners, partners.into()),
+        ]
+    }
+
+    /// The change of the rows that have (or have not) a partner, with `items` made of row `l`.
+    fn alone(&self, present: bool, mut items: Vec<(Expr, String)>) -> Select {
+        let or_zero = |table: &str, column: &str| {
+            Expr::Coalesce(vec![Expr::column(table, column), Expr::Integer(0)])
+        };
+        let now = or_zero("p", "c");
+        let before = now.clone().infix("-", or_zero("d", "w"));
+        let counted = |matches: Expr| {
+            let sign = if present { ">" } else { "<=" };
+            int(matches.infix(sign, Expr::Integer(0)))
+        };
+        let factor = Expr::Case(
+            vec![(Expr::column("l", "came"), counted(before.clone()))],
+            Box::new(counted(now).infix("-", counted(before))),
+        );
+        let left_join = |from: From, name: &str, alias: &str| From::Join {
+            left: Box::new(from),
+            kind: JoinKind::Left,
+            right: Box::new(from_cte(name, alias)),
+            on: Expr::column(alias, "n").infix("=", Expr::column("l", "n")),
+        };
+        items.push((
+            int(Expr::column("l", "w").infix("*", factor.clone())),
+            "w".into(),
+        ));
+        let rows = from_cte(self.names.rows, "l");
+        Select {
+            items,
+            from: vec![left_join(
+                left_join(rows, self.names.changed, "d"),
+                self.names.partners,
+                "p",
+            )],
+            conditions: vec![factor.infix("<>", Expr::Integer(0))],
+            ..Select::default()
+        }
+    }
+}
+
+fn null(ty: Type) -> Expr {
+    scalar(&Scalar::null(ty), &Lowered::default())
+}
+
+/// The change of a join that keeps more, or less, than its pairs.
 pub(super) fn change(
     [left, right]: [&Rel; 2],
-    present: bool,
+    kind: Kept,
     on: &[Scalar],
     [left_terms, right_terms]: [&[Rel]; 2],
     sources: &Sources,
 ) -> Lowered {
-    let left_ids: Vec<ColId> = left.columns().into_iter().collect();
-    let right_ids: Vec<ColId> = right.columns().into_iter().collect();
-    let under = |alias: &str, ids: &[ColId]| -> BTreeMap<ColId, Expr> {
-        ids.iter()
-            .map(|id| (*id, Expr::column(alias, column_name(*id))))
+    let side = |rel, terms, names| Side {
+        rel,
+        terms,
+        ids: Rel::columns(rel).into_iter().collect(),
+        names,
+    };
+    let (left, right) = (
+        side(left, left_terms, LEFT),
+        side(right, right_terms, RIGHT),
+    );
+    let mut with = vec![left.change(sources), right.change(sources)];
+    with.push(left.rows(&right, on, sources));
+    with.extend(left.counts(&right, on, sources));
+    let own = |side: &Side<'_>| -> BTreeMap<ColId, Expr> { under("l", &side.ids) };
+    let nulls = |side: &Side<'_>| -> BTreeMap<ColId, Expr> {
+        side.rel
+            .column_types()
+            .into_iter()
+            .map(|(id, (ty, _))| (id, null(ty)))
             .collect()
     };
-    let cte = |name: &str, query: Query| Cte {
-        name: name.to_owned(),
-        materialized: true,
-        body: CteBody::Query(query),
+    let named = |columns: BTreeMap<ColId, Expr>| -> Vec<(Expr, String)> {
+        columns
+            .into_iter()
+            .map(|(id, value)| (value, column_name(id)))
+            .collect()
     };
-    let from_cte = |name: &str| From::Cte {
-        name: format!("pgt_{name}"),
-        alias: name.to_owned(),
+    let both = |a: BTreeMap<ColId, Expr>, b: BTreeMap<ColId, Expr>| {
+        named(a.into_iter().chain(b).collect())
     };
-    let weighted = |row: &Lowered| {
-        row.weight()
-            .unwrap_or(Expr::Integer(1))
-            .cast("pg_catalog.int4")
+    let branches = match kind {
+        Kept::Matched => vec![left.alone(true, named(own(&left)))],
+        Kept::Unmatched => vec![left.alone(false, named(own(&left)))],
+        Kept::Left | Kept::Both => {
+            let mut branches = pairs(&left, &right, on, sources);
+            branches.push(left.alone(false, both(own(&left), nulls(&right))));
+            if kind == Kept::Both {
+                with.push(right.rows(&left, on, sources));
+                with.extend(right.counts(&left, on, sources));
+                branches.push(right.alone(false, both(nulls(&left), own(&right))));
+            }
+            branches
+        }
     };
-
-    let changes = right_terms
-        .iter()
-        .map(|term| {
-            let row = lower(term, sources);
-            let mut items = items_of(&row, &right_ids);
-            items.push((weighted(&row), "w".into()));
-            row.select(items)
-        })
-        .collect();
-
-    let mut concerned: Vec<Select> = left_terms
-        .iter()
-        .map(|term| {
-            let row = lower(term, sources);
-            let mut items = items_of(&row, &left_ids);
-            items.push((weighted(&row), "w".into()));
-            items.push((Expr::Boolean(true), "came".into()));
-            row.select(items)
-        })
-        .collect();
-    let mut row = lower(left, sources);
-    let mut columns = row.columns.clone();
-    columns.extend(under("r", &right_ids));
-    let meets = Select {
-        items: vec![(Expr::Integer(1), "one".into())],
-        from: vec![from_cte("r")],
-        conditions: vec![conjunction(on, &columns)],
-        ..Select::default()
+    let ids: Vec<ColId> = match kind {
+        Kept::Matched | Kept::Unmatched => left.ids.clone(),
+        Kept::Left | Kept::Both => {
+            let all: BTreeSet<ColId> = left.ids.iter().chain(&right.ids).copied().collect();
+            all.into_iter().collect()
+        }
     };
-    row.conditions.push(Expr::Exists(Box::new(meets)));
-    let mut items = items_of(&row, &left_ids);
-    items.push((Expr::Integer(1), "w".into()));
-    items.push((Expr::Boolean(false), "came".into()));
-    concerned.push(row.select(items));
-
-    let mut items: Vec<(Expr, String)> = left_ids
-        .iter()
-        .map(|id| column_name(*id))
-        .chain(["w".to_owned(), "came".to_owned()])
-        .map(|name| (Expr::column("x", name.clone()), name))
-        .collect();
-    items.push((
-        Expr::Window(super::ast::Name::new("pg_catalog", "row_number"), vec![]),
-        "n".into(),
-    ));
-    let numbered = Select {
-        items,
-        from: vec![From::Select {
-            query: Box::new(union_all(concerned)),
-            alias: "x".into(),
-            lateral: false,
-        }],
-        ..Select::default()
-    };
-
-    let number = || Expr::column("l", "n");
-    let mut columns = under("l", &left_ids);
-    columns.extend(under("r", &right_ids));
-    let changed_matches = Select {
-        items: vec![
-            (number(), "n".into()),
-            (Expr::aggregate("sum", Expr::column("r", "w")), "w".into()),
-        ],
-        from: vec![from_cte("l"), from_cte("r")],
-        conditions: vec![conjunction(on, &columns)],
-        group_by: vec![number()],
-        ..Select::default()
-    };
-    let partner = lower(right, sources);
-    let mut columns = under("l", &left_ids);
-    columns.extend(partner.columns.clone());
-    let mut present_matches = partner.select(vec![
-        (number(), "n".into()),
-        (Expr::CountStar(None), "c".into()),
-    ]);
-    present_matches.from.insert(0, from_cte("l"));
-    present_matches.conditions.push(conjunction(on, &columns));
-    present_matches.group_by = vec![number()];
-
-    let or_zero = |table: &str, column: &str| {
-        Expr::Coalesce(vec![Expr::column(table, column), Expr::Integer(0)])
-    };
-    let now = or_zero("p", "c");
-    let before = now.clone().infix("-", or_zero("d", "w"));
-    let counted = |matches: Expr| {
-        let sign = if present { ">" } else { "<=" };
-        matches
-            .infix(sign, Expr::Integer(0))
-            .cast("pg_catalog.int4")
-    };
-    let came = Expr::column("l", "came");
-    let factor = Expr::Case(
-        vec![(came, counted(before.clone()))],
-        Box::new(counted(now).infix("-", counted(before))),
-    );
-    let left_join = |from: From, name: &str| From::Join {
-        left: Box::new(from),
-        kind: JoinKind::Left,
-        right: Box::new(from_cte(name)),
-        on: Expr::column(name, "n").infix("=", number()),
-    };
-    let mut items: Vec<(Expr, String)> = left_ids
-        .iter()
-        .map(|id| (Expr::column("l", column_name(*id)), column_name(*id)))
-        .collect();
-    items.push((
-        Expr::column("l", "w")
-            .infix("*", factor.clone())
-            .cast("pg_catalog.int4"),
-        "w".into(),
-    ));
-    let body = Select {
-        items,
-        from: vec![left_join(left_join(from_cte("l"), "d"), "p")],
-        conditions: vec![factor.infix("<>", Expr::Integer(0))],
-        ..Select::default()
-    };
-    let query = Query {
-        with: vec![
-            cte("pgt_r", union_all(changes)),
-            cte("pgt_l", numbered.into()),
-            cte("pgt_d", changed_matches.into()),
-            cte("pgt_p", present_matches.into()),
-        ],
-        branches: vec![body],
-    };
-    let alias_by = left_ids.first().copied().unwrap_or_else(|| stand_in(left));
-    let mut table = derived(query, &[alias_by], true);
-    table.columns = under(&format!("u{}", alias_by.0), &left_ids);
+    let alias_by = ids.first().copied().unwrap_or_else(|| stand_in(left.rel));
+    let mut table = derived(Query { with, branches }, &[alias_by], true);
+    table.columns = under(&format!("u{}", alias_by.0), &ids);
     table
+}
+
+/// dR JOIN S', and R' JOIN dS - dR JOIN dS.
+fn pairs(left: &Side<'_>, right: &Side<'_>, on: &[Scalar], sources: &Sources) -> Vec<Select> {
+    let named = |columns: &BTreeMap<ColId, Expr>| -> Vec<(Expr, String)> {
+        let wanted: BTreeSet<ColId> = left.ids.iter().chain(&right.ids).copied().collect();
+        wanted
+            .into_iter()
+            .map(|id| {
+                let value = columns.get(&id).cloned().unwrap_or(Expr::Null);
+                (value, column_name(id))
+            })
+            .collect()
+    };
+    let mut branches = Vec::new();
+    if !left.terms.is_empty() {
+        let mut partner = lower(right.rel, sources);
+        let mut columns = under("l", &left.ids);
+        columns.extend(partner.columns.clone());
+        partner.from.insert(0, from_cte(left.names.change, "l"));
+        partner.conditions.push(conjunction(on, &columns));
+        let mut items = named(&columns);
+        items.push((Expr::column("l", "w"), "w".into()));
+        branches.push(partner.select(items));
+    }
+    let mut columns = under("l", &left.ids);
+    columns.extend(under("r", &right.ids));
+    let mut items = named(&columns);
+    let sign = Expr::Case(
+        vec![(Expr::column("l", "came"), Expr::Integer(-1))],
+        Box::new(Expr::Integer(1)),
+    );
+    let weight = Expr::column("l", "w")
+        .infix("*", Expr::column("r", "w"))
+        .infix("*", sign);
+    items.push((int(weight), "w".into()));
+    branches.push(Select {
+        items,
+        from: vec![
+            from_cte(left.names.rows, "l"),
+            from_cte(right.names.change, "r"),
+        ],
+        conditions: vec![conjunction(on, &columns)],
+        ..Select::default()
+    });
+    branches
 }
 
 /// The rows of `input` beside those of an item computed from them; `left` holds the conditions of a LEFT JOIN.

@@ -123,20 +123,14 @@ pub fn lower(rel: &Rel, sources: &Sources) -> Lowered {
             present,
             on,
         } => joins::matching(left, right, *present, on, sources),
-        Rel::MatchChange {
+        Rel::JoinChange {
             left,
             right,
-            present,
+            kind,
             on,
             left_terms,
             right_terms,
-        } => joins::change(
-            [left, right],
-            *present,
-            on,
-            [left_terms, right_terms],
-            sources,
-        ),
+        } => joins::change([left, right], *kind, on, [left_terms, right_terms], sources),
         Rel::Negate(input) => {
             let mut lowered = lower(input, sources);
             lowered.weights.push(Expr::Integer(-1));

@@ -133,8 +133,9 @@ impl Display for Expr {
                 f.write_char(')')
             }
             Expr::Not(condition) => write!(f, "(NOT {condition})"),
-            Expr::IsNull(value) => write!(f, "({value} IS NULL)"),
-            Expr::IsNotNull(value) => write!(f, "({value} IS NOT NULL)"),
+            // `IS NULL` looks into rows: a row of nulls is not the null value.
+            Expr::IsNull(value) => write!(f, "({value} IS NOT DISTINCT FROM NULL)"),
+            Expr::IsNotNull(value) => write!(f, "({value} IS DISTINCT FROM NULL)"),
             Expr::IsNotDistinct(left, right) => write!(f, "({left} IS NOT DISTINCT FROM {right})"),
             Expr::Case(branches, otherwise) => {
                 f.write_str("CASE")?;
