@@ -60,7 +60,7 @@ fn describe(rel: &Rel, findings: &mut Vec<Finding>) {
         Rel::Expand { .. } => ("function in FROM", "linear", None),
         Rel::ProjectSet { .. } => ("set-returning projection", "linear", None),
         // Only in deltas.
-        Rel::JoinChange { .. } | Rel::Negate(_) => return,
+        Rel::JoinChange { .. } | Rel::InnerChange { .. } | Rel::Negate(_) => return,
         Rel::Partitioned { body, .. } => (
             match body {
                 Body::Window { .. } => "window",

@@ -4,6 +4,9 @@
 //! With old(R) = R' - dR multiplied out: the sum over all non-empty sets D of dirty inputs of (-1)^(|D|-1) times the join
 //! of dRi for i in D and Ri' for the others. While few inputs are dirty that is better, because each term then joins
 //! tables and changes directly; no plan has to join the union of both.
+//!
+//! An input whose change is more than that of a table would be evaluated once per term; then the whole change is one node
+//! that evaluates the change of each input once, and deltas of nested joins grow by their depth only.
 
 use std::collections::BTreeSet;
 
@@ -22,6 +25,14 @@ pub(super) fn inner(inputs: &[Rel], conditions: &[Scalar], dirty: &BTreeSet<Sour
         .filter(|(_, input)| reads(input, dirty))
         .map(|(position, _)| position)
         .collect();
+    let simple = changed.iter().all(|position| is_leaf(&inputs[*position]));
+    if !simple && changed.len() > 1 {
+        return vec![Rel::InnerChange {
+            inputs: inputs.to_vec(),
+            conditions: conditions.to_vec(),
+            changes: inputs.iter().map(|input| terms(input, dirty)).collect(),
+        }];
+    }
     if changed.len() > MULTIPLIED_OUT {
         return telescoped(inputs, conditions, dirty);
     }
@@ -64,6 +75,15 @@ pub(super) fn inner(inputs: &[Rel], conditions: &[Scalar], dirty: &BTreeSet<Sour
         }));
     }
     all
+}
+
+/// A table under filters and projections.
+fn is_leaf(rel: &Rel) -> bool {
+    match rel {
+        Rel::Scan(_) => true,
+        Rel::Filter { input, .. } | Rel::Project { input, .. } => is_leaf(input),
+        _ => false,
+    }
 }
 
 fn telescoped(inputs: &[Rel], conditions: &[Scalar], dirty: &BTreeSet<SourceId>) -> Vec<Rel> {

@@ -48,7 +48,9 @@ pub fn terms(rel: &Rel, dirty: &BTreeSet<SourceId>) -> Vec<Rel> {
             linear::of_rows(rel, input, dirty)
         }
         Rel::Unit => vec![],
-        Rel::JoinChange { .. } => unreachable!("a change is not differentiated again"),
+        Rel::JoinChange { .. } | Rel::InnerChange { .. } => {
+            unreachable!("a change is not differentiated again")
+        }
         // Cut off by `rewrite::stages`; reading it whole would be wrong, so no term claims to describe it.
         Rel::Aggregate { .. } | Rel::Partitioned { .. } => {
             unreachable!("a stateful operator below the root of a plan")

@@ -71,6 +71,7 @@ pub fn keys(rel: &Rel) -> Vec<BTreeSet<ColId>> {
         }
         Rel::Outer { full: true, .. }
         | Rel::JoinChange { .. }
+        | Rel::InnerChange { .. }
         | Rel::Negate(_)
         | Rel::Expand { .. }
         | Rel::ProjectSet { .. } => vec![],

@@ -205,6 +205,13 @@ pub enum Rel {
         left_terms: Vec<Rel>,
         right_terms: Vec<Rel>,
     },
+    /// The change of an inner join, given the terms of the change of each input (none for a clean one). Only in deltas;
+    /// `delta::join` has the law. Each input's change is evaluated once.
+    InnerChange {
+        inputs: Vec<Rel>,
+        conditions: Vec<Scalar>,
+        changes: Vec<Vec<Rel>>,
+    },
     /// The same rows with their weights negated. Only in deltas.
     Negate(Box<Rel>),
     /// Each row of the input beside the rows of a FROM item that is computed from it: a function call, VALUES. With
@@ -306,7 +313,9 @@ impl Rel {
             Rel::Scan(scan) => scan.columns.iter().map(|column| column.id).collect(),
             Rel::Filter { input, .. } => input.columns(),
             Rel::Project { columns, .. } => columns.iter().map(|(id, _)| *id).collect(),
-            Rel::Join { inputs, .. } => inputs.iter().flat_map(Rel::columns).collect(),
+            Rel::Join { inputs, .. } | Rel::InnerChange { inputs, .. } => {
+                inputs.iter().flat_map(Rel::columns).collect()
+            }
             Rel::Unit => BTreeSet::new(),
             Rel::Outer { left, right, .. } => {
                 left.columns().into_iter().chain(right.columns()).collect()
@@ -351,7 +360,9 @@ impl Rel {
                 .iter()
                 .map(|(id, scalar)| (*id, (scalar.ty.clone(), scalar.nullable)))
                 .collect(),
-            Rel::Join { inputs, .. } => inputs.iter().flat_map(Rel::column_types).collect(),
+            Rel::Join { inputs, .. } | Rel::InnerChange { inputs, .. } => {
+                inputs.iter().flat_map(Rel::column_types).collect()
+            }
             Rel::Unit => BTreeMap::new(),
             Rel::Outer {
                 left, right, full, ..
@@ -429,7 +440,7 @@ impl Rel {
             Rel::Outer { left, right, .. }
             | Rel::Match { left, right, .. }
             | Rel::JoinChange { left, right, .. } => vec![left, right],
-            Rel::Join { inputs, .. } => inputs.iter().collect(),
+            Rel::Join { inputs, .. } | Rel::InnerChange { inputs, .. } => inputs.iter().collect(),
             Rel::UnionAll { inputs, .. } => inputs.iter().map(|(input, _)| input).collect(),
             Rel::Partitioned { inputs, .. } => inputs.iter().map(|input| &input.rel).collect(),
         }
@@ -488,6 +499,18 @@ impl Rel {
                 columns: columns.clone(),
             },
             Rel::Negate(input) => Rel::Negate(Box::new(change(input))),
+            Rel::InnerChange {
+                inputs,
+                conditions,
+                changes,
+            } => Rel::InnerChange {
+                inputs: inputs.iter().map(&mut *change).collect(),
+                conditions: conditions.clone(),
+                changes: changes
+                    .iter()
+                    .map(|terms| terms.iter().map(&mut *change).collect())
+                    .collect(),
+            },
             Rel::Expand {
                 input,
                 item,

@@ -91,6 +91,18 @@ pub fn copy(rel: &Rel, numbers: &mut dyn Numbers) -> Rel {
             left_terms: left_terms.iter().map(|term| copy(term, numbers)).collect(),
             right_terms: right_terms.iter().map(|term| copy(term, numbers)).collect(),
         },
+        Rel::InnerChange {
+            inputs,
+            conditions,
+            changes,
+        } => Rel::InnerChange {
+            inputs: inputs.iter().map(|input| copy(input, numbers)).collect(),
+            conditions: all(conditions, numbers),
+            changes: changes
+                .iter()
+                .map(|terms| terms.iter().map(|term| copy(term, numbers)).collect())
+                .collect(),
+        },
         Rel::Negate(input) => Rel::Negate(Box::new(copy(input, numbers))),
         Rel::Expand {
             input,

@@ -71,6 +71,9 @@ fn describe(rel: &Rel, depth: usize, lines: &mut Vec<String>) {
             };
             format!("change of {kind} {}", conjunction(on))
         }
+        Rel::InnerChange { conditions, .. } => {
+            format!("change of Join {}", conjunction(conditions))
+        }
         Rel::Negate(_) => "Negate".to_owned(),
         Rel::Expand {
             item,

@@ -43,7 +43,10 @@ fn check(rel: &Rel) -> Result<BTreeSet<ColId>, Malformed> {
                 "a projection",
             )?;
         }
-        Rel::Join { inputs, conditions } => {
+        Rel::Join { inputs, conditions }
+        | Rel::InnerChange {
+            inputs, conditions, ..
+        } => {
             let mut below = BTreeSet::new();
             for input in inputs {
                 below.extend(check(input)?);
@@ -181,6 +184,7 @@ fn unique(rel: &Rel, seen: &mut BTreeSet<ColId>) -> Result<(), Malformed> {
         Rel::ProjectSet { columns, .. } => columns.iter().map(|(id, _)| *id).collect(),
         Rel::Filter { .. }
         | Rel::Join { .. }
+        | Rel::InnerChange { .. }
         | Rel::Unit
         | Rel::Outer { .. }
         | Rel::Match { .. }

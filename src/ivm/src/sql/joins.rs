@@ -383,6 +383,140 @@ pub(super) fn change(
     table
 }
 
+/// Up to so many changed inputs every combination is a branch of its own.
+const MULTIPLIED_OUT: usize = 3;
+
+/// The change of an inner join: `pgt_j<i>(c*, w)` is the change of input i; the branches join those with the new states,
+/// or, of many changed inputs, the first with the new and the later ones with the old states of the others.
+pub(super) fn inner_change(
+    inputs: &[Rel],
+    conditions: &[Scalar],
+    changes: &[Vec<Rel>],
+    sources: &Sources,
+) -> Lowered {
+    let name = |position: usize| format!("pgt_j{position}");
+    let ids_of =
+        |position: usize| -> Vec<ColId> { inputs[position].columns().into_iter().collect() };
+    let changed: Vec<usize> = (0..inputs.len())
+        .filter(|position| !changes[*position].is_empty())
+        .collect();
+    let with = changed
+        .iter()
+        .map(|position| {
+            let branches = changes[*position]
+                .iter()
+                .map(|term| {
+                    let row = lower(term, sources);
+                    let mut items = items_of(&row, &ids_of(*position));
+                    items.push((int(row.weight().unwrap_or(Expr::Integer(1))), "w".into()));
+                    row.select(items)
+                })
+                .collect();
+            materialized(&name(*position), union_all(branches))
+        })
+        .collect();
+    let change = |position: usize| {
+        let alias = format!("j{position}");
+        Lowered {
+            from: vec![from_cte(&name(position), &alias)],
+            columns: under(&alias, &ids_of(position)),
+            weights: vec![Expr::column(&alias, "w")],
+            conditions: vec![],
+        }
+    };
+    let old = |position: usize| {
+        let ids = ids_of(position);
+        let row = lower(&inputs[position], sources);
+        let mut items = items_of(&row, &ids);
+        items.push((int(row.weight().unwrap_or(Expr::Integer(1))), "w".into()));
+        let now = row.select(items);
+        let mut items: Vec<(Expr, String)> = ids
+            .iter()
+            .map(|id| (Expr::column("d", column_name(*id)), column_name(*id)))
+            .collect();
+        items.push((Expr::Negate(Box::new(Expr::column("d", "w"))), "w".into()));
+        let taken_back = Select {
+            items,
+            from: vec![from_cte(&name(position), "d")],
+            fence: true,
+            ..Select::default()
+        };
+        let alias = format!("o{position}");
+        Lowered {
+            from: vec![From::Select {
+                query: Box::new(union_all(vec![now, taken_back])),
+                alias: alias.clone(),
+                lateral: false,
+            }],
+            columns: under(&alias, &ids),
+            weights: vec![Expr::column(&alias, "w")],
+            conditions: vec![],
+        }
+    };
+    // For each branch, how each input is read, and the sign.
+    let mut plans: Vec<(Vec<Lowered>, bool)> = Vec::new();
+    let now = |position: usize| lower(&inputs[position], sources);
+    if changed.len() <= MULTIPLIED_OUT {
+        for chosen in 1_u32..1 << changed.len() {
+            let rows = (0..inputs.len())
+                .map(|position| {
+                    let place = changed.iter().position(|other| *other == position);
+                    match place {
+                        Some(place) if chosen & (1 << place) != 0 => change(position),
+                        _ => now(position),
+                    }
+                })
+                .collect();
+            plans.push((rows, chosen.count_ones() % 2 == 0));
+        }
+    } else {
+        for at in &changed {
+            let rows = (0..inputs.len())
+                .map(|position| {
+                    if position == *at {
+                        change(position)
+                    } else if position > *at && changed.contains(&position) {
+                        old(position)
+                    } else {
+                        now(position)
+                    }
+                })
+                .collect();
+            plans.push((rows, false));
+        }
+    }
+    let ids: Vec<ColId> = {
+        let all: BTreeSet<ColId> = (0..inputs.len()).flat_map(ids_of).collect();
+        all.into_iter().collect()
+    };
+    let branches = plans
+        .into_iter()
+        .map(|(rows, negative)| {
+            let mut joined = Lowered::default();
+            for row in rows {
+                joined.from.extend(row.from);
+                joined.conditions.extend(row.conditions);
+                joined.columns.extend(row.columns);
+                joined.weights.extend(row.weights);
+            }
+            if negative {
+                joined.weights.push(Expr::Integer(-1));
+            }
+            joined
+                .conditions
+                .push(conjunction(conditions, &joined.columns));
+            let mut items = items_of(&joined, &ids);
+            let weight = joined.weight().unwrap_or(Expr::Integer(1));
+            items.push((int(weight), "w".into()));
+            joined.select(items)
+        })
+        .collect();
+    let alias_by = ids.first().copied().unwrap_or_else(|| stand_in(&inputs[0]));
+    let mut table = derived(Query { with, branches }, &[alias_by], true);
+    table.columns = under(&format!("u{}", alias_by.0), &ids);
+    table
+}
+
 /// dR JOIN S', and R' JOIN dS - dR JOIN dS.
 fn pairs(left: &Side<'_>, right: &Side<'_>, on: &[Scalar], sources: &Sources) -> Vec<Select> {
     let named = |columns: &BTreeMap<ColId, Expr>| -> Vec<(Expr, String)> {

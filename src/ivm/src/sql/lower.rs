@@ -131,6 +131,11 @@ pub fn lower(rel: &Rel, sources: &Sources) -> Lowered {
             left_terms,
             right_terms,
         } => joins::change([left, right], *kind, on, [left_terms, right_terms], sources),
+        Rel::InnerChange {
+            inputs,
+            conditions,
+            changes,
+        } => joins::inner_change(inputs, conditions, changes, sources),
         Rel::Negate(input) => {
             let mut lowered = lower(input, sources);
             lowered.weights.push(Expr::Integer(-1));
