@@ -7,7 +7,7 @@ use crate::server::Server;
 use crate::session::{Session, SqlError};
 use crate::stream_table::StreamTable;
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What went wrong.
 #[derive(Clone, Debug)]
@@ -55,7 +55,10 @@ pub struct Tally {
 }
 
 /// What takes longer runs away.
-const LONGEST: &str = "60s";
+const LONGEST: &str = "20s";
+
+/// A query that takes longer has become too large to be compared again.
+const LONG: Duration = Duration::from_secs(1);
 
 /// Largest query that is worth the time.
 const MAX_ROWS: i64 = 2000;
@@ -69,6 +72,8 @@ struct Stream {
     truncated: bool,
     /// It is not incremental, and so has another mode.
     refused: bool,
+    /// Changes have made it too large to be worth the time.
+    abandoned: bool,
 }
 
 struct Replay<'d> {
@@ -212,6 +217,15 @@ impl<'d> Replay<'d> {
         Ok(replay)
     }
 
+    /// Whether the query itself, or one below, has become too large, and then does without the stream table.
+    fn has_grown(&mut self, stream: usize) -> Result<bool, Failure> {
+        let table = self.streams[stream].table.clone();
+        let below = self.streams[..stream].iter().any(|s| s.abandoned);
+        let grown = below || !self.is_small(&table)?;
+        self.streams[stream].abandoned = grown;
+        Ok(grown)
+    }
+
     fn is_small(&mut self, table: &StreamTable) -> Result<bool, Failure> {
         let count = format!(
             "set statement_timeout = '300ms'; select count(c.*) from (select * from ({}) q limit {}) c",
@@ -268,6 +282,7 @@ impl<'d> Replay<'d> {
             seen: 0,
             truncated: false,
             refused,
+            abandoned: false,
         });
         let stream = self.streams.len() - 1;
         self.compare(stream)?;
@@ -286,6 +301,9 @@ impl<'d> Replay<'d> {
 
     /// Refreshes one stream table, compares it, and looks at the mode.
     fn follow(&mut self, stream: usize) -> Result<(), Failure> {
+        if self.streams[stream].abandoned {
+            return Ok(());
+        }
         let name = self.streams[stream].table.name().to_string();
         match self
             .reader
@@ -294,6 +312,7 @@ impl<'d> Replay<'d> {
             Ok(()) => {}
             // A TRUNCATE is in flight: the refresh waits for it, and so it should.
             Err(e) if e.code == "55P03" && self.streams[stream].truncated => return Ok(()),
+            Err(e) if e.code == "57014" && self.has_grown(stream)? => return Ok(()),
             Err(e) => {
                 return Err(failure(
                     Kind::Refused(e.code.clone()),
@@ -322,13 +341,16 @@ impl<'d> Replay<'d> {
     fn compare(&mut self, stream: usize) -> Result<(), Failure> {
         let Stream { table, bag, .. } = &self.streams[stream];
         // Whoever truncates holds a lock that a comparison has to wait for; then there is nothing to compare now.
+        let start = Instant::now();
         let exact = table.try_difference(&mut self.reader, *bag);
         let difference = match exact {
             Ok(difference) => difference,
             Err(e) if e.code == "55P03" => return Ok(()),
+            Err(e) if e.code == "57014" && self.has_grown(stream)? => return Ok(()),
             Err(e) => return Err(failure(Kind::Invalid, e)),
         };
         if difference.is_empty() {
+            self.streams[stream].abandoned = start.elapsed() > LONG;
             return Ok(());
         }
         Err(failure(
@@ -387,6 +409,9 @@ impl<'d> Replay<'d> {
         self.reader.exec("set lock_timeout = '30s'");
         for stream in 0..self.streams.len() {
             self.follow(stream)?;
+            if self.streams[stream].abandoned {
+                continue;
+            }
             let name = self.streams[stream].table.name();
             let changed = format!(
                 "select count(*) from pgtrickle.get_refresh_history('{name}', 1000)
