@@ -16,7 +16,9 @@ pub use source::capturable;
 use std::collections::BTreeSet;
 
 use pgrx::pg_sys;
+use pgt_ivm::apply::Layout;
 use pgt_ivm::rel::Query;
+use pgt_ivm::rewrite;
 
 use crate::error::{Error, Kind, Result};
 use crate::pg::node::{self, ReadRelation};
@@ -46,6 +48,8 @@ pub struct Analysis {
     pub query: std::result::Result<Query, NotIncremental>,
     /// Why several results are right, if they are: rows are picked among equals.
     pub ties: Option<String>,
+    /// The result can change while no source does: with the time, the session, or whatever a function looks at.
+    pub restless: bool,
     /// Every relation read, for capture and dependency tracking.
     pub relations: BTreeSet<ReadRelation>,
     /// The query calls volatile functions: only FULL refresh can mean anything.
@@ -75,8 +79,10 @@ pub fn analyze(view: pg_sys::Oid, timezone: &str) -> Result<Analysis> {
             .iter()
             .find(|function| function.volatile)
             .map(|function| function.name.clone());
+        let restless = functions::check(&functions).is_err();
         let (query, ties) = match functions::check(&functions)
             .and_then(|()| read(root))
+            .and_then(|(query, ties)| storable(&query).map(|()| (query, ties)))
             .and_then(|(query, ties)| match query.validate() {
                 Ok(()) => Ok((query, ties)),
                 Err(malformed) => Err(NotIncremental::new(
@@ -90,10 +96,30 @@ pub fn analyze(view: pg_sys::Oid, timezone: &str) -> Result<Analysis> {
         Ok(Analysis {
             query,
             ties,
+            restless,
             relations,
             volatile,
         })
     })
+}
+
+/// Every value kept between refreshes has a type that a table can have.
+fn storable(query: &Query) -> std::result::Result<(), NotIncremental> {
+    let planned = rewrite::cut(query);
+    let anonymous = planned
+        .stages
+        .iter()
+        .map(|stage| &stage.query)
+        .chain([&planned.query])
+        .flat_map(|query| Layout::of(query).columns)
+        .any(|column| ["pg_catalog.record", "pg_catalog.record[]"].contains(&&*column.ty.name));
+    if anonymous {
+        return Err(NotIncremental::new(
+            "an intermediate result would hold rows without a named type",
+            "Use the columns instead of ROW(..), or cast to a named row type.",
+        ));
+    }
+    Ok(())
 }
 
 /// The tree of a query. What PostgreSQL cannot print cannot be maintained from its text.

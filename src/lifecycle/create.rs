@@ -358,6 +358,13 @@ pub(super) fn attach_sources(
                 };
                 reads.insert(relation.relid.to_u32(), (kind, columns));
             }
+            if analysis.restless {
+                // Nothing that is captured tells when it has to be evaluated again: the view stands for that.
+                reads.insert(
+                    table.view.to_u32(),
+                    (SourceType::Uncaptured, BTreeSet::new()),
+                );
+            }
             units.push((table.id, reads));
         }
     }

@@ -64,6 +64,8 @@ pub struct Compiled {
     pub units: Vec<Unit>,
     /// It reads something whose changes cannot be captured.
     pub uncaptured: bool,
+    /// Its result can change while nothing it reads does.
+    pub restless: bool,
 }
 
 thread_local! {
@@ -139,6 +141,9 @@ fn build(table: &StreamTable) -> Result<Compiled> {
     let uncaptured = dependencies
         .iter()
         .any(|dependency| dependency.kind == SourceType::Uncaptured);
+    let restless = dependencies
+        .iter()
+        .any(|dependency| dependency.source == table.view);
     let units = if table.effective == Mode::Full {
         vec![opaque_unit(table, &dependencies)?]
     } else {
@@ -160,6 +165,7 @@ fn build(table: &StreamTable) -> Result<Compiled> {
         table: table.clone(),
         units,
         uncaptured,
+        restless,
     })
 }
 

@@ -264,8 +264,12 @@ fn refresh_one(
         let state = catalog::load_state(unit.id, under);
         snapshot_text.clone_from(&state.snapshot);
         let force = request.force_full.as_deref().or_else(|| {
-            // Nothing tells whether an uncaptured source changed.
-            (compiled.uncaptured && state.populated).then_some("sources cannot be captured")
+            // Nothing tells whether it has changed.
+            (compiled.uncaptured && state.populated).then_some(if compiled.restless {
+                "depends on more than its sources"
+            } else {
+                "sources cannot be captured"
+            })
         });
         let outcome = {
             let _scope = Scope::restricted(table.owner, &table.timezone);

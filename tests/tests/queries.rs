@@ -530,3 +530,49 @@ fn objects_that_shadow_builtin_ones() {
     s.exec("set search_path = pg_catalog, public; delete from s where k = 1");
     v.follows(&mut s);
 }
+
+/// A row without a named type cannot be stored, so no intermediate result can hold one.
+#[test]
+fn anonymous_rows_in_between() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table a (id int primary key, g int); create table c (id int, g int); insert into a values (1, 1), (2, 2); insert into c values (1, 1), (5, 1)");
+    for (number, query) in [
+        "select a.id, (select max(c) is not null from c where c.g = a.g) as x from a",
+        "select count(*) as n from (select distinct row(id, g) as r from a) q",
+        "select g, (array_agg(row(id, g) order by id))[1] is null as r from a group by g",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let v = s.auto_stream_table(&format!("v{number}"), query);
+        s.exec("update a set g = g + 1; insert into c values (7, 3)");
+        v.follows_somehow(&mut s);
+    }
+}
+
+#[test]
+fn result_that_moves_with_the_clock() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table e (id int primary key, at timestamptz not null); insert into e select i, now() - interval '1 hour' + i * interval '1 s' from generate_series(-5, 5) i");
+    let v = s.auto_stream_table("v", "select id from e where at > now() - interval '1 hour'");
+    let before = s.number("select count(*) from v");
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    v.refresh(&mut s);
+    assert!(
+        s.number("select count(*) from v") < before,
+        "rows leave as time passes, without a change of the source"
+    );
+    let w = db.connect().stream_table_with(
+        "w",
+        "select id from e where at > clock_timestamp() - interval '1 hour'",
+        "schedule => '1s', refresh_mode => 'FULL'",
+    );
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    assert!(
+        s.number("select count(*) from pgtrickle.get_refresh_history('w', 20)") > 1,
+        "{} is evaluated on its schedule",
+        w.name()
+    );
+}
