@@ -18,6 +18,8 @@ pub struct RefreshState {
     pub needs_reinit: bool,
     pub reinit_reason: Option<String>,
     pub reinit_requests: i64,
+    /// Milliseconds the last full refresh took, where the row was read directly.
+    pub last_full_ms: Option<f64>,
     /// The xmax of the snapshot this was read under.
     pub snapshot_xmax: u64,
     /// That snapshot, as text.
@@ -37,6 +39,7 @@ mod column {
     pub const CONSUMED: usize = 9;
     pub const DATA_TIMESTAMP: usize = 10;
     pub const LAST_REFRESH_AT: usize = 11;
+    pub const LAST_FULL_MS: usize = 12;
     pub const LAST_DIFF_MS: usize = 13;
     pub const REINIT_REQUESTS: usize = 14;
     pub const NEEDS_REINIT: usize = 16;
@@ -149,6 +152,7 @@ fn read_direct(row: &direct::Read, snapshot: &Snapshot) -> RefreshState {
         needs_reinit: row.bool(column::NEEDS_REINIT),
         reinit_reason: row.text(column::REINIT_REASON),
         reinit_requests: row.int(column::REINIT_REQUESTS).unwrap_or_default(),
+        last_full_ms: row.float(column::LAST_FULL_MS),
         snapshot_xmax,
         snapshot: text,
     }
@@ -170,6 +174,7 @@ fn read(row: &Row) -> RefreshState {
         needs_reinit: row.bool(5),
         reinit_reason: row.optional_text(6),
         reinit_requests: row.int(8),
+        last_full_ms: None,
         snapshot_xmax,
         snapshot: row.text(7),
     }

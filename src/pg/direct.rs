@@ -70,6 +70,11 @@ impl Read {
         self.value(column).map(|datum| datum.value() as i64)
     }
 
+    pub fn float(&self, column: usize) -> Option<f64> {
+        self.value(column)
+            .map(|datum| f64::from_bits(datum.value() as u64))
+    }
+
     pub fn oid(&self, column: usize) -> Option<pg_sys::Oid> {
         self.value(column)
             .map(|datum| pg_sys::Oid::from(datum.value() as u32))

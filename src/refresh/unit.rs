@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
+use std::time::Instant;
 
 use pgt_ivm::apply::{self, Change};
 use pgt_ivm::rel::SourceId;
+use pgt_ivm::schedule::Cost;
 use pgt_ivm::sql;
 use pgt_ivm::sql::ast::Statement;
 
@@ -33,6 +35,7 @@ pub(super) struct Plans {
     probe: Option<Rc<Plan>>,
     differential: HashMap<(Change, Filled), Rc<Plan>>,
     full: Option<Rc<Plan>>,
+    cost: Cost,
 }
 
 /// The log segments that hold something new, per dirty source, as positions in its list.
@@ -166,7 +169,29 @@ impl Unit {
                 {
                     return self.full(state, "change ratio", Action::Full, false, under);
                 }
-                self.differential((&changes, &filled), &values, state, settings, under)
+                let rows: u64 = changes.iter().map(|(_, count)| *count).sum();
+                if settings.strategy == Strategy::Auto
+                    && prefer_full
+                    && self
+                        .plans
+                        .borrow()
+                        .cost
+                        .prefers_full(rows, state.last_full_ms)
+                {
+                    return self.full(state, "cost model", Action::Full, false, under);
+                }
+                let known = self.plans.borrow().differential.len();
+                let started = Instant::now();
+                let outcome =
+                    self.differential((&changes, &filled), &values, state, settings, under)?;
+                let mut plans = self.plans.borrow_mut();
+                // The time of a statement's first run is mostly that of planning it.
+                if outcome.action == Action::Differential && plans.differential.len() == known {
+                    plans
+                        .cost
+                        .note(rows, started.elapsed().as_secs_f64() * 1000.0);
+                }
+                Ok(outcome)
             }
         }
     }

@@ -206,7 +206,8 @@ impl<'s> Bench<'s> {
 
     fn assert_differential(&mut self, stream: &StreamTable) -> Result<(), String> {
         let (action, reason) = stream.last_refresh(&mut self.writer);
-        if action == "DIFFERENTIAL" {
+        // Changes that do not reach the result leave the entry of its creation the last one.
+        if action == "DIFFERENTIAL" || reason.as_deref() == Some("initial") {
             Ok(())
         } else {
             Err(format!("refresh was {action}: {reason:?}"))

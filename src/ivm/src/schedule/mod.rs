@@ -1,6 +1,7 @@
 //! Decisions with the clock as an argument: when is a stream table due, when is a failed refresh tried again.
 
 mod board;
+mod cost;
 mod duration;
 mod retry;
 
@@ -8,6 +9,7 @@ use croner::Cron;
 use croner::parser::{CronParser, Seconds};
 
 pub use board::{Board, Decision, Entry};
+pub use cost::Cost;
 pub use retry::retry_delay_ms;
 
 /// When a stream table is refreshed, as its owner wrote it.
