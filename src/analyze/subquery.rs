@@ -562,6 +562,9 @@ impl Analyzer {
         let Some(test) = link.test else {
             return Err(unknown());
         };
+        if let Kind::And(parts) = test.kind() {
+            return self.row_in(rel, outer, answer, link, parts, level);
+        }
         let Kind::Operator {
             operator,
             arguments,
@@ -676,10 +679,13 @@ impl Analyzer {
             };
             return Ok(self.add(joined, value));
         }
+        // x <> ANY: one of the extrema differs; x = ALL: none does.
+        let differs = matches!((any, name.as_str()), (true, "<>") | (false, "="));
         // x < ANY: less than the greatest; x < ALL: less than the least; and the other way round.
         let greatest = match name.as_str() {
             "<" | "<=" => any,
             ">" | ">=" => !any,
+            _ if differs => true,
             _ => return Err(unknown()),
         };
         if !facts.builtin || !node::has_extrema(right.type_of().0) {
@@ -691,7 +697,8 @@ impl Analyzer {
             ("min", AggregateKind::Min)
         };
         let ty = column.ty.clone();
-        let calls = vec![
+        let least = self.column();
+        let mut calls = vec![
             (rows, count_star()),
             (
                 values,
@@ -699,13 +706,24 @@ impl Analyzer {
             ),
             (extremum, aggregate_of(function, kind, &column, ty.clone())),
         ];
+        if differs {
+            let call = aggregate_of("min", AggregateKind::Min, &column, ty.clone());
+            calls.push((least, call));
+        }
         let (right, keys) = self.grouped(answer.rel, &answer.context, &[], calls);
         let joined = self.beside(rel, outer, right, &keys, vec![])?;
-        let compared = Writer::default()
+        let mut compared = Writer::default()
             .scalar(&x)
             .text(&format!(" OPERATOR(pg_catalog.{name}) "))
-            .column(extremum)
-            .value(boolean(), true);
+            .column(extremum);
+        if differs {
+            compared = compared
+                .text(if any { " OR " } else { " AND " })
+                .scalar(&x)
+                .text(&format!(" OPERATOR(pg_catalog.{name}) "))
+                .column(least);
+        }
+        let compared = compared.value(boolean(), true);
         let decided = Writer::default();
         let decided = if any {
             decided
@@ -734,6 +752,79 @@ impl Analyzer {
                 " THEN NULL ELSE true END"
             })
             .value(node_type(&expr), true);
+        Ok(self.add(joined, value))
+    }
+
+    /// `(x, y) IN (..)`, or `NOT IN` as `<> ALL`, over values that cannot be null.
+    fn row_in<'q>(
+        &mut self,
+        rel: Rel,
+        outer: &[Known],
+        answer: Answer,
+        link: &SublinkNode<'q>,
+        parts: Vec<Expr<'q>>,
+        level: &Level<'q, '_>,
+    ) -> Result<(Rel, Known)> {
+        let unknown = || {
+            NotIncremental::new(
+                "a row that may contain nulls is compared with a sub-query as a value",
+                "Write it with EXISTS.",
+            )
+        };
+        if link.kind != SublinkKind::Any || answer.empty.is_some() {
+            return Err(unknown());
+        }
+        let columns: Vec<Known> = answer
+            .produced
+            .iter()
+            .map(|column| column.known.clone())
+            .collect();
+        let (right, keys) = self.grouped(answer.rel, &answer.context, &columns, vec![]);
+        let (right, there) = self.mark(right);
+        let (context, keys) = keys.split_at(answer.context.len());
+        let mut meets = Vec::new();
+        for part in parts {
+            let Kind::Operator {
+                operator,
+                arguments,
+            } = part.kind()
+            else {
+                return Err(unknown());
+            };
+            let [left, right] = arguments.as_slice() else {
+                return Err(unknown());
+            };
+            let (_, _, equality) =
+                node::operator_facts(operator, left.type_of().0, right.type_of().0);
+            let Kind::SublinkColumn(number) = right.strip_relabel().kind() else {
+                return Err(unknown());
+            };
+            let x = self.scalar(*left, level)?.0;
+            let key = keys.get(number as usize - 1).ok_or_else(unknown)?;
+            let Some(equal) = x.ty.equality.clone().filter(|_| equality) else {
+                return Err(unknown());
+            };
+            if x.nullable || key.nullable {
+                return Err(unknown());
+            }
+            meets.push(Scalar {
+                shape: x
+                    .as_column()
+                    .map_or(Shape::Opaque, |id| Shape::Equal(id, key.id)),
+                pieces: Writer::default()
+                    .scalar(&x)
+                    .text(&format!(" OPERATOR({equal}) "))
+                    .column(key.id)
+                    .pieces(),
+                ty: boolean(),
+                nullable: false,
+            });
+        }
+        let joined = self.beside(rel, outer, right, context, meets)?;
+        let value = Writer::default()
+            .column(there)
+            .text(" IS NOT NULL")
+            .value(boolean(), false);
         Ok(self.add(joined, value))
     }
 

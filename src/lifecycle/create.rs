@@ -117,6 +117,13 @@ pub fn create(definition: &Definition<'_>) -> Result<StreamTable> {
             refusal.reason
         );
     }
+    for advice in planned.iter().flat_map(super::indexes::missing) {
+        pgrx::notice!(
+            "without an index a change may read all of {}: {}",
+            advice.table,
+            advice.statement
+        );
+    }
     if definition.initialize {
         refresh::refresh(&Request {
             ids: vec![id],

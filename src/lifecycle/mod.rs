@@ -4,6 +4,7 @@ mod alter;
 mod altered;
 mod create;
 mod dropped;
+mod indexes;
 mod names;
 mod probe;
 mod rebuild;

@@ -859,3 +859,23 @@ fn server_that_does_not_preload_is_told_so() {
         ["0|f"]
     );
 }
+
+#[test]
+fn missing_index_is_pointed_out() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table big (id int primary key, k int, filler text); create table side (k int primary key, name text)");
+    s.exec("insert into big select i, i % 100, repeat('x', 200) from generate_series(1, 10000) i; insert into side select i, 'n' || i from generate_series(1, 100) i");
+    let mut noticed = |before: &str| {
+        s.exec(before);
+        s.notices();
+        s.exec("select pgtrickle.create_stream_table('v', 'select b.id, d.name from big b join side d on d.k = b.k', schedule => '1d')");
+        s.notices()
+            .iter()
+            .any(|notice| notice.message.contains("CREATE INDEX ON big (k)"))
+    };
+    assert!(noticed("select 1"), "a change of side reads all of big");
+    assert!(!noticed(
+        "select pgtrickle.drop_stream_table('v'); create index on big (k)"
+    ));
+}
