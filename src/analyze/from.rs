@@ -7,7 +7,7 @@ use pgt_ivm::rel::{At, Body, ColId, PartitionInput, Rel, Scan, ScanColumn, Sourc
 use pgt_ivm::scalar::Scalar;
 
 use super::query::{Analyzer, Known, Level, Produced, Result};
-use super::subquery::{Wanted, Writer, boolean, extend, same};
+use super::subquery::{Wanted, Writer, boolean, extend, is_shown, or_over_nothing, same};
 use super::{NotIncremental, source};
 use crate::pg::node::{
     self, Expr, FromNode, Item, JoinKind, Kind, Query, Rte, SublinkKind, SublinkNode,
@@ -164,6 +164,7 @@ impl Analyzer {
             });
         };
         // There is always exactly one row, so that a left join without conditions is an inner one.
+        let inner = left.is_none();
         let always = left.iter().flatten().all(|part| part.is_true_constant());
         if !always {
             return Err(NotIncremental::new(
@@ -181,15 +182,7 @@ impl Analyzer {
         let mut more = Vec::new();
         let mut produced = Vec::new();
         for (column, empty) in answer.produced.into_iter().zip(empty) {
-            let value = Writer::default()
-                .text("CASE WHEN ")
-                .column(there)
-                .text(" IS NULL THEN ")
-                .scalar(&empty)
-                .text(" ELSE ")
-                .column(column.known.id)
-                .text(" END")
-                .value(column.known.ty.clone(), true);
+            let value = or_over_nothing(there, &column.known, &empty, answer.shown.as_ref());
             let known = Known {
                 id: self.column(),
                 nullable: true,
@@ -202,7 +195,14 @@ impl Analyzer {
             });
         }
         bind(index, produced, level);
-        Ok(extend(joined, more))
+        let extended = extend(joined, more);
+        match &answer.shown {
+            Some((shown, over_nothing)) if inner => Ok(Rel::Filter {
+                input: Box::new(extended),
+                conditions: vec![is_shown(there, shown, over_nothing).value(boolean(), false)],
+            }),
+            _ => Ok(extended),
+        }
     }
 
     /// VALUES or function calls beside the rows of `before`.

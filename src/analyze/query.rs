@@ -75,6 +75,8 @@ pub(super) struct Answer {
     pub context: Vec<Known>,
     /// An aggregate without GROUP BY has a row also over nothing: its values then, over the context's own columns.
     pub empty: Option<Vec<Scalar>>,
+    /// Its HAVING, where that has not been applied: a column, and its value over nothing.
+    pub shown: Option<(Known, Scalar)>,
     /// The order of the rows, where it was asked for.
     pub order: Vec<SortKey>,
 }
@@ -212,13 +214,23 @@ impl Analyzer {
         let Some(operation) = query.set_operation() else {
             return self.plain(level, context, exists, ordered);
         };
-        if context.is_some() {
-            return Err(NotIncremental::new(
-                "a set operation refers to the query around it",
-                "Rewrite the lateral reference as a join.",
-            ));
+        let (mut rel, mut produced) =
+            self.set_operation(&operation, &mut level, context.as_ref())?;
+        // What ties it to the query around it stands behind its own columns.
+        let own = produced.len() - context.as_ref().map_or(0, |context| context.columns.len());
+        let beside: Vec<Known> = produced
+            .split_off(own)
+            .into_iter()
+            .map(|column| column.known)
+            .collect();
+        if let Some(context) = &context {
+            level.context = context
+                .columns
+                .iter()
+                .zip(&beside)
+                .map(|((var, _), known)| (*var, known.clone()))
+                .collect();
         }
-        let (mut rel, produced) = self.set_operation(&operation, &mut level)?;
         if query.limit().is_some() && !exists {
             let sorted: BTreeMap<u32, Known> = query
                 .targets()
@@ -231,8 +243,9 @@ impl Analyzer {
         Ok(Answer {
             rel,
             produced,
-            context: vec![],
+            context: beside,
             empty: None,
+            shown: None,
             order: vec![],
         })
     }
@@ -260,12 +273,18 @@ impl Analyzer {
         }
         let single = grouped && !query.has_group_by() && !query.has_grouping_sets();
         rel = self.lift(rel, &after, &mut level)?;
+        let mut shown = None;
         if let Some(having) = query.having() {
             let conditions = self.conditions(having, &level)?;
-            rel = Rel::Filter {
-                input: Box::new(rel),
-                conditions,
-            };
+            if single && context.is_some() {
+                // A group that is hidden has to be told from one that has no row.
+                shown = Some(conjunction(&conditions));
+            } else {
+                rel = Rel::Filter {
+                    input: Box::new(rel),
+                    conditions,
+                };
+            }
         }
         if query.has_windows() {
             rel = self.windows(rel, &targets, &mut level)?;
@@ -313,6 +332,28 @@ impl Analyzer {
             _ => None,
         };
         let empty = empty.or_else(|| single.then(Vec::new));
+        let mut shown_column = None;
+        if let (Some(value), Some(context)) = (shown, &context) {
+            if query.has_distinct() || query.has_distinct_on() {
+                return Err(NotIncremental::new(
+                    "a sub-query with DISTINCT and HAVING over what the query around it picks",
+                    "Leave DISTINCT out.",
+                ));
+            }
+            let known = Known {
+                id: self.column(),
+                ty: value.ty.clone(),
+                nullable: true,
+                scale: None,
+            };
+            columns.push((known.id, value));
+            let column = [Produced {
+                name: String::new(),
+                known: known.clone(),
+            }];
+            let over_nothing = self.over_nothing(&columns, &column, context, &level)?;
+            shown_column = over_nothing.into_iter().next().map(|value| (known, value));
+        }
         let mut beside = Vec::new();
         for (_, known) in &mut level.context {
             let id = self.column();
@@ -360,23 +401,28 @@ impl Analyzer {
             }
             produced = columns;
         }
+        let mut empty = empty;
         if let Some(limit) = query.limit() {
-            let one_is_enough = exists && limit.offset.is_none() && is_positive(limit.count);
-            if !one_is_enough {
+            let from_the_first = limit
+                .offset
+                .is_none_or(|offset| offset.integer_constant() == Some(0));
+            // Of one row, or where only its existence matters, a limit leaves everything as it is.
+            let harmless =
+                (exists || empty.is_some()) && from_the_first && is_positive(limit.count);
+            if !harmless {
+                if empty.is_some() && context.is_some() {
+                    return Err(NotIncremental::new(
+                        "a sub-query that aggregates what the query around it picks has a LIMIT",
+                        "Compute it in a sub-query in FROM and join it.",
+                    ));
+                }
                 rel = self.limit(rel, &sorted, &produced, &level)?;
+                empty = None;
             }
         }
-        let empty = if query.having().is_some() || query.limit().is_some() {
-            if single && context.is_some() {
-                return Err(NotIncremental::new(
-                    "a sub-query that aggregates what the query around it picks has HAVING or LIMIT",
-                    "Compute it in a sub-query in FROM and join it.",
-                ));
-            }
-            None
-        } else {
-            empty
-        };
+        if query.having().is_some() && shown_column.is_none() {
+            empty = None;
+        }
         let order = if ordered {
             super::order::sort_keys(&query.sort_items(), &sorted)?
         } else {
@@ -387,6 +433,7 @@ impl Analyzer {
             produced,
             context: beside,
             empty,
+            shown: shown_column,
             order,
         })
     }
@@ -431,18 +478,22 @@ impl Analyzer {
         &mut self,
         operation: &SetOperation,
         level: &mut Level<'q, '_>,
+        context: Option<&Context<'_>>,
     ) -> Result<(Rel, Vec<Produced>)> {
         let names: Vec<_> = level.query.targets();
-        let (rel, produced) = self.set_node(operation, level, &names)?;
+        let mut types = Vec::new();
+        for target in names.iter().filter(|target| !target.junk) {
+            let (oid, modifier, collation) = target.expr.type_of();
+            types.push(node::describe_type(oid, modifier, collation));
+        }
+        for (_, known) in context.iter().flat_map(|context| &context.columns) {
+            types.push(known.ty.clone());
+        }
+        let (rel, mut produced) = self.set_node(operation, level, &types, context)?;
         // The names of the result are those of the outermost query.
-        let produced = names
-            .iter()
-            .zip(produced)
-            .map(|(target, column)| Produced {
-                name: target.name.clone(),
-                ..column
-            })
-            .collect();
+        for (target, column) in names.iter().zip(&mut produced) {
+            column.name.clone_from(&target.name);
+        }
         Ok((rel, produced))
     }
 
@@ -450,13 +501,42 @@ impl Analyzer {
         &mut self,
         operation: &SetOperation,
         level: &mut Level<'q, '_>,
-        targets: &[node::Target<'q>],
+        types: &[Type],
+        context: Option<&Context<'_>>,
     ) -> Result<(Rel, Vec<Produced>)> {
         match operation {
             SetOperation::Range(index) => match &level.range_table[index - 1] {
                 Rte::Subquery { query, .. } => {
                     let query = *query;
-                    self.query(query, Some(level))
+                    let inside = context.map(|context| Context {
+                        rel: context.rel,
+                        columns: context
+                            .columns
+                            .iter()
+                            .map(|(var, known)| {
+                                let seen = VarRef {
+                                    levels_up: var.levels_up + 1,
+                                    ..*var
+                                };
+                                (seen, known.clone())
+                            })
+                            .collect(),
+                        exists: false,
+                        ordered: false,
+                    });
+                    let answer = self.answer(query, Some(level), inside)?;
+                    if answer.empty.is_some() && context.is_some() {
+                        return Err(NotIncremental::new(
+                            "an aggregate without GROUP BY in a set operation that refers to the query around it",
+                            "Compute it in a sub-query in FROM and join it.",
+                        ));
+                    }
+                    let mut produced = answer.produced;
+                    produced.extend(answer.context.into_iter().map(|known| Produced {
+                        name: String::new(),
+                        known,
+                    }));
+                    Ok((answer.rel, produced))
                 }
                 _ => Err(NotIncremental::new(
                     "a set operation has an unknown input",
@@ -472,9 +552,9 @@ impl Analyzer {
                 flatten_union(operation, *all, &mut leaves);
                 let mut inputs = Vec::new();
                 for leaf in leaves {
-                    inputs.push(self.set_node(leaf, level, targets)?);
+                    inputs.push(self.set_node(leaf, level, types, context)?);
                 }
-                let (rel, produced) = self.union_all(inputs, targets)?;
+                let (rel, produced) = self.union_all(inputs, types);
                 if *all {
                     Ok((rel, produced))
                 } else {
@@ -491,24 +571,19 @@ impl Analyzer {
                     SetKind::Intersect => rel::SetKind::Intersect,
                     _ => rel::SetKind::Except,
                 };
-                let left = self.set_node(left, level, targets)?;
-                let right = self.set_node(right, level, targets)?;
-                self.intersect_or_except(kind, *all, left, right, targets)
+                let left = self.set_node(left, level, types, context)?;
+                let right = self.set_node(right, level, types, context)?;
+                self.intersect_or_except(kind, *all, left, right, types)
             }
         }
     }
 
     /// A bag union whose inputs are cast to the result's types.
-    fn union_all<'q>(
+    fn union_all(
         &mut self,
         inputs: Vec<(Rel, Vec<Produced>)>,
-        targets: &[node::Target<'q>],
-    ) -> Result<(Rel, Vec<Produced>)> {
-        let mut types = Vec::new();
-        for target in targets.iter().filter(|target| !target.junk) {
-            let (oid, modifier, collation) = target.expr.type_of();
-            types.push(node::describe_type(oid, modifier, collation));
-        }
+        types: &[Type],
+    ) -> (Rel, Vec<Produced>) {
         let mut produced = Vec::new();
         for (position, ty) in types.iter().enumerate() {
             let nullable = inputs
@@ -532,29 +607,24 @@ impl Analyzer {
         }
         let inputs = inputs
             .into_iter()
-            .map(|(rel, columns)| self.cast_columns(rel, columns, &types))
+            .map(|(rel, columns)| self.cast_columns(rel, columns, types))
             .collect();
         let columns = produced
             .iter()
             .map(|column| (column.known.id, column.known.ty.clone()))
             .collect();
-        Ok((Rel::UnionAll { inputs, columns }, produced))
+        (Rel::UnionAll { inputs, columns }, produced)
     }
 
     /// INTERSECT or EXCEPT: each distinct row is a partition of its own.
-    fn intersect_or_except<'q>(
+    fn intersect_or_except(
         &mut self,
         kind: rel::SetKind,
         all: bool,
         left: (Rel, Vec<Produced>),
         right: (Rel, Vec<Produced>),
-        targets: &[node::Target<'q>],
+        types: &[Type],
     ) -> Result<(Rel, Vec<Produced>)> {
-        let mut types = Vec::new();
-        for target in targets.iter().filter(|target| !target.junk) {
-            let (oid, modifier, collation) = target.expr.type_of();
-            types.push(node::describe_type(oid, modifier, collation));
-        }
         if let Some(ty) = types.iter().find(|ty| ty.equality.is_none()) {
             return Err(NotIncremental::new(
                 format!("type {} has no equality", ty.name),
@@ -579,13 +649,13 @@ impl Analyzer {
             .iter()
             .map(|columns| columns.iter().map(|column| column.known.nullable).collect())
             .collect();
-        let (left, from_left) = self.cast_columns(left.0, left.1, &types);
-        let (right, from_right) = self.cast_columns(right.0, right.1, &types);
+        let (left, from_left) = self.cast_columns(left.0, left.1, types);
+        let (right, from_right) = self.cast_columns(right.0, right.1, types);
         let input = |rel: Rel, from: &[ColId], nullable: &[bool]| PartitionInput {
             rel,
             keys: from
                 .iter()
-                .zip(&types)
+                .zip(types)
                 .zip(nullable)
                 .map(|((id, ty), nullable)| Scalar::column(*id, ty.clone(), *nullable))
                 .collect(),
@@ -688,6 +758,17 @@ impl Analyzer {
             _ => Ok(vec![self.scalar(condition, level)?.0]),
         }
     }
+}
+
+/// All of the conditions as one.
+fn conjunction(conditions: &[Scalar]) -> Scalar {
+    let mut text = super::subquery::Writer::default();
+    for (position, condition) in conditions.iter().enumerate() {
+        text = text
+            .text(if position > 0 { " AND " } else { "" })
+            .scalar(condition);
+    }
+    text.value(super::subquery::boolean(), true)
 }
 
 /// A constant that is known to be at least one.

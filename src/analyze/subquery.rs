@@ -173,6 +173,46 @@ pub(super) fn same(a: &Known, b: &Known) -> Result<Vec<Scalar>> {
     Ok(vec![hashed, confirmed])
 }
 
+/// Whether an aggregate's row passes its HAVING: `there` marks that it has a row at all.
+pub(super) fn is_shown(there: ColId, shown: &Known, over_nothing: &Scalar) -> Writer {
+    Writer::default()
+        .text("(CASE WHEN ")
+        .column(there)
+        .text(" IS NULL THEN ")
+        .scalar(over_nothing)
+        .text(" ELSE ")
+        .column(shown.id)
+        .text(" END) IS TRUE")
+}
+
+/// A column of an aggregate that was joined, or its value over nothing where it has no row; null where HAVING hides it.
+pub(super) fn or_over_nothing(
+    there: ColId,
+    column: &Known,
+    empty: &Scalar,
+    shown: Option<&(Known, Scalar)>,
+) -> Scalar {
+    let value = Writer::default()
+        .text("CASE WHEN ")
+        .column(there)
+        .text(" IS NULL THEN ")
+        .scalar(empty)
+        .text(" ELSE ")
+        .column(column.id)
+        .text(" END");
+    let Some((shown, over_nothing)) = shown else {
+        return value.value(column.ty.clone(), column.nullable || empty.nullable);
+    };
+    let value = value.value(column.ty.clone(), true);
+    Writer::default()
+        .text("CASE WHEN ")
+        .parts(is_shown(there, shown, over_nothing).pieces())
+        .text(" THEN ")
+        .scalar(&value)
+        .text(" END")
+        .value(column.ty.clone(), true)
+}
+
 /// `rel` with more columns.
 pub(super) fn extend(rel: Rel, more: Vec<(ColId, Scalar)>) -> Rel {
     let columns = rel
@@ -394,16 +434,7 @@ impl Analyzer {
             let Some(empty) = empty.first() else {
                 return refuse("a sub-query without columns", "Select a column.");
             };
-            let nullable = column.nullable || empty.nullable;
-            let value = Writer::default()
-                .text("CASE WHEN ")
-                .column(there)
-                .text(" IS NULL THEN ")
-                .scalar(empty)
-                .text(" ELSE ")
-                .column(column.id)
-                .text(" END")
-                .value(column.ty, nullable);
+            let value = or_over_nothing(there, &column, empty, answer.shown.as_ref());
             let (rel, known) = self.add(joined, value);
             return Ok((
                 rel,
@@ -519,6 +550,12 @@ impl Analyzer {
     }
 
     fn exists(&mut self, rel: Rel, outer: &[Known], answer: Answer) -> Result<(Rel, Known)> {
+        if let Some((shown, over_nothing)) = answer.shown {
+            let (right, there) = self.mark(answer.rel);
+            let joined = self.beside(rel, outer, right, &answer.context, vec![])?;
+            let value = is_shown(there, &shown, &over_nothing).value(boolean(), false);
+            return Ok(self.add(joined, value));
+        }
         if answer.empty.is_some() {
             let always = Writer::default().text("true").value(boolean(), false);
             return Ok(self.add(rel, always));

@@ -961,10 +961,16 @@ impl<'q> Expr<'q> {
         state.found.into_iter().map(Self::wrap).collect()
     }
 
-    /// The value of a constant integer.
+    /// The value of a constant integer, converted to bigint or not.
     pub fn integer_constant(&self) -> Option<i64> {
         // SAFETY: the casts follow the tag and the type.
         unsafe {
+            if tag(self.ptr) == NodeTag::T_FuncExpr {
+                let call = &*self.ptr.cast::<pg_sys::FuncExpr>();
+                return (call.funcid == pg_sys::Oid::from(pg_sys::F_INT8_INT4))
+                    .then(|| Self::all(call.args).first()?.integer_constant())
+                    .flatten();
+            }
             if tag(self.ptr) != NodeTag::T_Const {
                 return None;
             }
