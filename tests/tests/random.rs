@@ -90,6 +90,7 @@ fn run(
 struct Sum {
     created: usize,
     skipped: usize,
+    slow: usize,
     idle: usize,
     /// How often, by reason, and the shortest query.
     refused: BTreeMap<String, (usize, String)>,
@@ -99,6 +100,7 @@ impl Sum {
     fn add(&mut self, tally: Tally) {
         self.created += tally.created;
         self.skipped += tally.skipped;
+        self.slow += tally.slow;
         self.idle += tally.idle;
         for (reason, query) in tally.refused {
             let (count, shortest) = self.refused.entry(reason).or_default();
@@ -140,11 +142,12 @@ impl Sum {
     fn print(&self, cases: u64, next: u64) {
         let refused: usize = self.refused.values().map(|(count, _)| count).sum();
         println!(
-            "{cases} cases, seeds {} to {}: {} stream tables, {} more left out, {refused} not incremental, {} never changed by a delta",
+            "{cases} cases, seeds {} to {}: {} stream tables, {} more left out, {} left alone as too slow, {refused} not incremental, {} never changed by a delta",
             next - cases,
             next - 1,
             self.created,
             self.skipped,
+            self.slow,
             self.idle
         );
         for (reason, (count, query)) in &self.refused {

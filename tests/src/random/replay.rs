@@ -48,6 +48,8 @@ pub struct Tally {
     pub created: usize,
     /// Left out, because the query is too large or PostgreSQL itself has no plan for it.
     pub skipped: usize,
+    /// Left alone, because a refresh took too long although the query itself is small.
+    pub slow: usize,
     /// Those that no refresh changed.
     pub idle: usize,
     /// The reasons for which they are not incremental, and the queries.
@@ -217,13 +219,15 @@ impl<'d> Replay<'d> {
         Ok(replay)
     }
 
-    /// Whether the query itself, or one below, has become too large, and then does without the stream table.
-    fn has_grown(&mut self, stream: usize) -> Result<bool, Failure> {
+    /// Goes on without a stream table whose refresh or comparison takes too long. Time is no question of right and wrong:
+    /// it is counted, unless the query itself, or one below, has become too large.
+    fn leave_alone(&mut self, stream: usize) -> Result<(), Failure> {
         let table = self.streams[stream].table.clone();
         let below = self.streams[..stream].iter().any(|s| s.abandoned);
         let grown = below || !self.is_small(&table)?;
-        self.streams[stream].abandoned = grown;
-        Ok(grown)
+        self.streams[stream].abandoned = true;
+        self.tally.slow += usize::from(!grown);
+        Ok(())
     }
 
     fn is_small(&mut self, table: &StreamTable) -> Result<bool, Failure> {
@@ -312,7 +316,7 @@ impl<'d> Replay<'d> {
             Ok(()) => {}
             // A TRUNCATE is in flight: the refresh waits for it, and so it should.
             Err(e) if e.code == "55P03" && self.streams[stream].truncated => return Ok(()),
-            Err(e) if e.code == "57014" && self.has_grown(stream)? => return Ok(()),
+            Err(e) if e.code == "57014" => return self.leave_alone(stream),
             Err(e) => {
                 return Err(failure(
                     Kind::Refused(e.code.clone()),
@@ -346,7 +350,7 @@ impl<'d> Replay<'d> {
         let difference = match exact {
             Ok(difference) => difference,
             Err(e) if e.code == "55P03" => return Ok(()),
-            Err(e) if e.code == "57014" && self.has_grown(stream)? => return Ok(()),
+            Err(e) if e.code == "57014" => return self.leave_alone(stream),
             Err(e) => return Err(failure(Kind::Invalid, e)),
         };
         if difference.is_empty() {
@@ -431,6 +435,7 @@ impl<'d> Replay<'d> {
                         ),
                     ));
                 }
+                Err(e) if e.code == "57014" => self.leave_alone(stream)?,
                 Err(e) => {
                     return Err(failure(
                         Kind::Refused(e.code.clone()),
