@@ -93,10 +93,7 @@ impl Analyzer {
                 ));
             }
             let id = self.column();
-            keys.push((
-                id,
-                Scalar::column(known.id, known.ty.clone(), known.nullable),
-            ));
+            keys.push((id, known.scalar()));
             known_keys.push((var, Known { id, ..known }));
         }
         let sets = level.query.grouping_sets();
@@ -115,17 +112,14 @@ impl Analyzer {
         // What ties the sub-query to the query around it groups too.
         for (_, known) in &mut level.context {
             let id = self.column();
-            keys.push((
-                id,
-                Scalar::column(known.id, known.ty.clone(), known.nullable),
-            ));
+            keys.push((id, known.scalar()));
             known.id = id;
         }
         level.known.extend(known_keys);
         level.computed = columns;
         // HAVING alone makes one group of everything.
         if keys.is_empty() && calls.is_empty() {
-            calls.push((self.column(), super::subquery::count_star()));
+            calls.push((self.column(), super::build::count_star()));
         }
         Ok(Rel::Aggregate {
             input: Box::new(input),

@@ -2,11 +2,17 @@
 //! incrementally. It never guesses: what it does not know it refuses, with a reason and a hint.
 
 mod aggregate;
+mod build;
+mod condition;
+mod context;
 mod from;
 mod functions;
 mod order;
+mod quantified;
 mod query;
+mod range;
 mod scalar;
+mod set_operation;
 mod source;
 mod subquery;
 mod window;

@@ -7,13 +7,9 @@ use pgt_ivm::rel::{Body, ColId, PartitionInput, Rel, SortKey};
 use pgt_ivm::scalar::Scalar;
 
 use super::NotIncremental;
+use super::build::{Writer, bigint, boolean};
 use super::query::{Analyzer, Known, Level, Produced, Result};
-use super::subquery::{Writer, bigint, boolean};
 use crate::pg::node::SortItem;
-
-fn column_of(known: &Known) -> Scalar {
-    Scalar::column(known.id, known.ty.clone(), known.nullable)
-}
 
 pub(super) fn sort_keys(items: &[SortItem], sorted: &BTreeMap<u32, Known>) -> Result<Vec<SortKey>> {
     items
@@ -26,7 +22,7 @@ pub(super) fn sort_keys(items: &[SortItem], sorted: &BTreeMap<u32, Known>) -> Re
                 )
             })?;
             Ok(SortKey {
-                value: column_of(known),
+                value: known.scalar(),
                 using: item.using.clone(),
                 nulls_first: item.nulls_first,
             })
@@ -51,11 +47,7 @@ impl Analyzer {
             .cloned()
             .collect();
         items.extend(missing);
-        let mut keys: Vec<Scalar> = level
-            .context
-            .iter()
-            .map(|(_, known)| column_of(known))
-            .collect();
+        let mut keys: Vec<Scalar> = level.context_keys();
         let mut order = Vec::new();
         for key in &keys {
             order.push(SortKey {
@@ -71,7 +63,7 @@ impl Analyzer {
                     "Please report the query.",
                 ));
             };
-            keys.push(column_of(known));
+            keys.push(known.scalar());
         }
         order.extend(sort_keys(&items, sorted)?);
         let decided: Vec<Scalar> = keys
@@ -80,14 +72,7 @@ impl Analyzer {
             .chain(order.iter().map(|key| key.value.clone()))
             .collect();
         self.check_ties(&rel, &decided, &ids_of(produced), "DISTINCT ON");
-        Ok(Rel::Partitioned {
-            keys: keys
-                .iter()
-                .map(|key| (self.column(), key.clone()))
-                .collect(),
-            inputs: vec![PartitionInput { rel, keys }],
-            body: Body::First { order },
-        })
+        Ok(self.partitioned(rel, keys, Body::First { order }))
     }
 
     /// LIMIT and OFFSET. For each row of a context apart they are a condition on the row's number.
@@ -119,11 +104,7 @@ impl Analyzer {
         if count.is_none() && offset.is_none() {
             return Ok(rel);
         }
-        let context: Vec<Scalar> = level
-            .context
-            .iter()
-            .map(|(_, known)| column_of(known))
-            .collect();
+        let context: Vec<Scalar> = level.context_keys();
         let decided: Vec<Scalar> = context
             .iter()
             .cloned()

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use pgt_ivm::rel::{
     self, Body, ColId, OutputColumn, PartitionInput, Query as RelQuery, Rel, SortKey,
 };
-use pgt_ivm::scalar::{Piece, Scalar, Shape, Type};
+use pgt_ivm::scalar::{Scalar, Type};
 
 use super::NotIncremental;
-use crate::pg::node::{self, Expr, Kind, Query, Rte, SetKind, SetOperation, VarRef};
+use super::condition::conjunction;
+use crate::pg::node::{Expr, Query, Rte, VarRef};
 
 pub(super) type Result<T> = std::result::Result<T, NotIncremental>;
 
@@ -20,6 +21,13 @@ pub(super) struct Known {
     pub nullable: bool,
     /// Every value has this many decimals.
     pub scale: Option<i32>,
+}
+
+impl Known {
+    /// The column as an expression.
+    pub(super) fn scalar(&self) -> Scalar {
+        Scalar::column(self.id, self.ty.clone(), self.nullable)
+    }
 }
 
 /// A column of a level's result.
@@ -95,6 +103,14 @@ impl<'q, 'a> Level<'q, 'a> {
         }
     }
 
+    /// The columns of the context as expressions.
+    pub(super) fn context_keys(&self) -> Vec<Scalar> {
+        self.context
+            .iter()
+            .map(|(_, known)| known.scalar())
+            .collect()
+    }
+
     /// The references of a sub-query of this level, seen from inside it, with the columns they mean.
     pub(super) fn references_of(&self, query: Query<'q>) -> Result<Vec<(VarRef, Known)>> {
         query
@@ -144,6 +160,18 @@ impl Analyzer {
     pub(super) fn instance(&mut self) -> u32 {
         self.next_instance += 1;
         self.next_instance
+    }
+
+    /// `rel` under an operator whose result falls apart by `keys`.
+    pub(super) fn partitioned(&mut self, rel: Rel, keys: Vec<Scalar>, body: Body) -> Rel {
+        Rel::Partitioned {
+            keys: keys
+                .iter()
+                .map(|key| (self.column(), key.clone()))
+                .collect(),
+            inputs: vec![PartitionInput { rel, keys }],
+            body,
+        }
     }
 
     /// A copy of a tree with columns of its own, and which column has become which.
@@ -357,10 +385,7 @@ impl Analyzer {
         let mut beside = Vec::new();
         for (_, known) in &mut level.context {
             let id = self.column();
-            columns.push((
-                id,
-                Scalar::column(known.id, known.ty.clone(), known.nullable),
-            ));
+            columns.push((id, known.scalar()));
             known.id = id;
             beside.push(known.clone());
         }
@@ -455,10 +480,7 @@ impl Analyzer {
                 ));
             }
             let id = self.column();
-            keys.push((
-                id,
-                Scalar::column(known.id, known.ty.clone(), known.nullable),
-            ));
+            keys.push((id, known.scalar()));
             distinct.push(Produced {
                 name: column.name,
                 known: Known { id, ..known },
@@ -473,322 +495,11 @@ impl Analyzer {
             distinct,
         ))
     }
-
-    fn set_operation<'q>(
-        &mut self,
-        operation: &SetOperation,
-        level: &mut Level<'q, '_>,
-        context: Option<&Context<'_>>,
-    ) -> Result<(Rel, Vec<Produced>)> {
-        let names: Vec<_> = level.query.targets();
-        let mut types = Vec::new();
-        for target in names.iter().filter(|target| !target.junk) {
-            let (oid, modifier, collation) = target.expr.type_of();
-            types.push(node::describe_type(oid, modifier, collation));
-        }
-        for (_, known) in context.iter().flat_map(|context| &context.columns) {
-            types.push(known.ty.clone());
-        }
-        let (rel, mut produced) = self.set_node(operation, level, &types, context)?;
-        // The names of the result are those of the outermost query.
-        for (target, column) in names.iter().zip(&mut produced) {
-            column.name.clone_from(&target.name);
-        }
-        Ok((rel, produced))
-    }
-
-    fn set_node<'q>(
-        &mut self,
-        operation: &SetOperation,
-        level: &mut Level<'q, '_>,
-        types: &[Type],
-        context: Option<&Context<'_>>,
-    ) -> Result<(Rel, Vec<Produced>)> {
-        match operation {
-            SetOperation::Range(index) => match &level.range_table[index - 1] {
-                Rte::Subquery { query, .. } => {
-                    let query = *query;
-                    let inside = context.map(|context| Context {
-                        rel: context.rel,
-                        columns: context
-                            .columns
-                            .iter()
-                            .map(|(var, known)| {
-                                let seen = VarRef {
-                                    levels_up: var.levels_up + 1,
-                                    ..*var
-                                };
-                                (seen, known.clone())
-                            })
-                            .collect(),
-                        exists: false,
-                        ordered: false,
-                    });
-                    let answer = self.answer(query, Some(level), inside)?;
-                    if answer.empty.is_some() && context.is_some() {
-                        return Err(NotIncremental::new(
-                            "an aggregate without GROUP BY in a set operation that refers to the query around it",
-                            "Compute it in a sub-query in FROM and join it.",
-                        ));
-                    }
-                    let mut produced = answer.produced;
-                    produced.extend(answer.context.into_iter().map(|known| Produced {
-                        name: String::new(),
-                        known,
-                    }));
-                    Ok((answer.rel, produced))
-                }
-                _ => Err(NotIncremental::new(
-                    "a set operation has an unknown input",
-                    "Please report the query.",
-                )),
-            },
-            SetOperation::Operation {
-                kind: SetKind::Union,
-                all,
-                ..
-            } => {
-                let mut leaves = Vec::new();
-                flatten_union(operation, *all, &mut leaves);
-                let mut inputs = Vec::new();
-                for leaf in leaves {
-                    inputs.push(self.set_node(leaf, level, types, context)?);
-                }
-                let (rel, produced) = self.union_all(inputs, types);
-                if *all {
-                    Ok((rel, produced))
-                } else {
-                    self.distinct(rel, produced)
-                }
-            }
-            SetOperation::Operation {
-                kind,
-                all,
-                left,
-                right,
-            } => {
-                let kind = match kind {
-                    SetKind::Intersect => rel::SetKind::Intersect,
-                    _ => rel::SetKind::Except,
-                };
-                let left = self.set_node(left, level, types, context)?;
-                let right = self.set_node(right, level, types, context)?;
-                self.intersect_or_except(kind, *all, left, right, types)
-            }
-        }
-    }
-
-    /// A bag union whose inputs are cast to the result's types.
-    fn union_all(
-        &mut self,
-        inputs: Vec<(Rel, Vec<Produced>)>,
-        types: &[Type],
-    ) -> (Rel, Vec<Produced>) {
-        let mut produced = Vec::new();
-        for (position, ty) in types.iter().enumerate() {
-            let nullable = inputs
-                .iter()
-                .any(|(_, columns)| columns[position].known.nullable);
-            let scale = inputs
-                .iter()
-                .map(|(_, columns)| columns[position].known.scale)
-                .reduce(|a, b| if a == b { a } else { None })
-                .flatten();
-            let known = Known {
-                id: self.column(),
-                ty: ty.clone(),
-                nullable,
-                scale,
-            };
-            produced.push(Produced {
-                name: inputs[0].1[position].name.clone(),
-                known,
-            });
-        }
-        let inputs = inputs
-            .into_iter()
-            .map(|(rel, columns)| self.cast_columns(rel, columns, types))
-            .collect();
-        let columns = produced
-            .iter()
-            .map(|column| (column.known.id, column.known.ty.clone()))
-            .collect();
-        (Rel::UnionAll { inputs, columns }, produced)
-    }
-
-    /// INTERSECT or EXCEPT: each distinct row is a partition of its own.
-    fn intersect_or_except(
-        &mut self,
-        kind: rel::SetKind,
-        all: bool,
-        left: (Rel, Vec<Produced>),
-        right: (Rel, Vec<Produced>),
-        types: &[Type],
-    ) -> Result<(Rel, Vec<Produced>)> {
-        if let Some(ty) = types.iter().find(|ty| ty.equality.is_none()) {
-            return Err(NotIncremental::new(
-                format!("type {} has no equality", ty.name),
-                "INTERSECT and EXCEPT need types that can be compared.",
-            ));
-        }
-        let mut produced = Vec::new();
-        for (position, ty) in types.iter().enumerate() {
-            let nullable = left.1[position].known.nullable || right.1[position].known.nullable;
-            let known = Known {
-                id: self.column(),
-                ty: ty.clone(),
-                nullable,
-                scale: None,
-            };
-            produced.push(Produced {
-                name: left.1[position].name.clone(),
-                known,
-            });
-        }
-        let nullable: Vec<Vec<bool>> = [&left.1, &right.1]
-            .iter()
-            .map(|columns| columns.iter().map(|column| column.known.nullable).collect())
-            .collect();
-        let (left, from_left) = self.cast_columns(left.0, left.1, types);
-        let (right, from_right) = self.cast_columns(right.0, right.1, types);
-        let input = |rel: Rel, from: &[ColId], nullable: &[bool]| PartitionInput {
-            rel,
-            keys: from
-                .iter()
-                .zip(types)
-                .zip(nullable)
-                .map(|((id, ty), nullable)| Scalar::column(*id, ty.clone(), *nullable))
-                .collect(),
-        };
-        let inputs = vec![
-            input(left, &from_left, &nullable[0]),
-            input(right, &from_right, &nullable[1]),
-        ];
-        let columns = produced
-            .iter()
-            .enumerate()
-            .map(|(position, column)| {
-                (
-                    column.known.id,
-                    column.known.ty.clone(),
-                    [from_left[position], from_right[position]],
-                )
-            })
-            .collect();
-        let keys = produced
-            .iter()
-            .map(|column| {
-                let known = &column.known;
-                (
-                    self.column(),
-                    Scalar::column(known.id, known.ty.clone(), known.nullable),
-                )
-            })
-            .collect();
-        Ok((
-            Rel::Partitioned {
-                inputs,
-                keys,
-                body: Body::SetOperation { kind, all, columns },
-            },
-            produced,
-        ))
-    }
-
-    fn cast_columns(
-        &mut self,
-        rel: Rel,
-        columns: Vec<Produced>,
-        types: &[Type],
-    ) -> (Rel, Vec<ColId>) {
-        if columns
-            .iter()
-            .zip(types)
-            .all(|(column, ty)| column.known.ty.name == ty.name)
-        {
-            return (
-                rel,
-                columns.into_iter().map(|column| column.known.id).collect(),
-            );
-        }
-        let mut ids = Vec::new();
-        let mut projected = Vec::new();
-        for (column, ty) in columns.into_iter().zip(types) {
-            let id = self.column();
-            let scalar = if column.known.ty.name == ty.name {
-                Scalar::column(column.known.id, column.known.ty, column.known.nullable)
-            } else {
-                Scalar {
-                    pieces: vec![
-                        Piece::Text("(".into()),
-                        Piece::Column(column.known.id),
-                        Piece::Text(format!(")::{}", ty.name)),
-                    ],
-                    ty: ty.clone(),
-                    nullable: column.known.nullable,
-                    shape: Shape::Opaque,
-                }
-            };
-            projected.push((id, scalar));
-            ids.push(id);
-        }
-        (
-            Rel::Project {
-                input: Box::new(rel),
-                columns: projected,
-            },
-            ids,
-        )
-    }
-
-    /// The conjuncts of a condition.
-    pub(super) fn conditions<'q>(
-        &mut self,
-        condition: Expr<'q>,
-        level: &Level<'q, '_>,
-    ) -> Result<Vec<Scalar>> {
-        match condition.kind() {
-            Kind::And(parts) => {
-                let mut all = Vec::new();
-                for part in parts {
-                    all.extend(self.conditions(part, level)?);
-                }
-                Ok(all)
-            }
-            _ => Ok(vec![self.scalar(condition, level)?.0]),
-        }
-    }
-}
-
-/// All of the conditions as one.
-fn conjunction(conditions: &[Scalar]) -> Scalar {
-    let mut text = super::subquery::Writer::default();
-    for (position, condition) in conditions.iter().enumerate() {
-        text = text
-            .text(if position > 0 { " AND " } else { "" })
-            .scalar(condition);
-    }
-    text.value(super::subquery::boolean(), true)
 }
 
 /// A constant that is known to be at least one.
 fn is_positive(count: Option<Expr<'_>>) -> bool {
     count.is_none_or(|count| count.integer_constant().is_some_and(|number| number > 0))
-}
-
-fn flatten_union<'a>(operation: &'a SetOperation, all: bool, leaves: &mut Vec<&'a SetOperation>) {
-    match operation {
-        SetOperation::Operation {
-            kind: SetKind::Union,
-            all: this,
-            left,
-            right,
-        } if *this == all => {
-            flatten_union(left, all, leaves);
-            flatten_union(right, all, leaves);
-        }
-        other => leaves.push(other),
-    }
 }
 
 pub(super) fn refuse_unsupported(query: &Query<'_>) -> Result<()> {

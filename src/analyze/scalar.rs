@@ -5,8 +5,8 @@ use pgt_ivm::rel::ColId;
 use pgt_ivm::scalar::{Piece, Scalar, Shape};
 
 use super::NotIncremental;
-use super::from::scale_of;
 use super::query::{Analyzer, Known, Level, Result};
+use super::range::scale_of;
 use crate::pg::node::{self, Expr, Fragment, Kind, VarRef};
 
 impl<'q> Level<'q, '_> {

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use pgt_ivm::rel::{Body, ColId, PartitionInput, Rel};
+use pgt_ivm::rel::{Body, ColId, Rel};
 use pgt_ivm::scalar::Scalar;
 
 use super::NotIncremental;
+use super::build::Writer;
 use super::query::{Analyzer, Known, Level, Result};
-use super::subquery::Writer;
 use crate::pg::node::{self, Expr, Kind, Target, Window, WindowNode};
 
 impl Analyzer {
@@ -65,23 +65,12 @@ impl Analyzer {
             ));
             columns.push((id, call));
         }
-        let mut keys: Vec<Scalar> = level
-            .context
-            .iter()
-            .map(|(_, known)| Scalar::column(known.id, known.ty.clone(), known.nullable))
-            .collect();
+        let mut keys: Vec<Scalar> = level.context_keys();
         for reference in common.unwrap_or_default() {
             keys.push(self.referenced(reference, targets, level)?);
         }
         level.computed.extend(known_calls);
-        Ok(Rel::Partitioned {
-            keys: keys
-                .iter()
-                .map(|key| (self.column(), key.clone()))
-                .collect(),
-            inputs: vec![PartitionInput { rel, keys }],
-            body: Body::Window { columns },
-        })
+        Ok(self.partitioned(rel, keys, Body::Window { columns }))
     }
 
     /// The expression a clause refers to by its number in the select list.
@@ -136,11 +125,7 @@ impl Analyzer {
         }
         text = text.text(" OVER (");
         let mut separator = "PARTITION BY ";
-        let context = level
-            .context
-            .iter()
-            .map(|(_, known)| Scalar::column(known.id, known.ty.clone(), known.nullable))
-            .collect::<Vec<_>>();
+        let context = level.context_keys();
         for key in &context {
             text = text.text(separator).scalar(key);
             separator = ", ";
@@ -191,15 +176,8 @@ impl Analyzer {
         let never_null = facts.builtin
             && matches!(
                 facts.name.as_str(),
-                "row_number"
-                    | "rank"
-                    | "dense_rank"
-                    | "percent_rank"
-                    | "cume_dist"
-                    | "ntile"
-                    | "count"
-            )
-            && facts.name != "ntile";
+                "row_number" | "rank" | "dense_rank" | "percent_rank" | "cume_dist" | "count"
+            );
         Ok(text.value(node::describe_type(oid, modifier, collation), !never_null))
     }
 
@@ -234,9 +212,7 @@ impl Analyzer {
         {
             sorted.push(self.referenced(reference, targets, level)?);
         }
-        for (_, known) in &level.context {
-            sorted.push(Scalar::column(known.id, known.ty.clone(), known.nullable));
-        }
+        sorted.extend(level.context_keys());
         let mut wanted: BTreeSet<ColId> = BTreeSet::new();
         for target in targets.iter().filter(|target| !target.junk) {
             target.expr.find(&mut |part| {

@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 
 use crate::pg::direct::{self, Field};
 use crate::pg::snapshot::{Snapshot, cluster_id, current_xid, database_id};
-use crate::pg::spi::{self, Plan, Row, Under, Value};
+use crate::pg::spi::{self, Plan, Under, Value};
 
 /// The state of a stream table as of some snapshot.
 #[derive(Clone, Debug, Default)]
@@ -18,7 +18,7 @@ pub struct RefreshState {
     pub needs_reinit: bool,
     pub reinit_reason: Option<String>,
     pub reinit_requests: i64,
-    /// Milliseconds the last full refresh took, where the row was read directly.
+    /// Milliseconds the last full refresh took.
     pub last_full_ms: Option<f64>,
     /// The xmax of the snapshot this was read under.
     pub snapshot_xmax: u64,
@@ -48,20 +48,9 @@ mod column {
     pub const RETRY_AT: usize = 22;
 }
 
-struct Plans {
-    load: Plan,
-    success: Plan,
-}
-
 thread_local! {
-    static PLANS: OnceCell<Plans> = const { OnceCell::new() };
+    static SAVE: OnceCell<Plan> = const { OnceCell::new() };
 }
-
-const LOAD: &str = "SELECT is_populated, \
-    CASE WHEN frontier_cluster = $2 AND frontier_db = $3 THEN frontier_base::pg_catalog.text END, data_version, \
-    upstream::pg_catalog.text, consumed::pg_catalog.text, needs_reinit, reinit_reason, \
-    pg_catalog.pg_current_snapshot()::pg_catalog.text, reinit_requests \
-    FROM pgtrickle.pgt_refresh_state WHERE pgt_id = $1";
 
 const SUCCESS: &str = "UPDATE pgtrickle.pgt_refresh_state SET is_populated = true, \
     frontier_base = $11::pg_catalog.pg_snapshot, frontier_cluster = $2, frontier_db = $3, \
@@ -72,59 +61,19 @@ const SUCCESS: &str = "UPDATE pgtrickle.pgt_refresh_state SET is_populated = tru
     reinit_done = CASE WHEN $8 THEN GREATEST(reinit_done, $10) ELSE reinit_done END, \
     consecutive_errors = 0, retry_at = NULL WHERE pgt_id = $1";
 
-fn with_plans<R>(work: impl FnOnce(&Plans) -> R) -> R {
-    PLANS.with(|cell| {
-        let plans = cell.get_or_init(|| Plans {
-            load: Plan::prepare(
-                LOAD,
-                &[
-                    Value::Int(0),
-                    Value::Int(0),
-                    Value::Oid(pgrx::pg_sys::InvalidOid),
-                ],
-            ),
-            success: Plan::prepare(
-                SUCCESS,
-                &[
-                    Value::Int(0),
-                    Value::Int(0),
-                    Value::Oid(pgrx::pg_sys::InvalidOid),
-                    Value::Int(0),
-                    Value::IntArray(vec![]),
-                    Value::IntArray(vec![]),
-                    Value::Float(0.0),
-                    Value::Bool(false),
-                    Value::Float(0.0),
-                    Value::Int(0),
-                    Value::Text(String::new()),
-                ],
-            ),
-        });
-        work(plans)
-    })
-}
-
 /// Reads the state of `id`. A frontier of another cluster or database, or one ahead of this cluster's transactions, is
 /// none: such a stream table has to be rebuilt.
 pub fn load_state(id: i64, under: Under<'_>) -> RefreshState {
-    if let Under::Snapshot(snapshot) = under
-        && let Some(state) = direct::read(TABLE, id, snapshot, |row| read_direct(row, snapshot))
-    {
-        return state;
-    }
-    let values = [
-        Value::Int(id),
-        Value::Int(cluster_id()),
-        Value::Oid(database_id()),
-    ];
-    let rows = with_plans(|plans| plans.load.run(&values, under));
-    rows.first().map(read).unwrap_or_else(|| {
-        let taken = spi::run_under(
-            "SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text",
-            &[],
-            under,
-        );
-        let snapshot = taken.first().map_or_else(String::new, |row| row.text(0));
+    let latest;
+    let snapshot = match under {
+        Under::Snapshot(snapshot) => snapshot,
+        Under::Current => {
+            latest = Snapshot::take();
+            &latest
+        }
+    };
+    direct::read(TABLE, id, snapshot, |row| read(row, snapshot)).unwrap_or_else(|| {
+        let snapshot = snapshot.text();
         RefreshState {
             snapshot_xmax: parse_snapshot(&snapshot).map_or(0, |(xmax, _)| xmax),
             snapshot,
@@ -133,7 +82,7 @@ pub fn load_state(id: i64, under: Under<'_>) -> RefreshState {
     })
 }
 
-fn read_direct(row: &direct::Read, snapshot: &Snapshot) -> RefreshState {
+fn read(row: &direct::Read, snapshot: &Snapshot) -> RefreshState {
     let text = snapshot.text();
     let snapshot_xmax = parse_snapshot(&text).map_or(0, |(xmax, _)| xmax);
     let ours = row.int(column::FRONTIER_CLUSTER) == Some(cluster_id())
@@ -155,28 +104,6 @@ fn read_direct(row: &direct::Read, snapshot: &Snapshot) -> RefreshState {
         last_full_ms: row.float(column::LAST_FULL_MS),
         snapshot_xmax,
         snapshot: text,
-    }
-}
-
-fn read(row: &Row) -> RefreshState {
-    let now = parse_snapshot(&row.text(7));
-    let snapshot_xmax = now.as_ref().map_or(0, |(xmax, _)| *xmax);
-    let frontier = row
-        .optional_text(1)
-        .and_then(|text| parse_snapshot(&text))
-        .filter(|(xmax, _)| now.as_ref().is_some_and(|(now, _)| xmax <= now));
-    RefreshState {
-        populated: row.bool(0),
-        frontier,
-        data_version: row.int(2),
-        upstream: parse_list(&row.text(3)),
-        consumed: parse_list(&row.text(4)),
-        needs_reinit: row.bool(5),
-        reinit_reason: row.optional_text(6),
-        reinit_requests: row.int(8),
-        last_full_ms: None,
-        snapshot_xmax,
-        snapshot: row.text(7),
     }
 }
 
@@ -210,13 +137,6 @@ fn parse_snapshot(text: &str) -> Option<(u64, Vec<u64>)> {
         .map(str::parse)
         .collect();
     Some((xmax, in_progress.ok()?))
-}
-
-fn parse_list(text: &str) -> Vec<i64> {
-    text.trim_matches(['{', '}'])
-        .split(',')
-        .filter_map(|part| part.parse().ok())
-        .collect()
 }
 
 /// Makes sure the state row exists.
@@ -280,7 +200,10 @@ pub fn save_success(id: i64, success: &Success, under: Under<'_>) {
         Value::Int(success.reinit_requests),
         Value::Text(success.frontier.clone()),
     ];
-    with_plans(|plans| plans.success.run(&values, under));
+    SAVE.with(|cell| {
+        cell.get_or_init(|| Plan::prepare(SUCCESS, &values))
+            .run(&values, under);
+    });
 }
 
 /// Counts a failed refresh and says when to try again; returns the number of failures in a row.

@@ -32,13 +32,12 @@ const SMALL_DELTA: u64 = 1_000;
 /// Statements of a unit prepared in this session.
 #[derive(Default)]
 pub(super) struct Plans {
-    probe: Option<Rc<Plan>>,
     differential: HashMap<(Change, Filled), Rc<Plan>>,
     full: Option<Rc<Plan>>,
     cost: Cost,
 }
 
-/// The log segments that hold something new, per dirty source, as positions in its list.
+/// The log segments that hold something new, as positions in the list of the one source that changed; empty for all.
 type Filled = Vec<(SourceId, Vec<usize>)>;
 
 /// What happened to a unit.
@@ -61,7 +60,7 @@ impl UnitOutcome {
 /// What the sources' logs hold for a unit.
 enum Pending {
     Clean,
-    /// Log rows per dirty source, and the segments they are in if that is known.
+    /// Log rows per dirty source, and the segments they are in if it is one.
     Changes(Vec<(SourceId, u64)>, Filled),
     /// The log does not explain everything.
     Unexplained(&'static str),
@@ -214,39 +213,18 @@ impl Unit {
                 return Pending::Unexplained("an unlogged source was reset by a crash");
             }
         }
-        if let Under::Snapshot(snapshot) = under {
-            return self.count_changes(values, snapshot);
-        }
-        let probe = {
-            let mut plans = self.plans.borrow_mut();
-            plans
-                .probe
-                .get_or_insert_with(|| {
-                    let select = sql::probe(&self.sources, PROBE_CAP);
-                    Rc::new(Plan::prepare(&select.to_string(), values))
-                })
-                .clone()
-        };
-        let rows = probe.run(values, under);
-        let Some(row) = rows.first() else {
-            return Pending::Clean;
-        };
-        let mut changes = Vec::new();
-        for (position, id) in self.sources.keys().enumerate() {
-            match row.int(position) {
-                0 => {}
-                count if count < 0 => return Pending::Unexplained("TRUNCATE"),
-                count => changes.push((*id, count as u64)),
+        let latest;
+        let snapshot = match under {
+            Under::Snapshot(snapshot) => snapshot,
+            Under::Current => {
+                latest = Snapshot::take();
+                &latest
             }
-        }
-        if changes.is_empty() {
-            Pending::Clean
-        } else {
-            Pending::Changes(changes, vec![])
-        }
+        };
+        self.count_changes(values, snapshot)
     }
 
-    /// As the probe statement, by looking into the logs' indexes.
+    /// The log rows that are new to the reader, found through the logs' indexes.
     fn count_changes(&self, values: &[Value], snapshot: &Snapshot) -> Pending {
         let (Some(Value::Xid8(xmax)), Some(Value::Xid8Array(in_progress)), Some(consumed)) =
             (values.first(), values.get(1), values.get(2))
@@ -291,6 +269,10 @@ impl Unit {
                 changes.push((*id, rows));
                 filled.push((*id, segments));
             }
+        }
+        // One plan for each set of segments is worth it for one source; for several they would multiply.
+        if changes.len() > 1 {
+            filled.clear();
         }
         if changes.is_empty() {
             Pending::Clean

@@ -177,6 +177,13 @@ impl Session {
         }
     }
 
+    /// Seconds the contents of the stream table lie behind its sources.
+    #[track_caller]
+    pub fn staleness(&mut self, name: &str) -> f64 {
+        let seconds = self.value(&format!("select pgtrickle.get_staleness('{name}')"));
+        seconds.parse().expect("seconds")
+    }
+
     #[track_caller]
     pub fn number(&mut self, sql: &str) -> i64 {
         let value = self.value(sql);

@@ -1,13 +1,14 @@
 //! The clauses around a query's select list: ordering, limits, windows, grouping sets, and items of FROM that are computed.
 
 use std::collections::BTreeSet;
-use std::ffi::{c_int, c_void};
+use std::ffi::c_int;
 
-use pgrx::pg_guard;
-use pgrx::pg_sys::{self, NodeTag};
+use pgrx::pg_sys;
 use pgt_ivm::scalar::Type;
 
-use super::{Expr, Query, VarRef, describe_type, list_items, operator_name, tag, text};
+use super::facts::{function_name, operator_name};
+use super::walk::vars_in;
+use super::{Expr, Query, VarRef, describe_type, list_items, text};
 
 /// One expression of an ORDER BY, PARTITION BY or DISTINCT ON, by its reference in the select list.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -318,18 +319,10 @@ impl<'q> Query<'q> {
     pub fn range_references(&self, index: usize) -> BTreeSet<VarRef> {
         let rte = self.range_entry(index);
         match rte.rtekind {
-            pg_sys::RTEKind::RTE_SUBQUERY => Self::wrap(rte.subquery)
-                .vars()
-                .into_iter()
-                .filter(|var| var.levels_up > 0)
-                .map(|var| VarRef {
-                    levels_up: var.levels_up - 1,
-                    ..var
-                })
-                .collect(),
-            pg_sys::RTEKind::RTE_FUNCTION => vars_in(rte.functions.cast()),
-            pg_sys::RTEKind::RTE_VALUES => vars_in(rte.values_lists.cast()),
-            pg_sys::RTEKind::RTE_TABLEFUNC => vars_in(rte.tablefunc.cast()),
+            pg_sys::RTEKind::RTE_SUBQUERY => vars_in(rte.subquery.cast(), false),
+            pg_sys::RTEKind::RTE_FUNCTION => vars_in(rte.functions.cast(), false),
+            pg_sys::RTEKind::RTE_VALUES => vars_in(rte.values_lists.cast(), false),
+            pg_sys::RTEKind::RTE_TABLEFUNC => vars_in(rte.tablefunc.cast(), false),
             _ => BTreeSet::new(),
         }
     }
@@ -341,62 +334,10 @@ impl<'q> Query<'q> {
     }
 }
 
-/// Every Var below `node` that refers to the level the node stands in, or further out.
-fn vars_in(node: *mut pg_sys::Node) -> BTreeSet<VarRef> {
-    struct Walk {
-        found: BTreeSet<VarRef>,
-        depth: u32,
-    }
-    #[pg_guard]
-    unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
-        if node.is_null() {
-            return false;
-        }
-        // SAFETY: `context` is the Walk passed below; nodes are valid.
-        unsafe {
-            let state = &mut *context.cast::<Walk>();
-            match tag(node) {
-                NodeTag::T_Var => {
-                    let var = &*node.cast::<pg_sys::Var>();
-                    if var.varlevelsup >= state.depth {
-                        state.found.insert(VarRef {
-                            range: var.varno as usize,
-                            attnum: var.varattno,
-                            levels_up: var.varlevelsup - state.depth,
-                        });
-                    }
-                    false
-                }
-                NodeTag::T_Query => {
-                    state.depth += 1;
-                    let stop = pg_sys::query_tree_walker_impl(
-                        node.cast(),
-                        Some(walk),
-                        context,
-                        pg_sys::QTW_IGNORE_JOINALIASES as c_int,
-                    );
-                    state.depth -= 1;
-                    stop
-                }
-                _ => pg_sys::expression_tree_walker_impl(node, Some(walk), context),
-            }
-        }
-    }
-    let mut state = Walk {
-        found: BTreeSet::new(),
-        depth: 0,
-    };
-    // SAFETY: the walker only reads and its context outlives the call.
-    unsafe {
-        walk(node, (&raw mut state).cast());
-    }
-    state.found
-}
-
 impl Expr<'_> {
     /// Every column the expression refers to, inside sub-selects too.
     pub fn references(&self) -> BTreeSet<VarRef> {
-        vars_in(self.ptr)
+        vars_in(self.ptr, false)
     }
 
     /// The references of a GROUPING call.
@@ -422,22 +363,6 @@ impl<'q> Expr<'q> {
                 variadic: pg_sys::get_func_variadictype(node.winfnoid) != pg_sys::InvalidOid,
             }
         }
-    }
-}
-
-/// `"schema"."name"`
-fn function_name(function: pg_sys::Oid) -> String {
-    // SAFETY: catalog lookups of an existing function.
-    unsafe {
-        let schema = text(pg_sys::get_namespace_name(pg_sys::get_func_namespace(
-            function,
-        )));
-        let name = text(pg_sys::get_func_name(function));
-        format!(
-            "{}.{}",
-            pgt_ivm::sql::quote_identifier(&schema),
-            pgt_ivm::sql::quote_identifier(&name)
-        )
     }
 }
 

@@ -1,7 +1,7 @@
 //! Full refresh: the stored rows become equal to the query evaluated now; only rows that differ are written.
 
-use super::grouped::{evaluate_state, stored_value};
 use super::outcome::{self, DONE, Outcome, cte, from_cte, modify};
+use super::state::{evaluate_state, stored_value};
 use super::{Identity, Layout, Role, Target};
 use crate::rel::{Query, Rel};
 use crate::sql::ast::{Cte, CteBody, Expr, From, JoinKind, Merge, Name, Select, Statement};

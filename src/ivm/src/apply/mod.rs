@@ -14,6 +14,7 @@ mod grouped;
 mod layout;
 mod outcome;
 mod partitioned;
+mod state;
 
 use std::collections::BTreeSet;
 

@@ -1,13 +1,12 @@
 //! Rel -> delta: the change of a query's result, given the changes of its sources.
 //!
-//! A delta is a list of *terms*. A term is the query's own tree with every leaf read at a definite state (`New`, `Old` or
+//! A delta is a list of *terms*. A term is the query's own tree with every leaf read at a definite state (`New` or
 //! `Delta`); the change is the bag union of the terms, each row weighted by the product of its leaves' weights. Which
 //! sources changed is known before, so a term is only built for those.
 
 mod join;
 mod linear;
 mod matching;
-mod old;
 mod outer;
 mod union;
 

@@ -26,8 +26,6 @@ pub enum At {
     /// What the refresh snapshot sees. Weight one per row.
     #[default]
     New,
-    /// What the frontier saw: new with the delta's weights taken back.
-    Old,
     /// The net change between both.
     Delta,
 }
@@ -123,7 +121,7 @@ pub enum Body {
     /// A query without a law, evaluated as a whole when anything it reads changed. The inputs only say what that is.
     Opaque {
         query: String,
-        columns: Vec<(ColId, String, Type)>,
+        columns: Vec<(ColId, Type)>,
     },
 }
 
@@ -205,8 +203,8 @@ pub enum Rel {
         left_terms: Vec<Rel>,
         right_terms: Vec<Rel>,
     },
-    /// The change of an inner join, given the terms of the change of each input (none for a clean one). Only in deltas;
-    /// `delta::join` has the law. Each input's change is evaluated once.
+    /// The change of an inner join of which several inputs changed, given the terms of the change of each (none for a
+    /// clean one). Only in deltas; `delta::join` has the law. Each input's change is evaluated once.
     InnerChange {
         inputs: Vec<Rel>,
         conditions: Vec<Scalar>,
@@ -250,7 +248,7 @@ impl Body {
         match self {
             Body::Window { columns } => passed().chain(columns.iter().map(|(id, _)| *id)).collect(),
             Body::First { .. } | Body::Limit { .. } => passed().collect(),
-            Body::Opaque { columns, .. } => columns.iter().map(|(id, _, _)| *id).collect(),
+            Body::Opaque { columns, .. } => columns.iter().map(|(id, _)| *id).collect(),
             Body::SetOperation { columns, .. } => columns.iter().map(|(id, _, _)| *id).collect(),
         }
     }
@@ -269,7 +267,7 @@ impl Body {
             Body::First { .. } | Body::Limit { .. } => passed().collect(),
             Body::Opaque { columns, .. } => columns
                 .iter()
-                .map(|(id, _, ty)| (*id, (ty.clone(), true)))
+                .map(|(id, ty)| (*id, (ty.clone(), true)))
                 .collect(),
             Body::SetOperation { columns, .. } => {
                 let types: Vec<_> = inputs
@@ -463,27 +461,6 @@ impl Rel {
             }
         }
         seen
-    }
-
-    /// The same tree with every leaf read at `at` where `dirty` says its source changed, at `New` elsewhere.
-    pub fn read_at(&self, at: At, dirty: &BTreeSet<SourceId>) -> Rel {
-        self.map_scans(&mut |scan| {
-            let mut scan = scan.clone();
-            scan.at = if dirty.contains(&scan.source) {
-                at
-            } else {
-                At::New
-            };
-            scan
-        })
-    }
-
-    /// The tree with each scan replaced.
-    pub fn map_scans(&self, change: &mut dyn FnMut(&Scan) -> Scan) -> Rel {
-        match self {
-            Rel::Scan(scan) => Rel::Scan(change(scan)),
-            other => other.map_inputs(&mut |input| input.map_scans(change)),
-        }
     }
 
     /// The same operator over other inputs.

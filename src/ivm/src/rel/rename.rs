@@ -214,7 +214,7 @@ fn body_of(body: &Body, numbers: &mut dyn Numbers) -> Body {
             query: query.clone(),
             columns: columns
                 .iter()
-                .map(|(id, name, ty)| (numbers.column(*id), name.clone(), ty.clone()))
+                .map(|(id, ty)| (numbers.column(*id), ty.clone()))
                 .collect(),
         },
     }

@@ -34,7 +34,6 @@ fn describe(rel: &Rel, depth: usize, lines: &mut Vec<String>) {
                 .collect();
             let at = match scan.at {
                 At::New => "",
-                At::Old => " old",
                 At::Delta => " delta",
             };
             format!(

@@ -134,7 +134,7 @@ fn check(rel: &Rel) -> Result<BTreeSet<ColId>, Malformed> {
                     scalars(&below, order.iter().map(|key| &key.value), "an order")?;
                 }
                 Body::Opaque { columns, .. } => {
-                    below.extend(columns.iter().map(|(id, _, _)| *id));
+                    below.extend(columns.iter().map(|(id, _)| *id));
                 }
             }
             scalars(&below, keys.iter().map(|(_, key)| key), "a partition key")?;
@@ -195,7 +195,7 @@ fn unique(rel: &Rel, seen: &mut BTreeSet<ColId>) -> Result<(), Malformed> {
                 Body::SetOperation { columns, .. } => {
                     columns.iter().map(|(id, _, _)| *id).collect()
                 }
-                Body::Opaque { columns, .. } => columns.iter().map(|(id, _, _)| *id).collect(),
+                Body::Opaque { columns, .. } => columns.iter().map(|(id, _)| *id).collect(),
                 Body::Window { columns } => columns.iter().map(|(id, _)| *id).collect(),
                 Body::First { .. } | Body::Limit { .. } => vec![],
             };

@@ -1,7 +1,7 @@
 //! Lowering of relational trees to SQL.
 //!
 //! Filters, projections and joins of scans become one flat SELECT; a bag union becomes a derived table. A leaf read at
-//! `Old` or `Delta` carries a weight column, and the weight of a row is the product of the weights of its leaves.
+//! `Delta` carries a weight column, and the weight of a row is the product of the weights of its leaves.
 
 use std::collections::BTreeMap;
 
@@ -257,62 +257,6 @@ fn lower_scan(scan: &Scan, source: &SourceTable) -> Lowered {
             weights: vec![Expr::column(&alias, "w")],
             ..Lowered::default()
         },
-        At::Old => {
-            let mut current: Vec<(Expr, String)> = scan
-                .columns
-                .iter()
-                .map(|column| {
-                    (
-                        Expr::column("s", column.name.clone()),
-                        log_column(column.attnum),
-                    )
-                })
-                .collect();
-            current.push((Expr::Integer(1).cast("pg_catalog.int4"), "w".into()));
-            let mut taken_back: Vec<(Expr, String)> = scan
-                .columns
-                .iter()
-                .map(|column| {
-                    (
-                        Expr::column("d", log_column(column.attnum)),
-                        log_column(column.attnum),
-                    )
-                })
-                .collect();
-            taken_back.push((Expr::Negate(Box::new(Expr::column("d", "w"))), "w".into()));
-            // Without the fence a CTE scan under an Append cannot be parameterised, and then no index of the
-            // source can serve the join either.
-            let query = union_all(vec![
-                Select {
-                    items: current,
-                    from: vec![From::Table {
-                        name: source.name.clone(),
-                        alias: "s".into(),
-                        only: source.only,
-                    }],
-                    ..Select::default()
-                },
-                Select {
-                    items: taken_back,
-                    from: vec![From::Cte {
-                        name: delta_name(scan.source),
-                        alias: "d".into(),
-                    }],
-                    fence: true,
-                    ..Select::default()
-                },
-            ]);
-            Lowered {
-                columns: by_attnum(&alias),
-                weights: vec![Expr::column(&alias, "w")],
-                from: vec![From::Select {
-                    query: Box::new(query),
-                    alias,
-                    lateral: false,
-                }],
-                ..Lowered::default()
-            }
-        }
     }
 }
 
@@ -531,46 +475,6 @@ pub fn delta_table(id: SourceId, source: &SourceTable, limit: Option<u64>, net: 
         ctes.push(materialized(delta_name(id), select.into()));
     }
     ctes
-}
-
-/// For each source in order: how many log rows are new to the reader (at most `cap`), and whether one of them is a
-/// marker that the log does not explain everything (weight 0).
-pub fn probe(sources: &Sources, cap: u64) -> Select {
-    let items = sources
-        .values()
-        .enumerate()
-        .flat_map(|(position, source)| {
-            let mut rows = log_branches(source, &[(Expr::column("l", "w"), "w".into())]);
-            for branch in &mut rows.branches {
-                branch.limit = Some(cap);
-            }
-            let from = From::Select {
-                query: Box::new(rows),
-                alias: "p".into(),
-                lateral: false,
-            };
-            let one = |value: Expr| {
-                Expr::Scalar(Box::new(Select {
-                    items: vec![(value, "v".into())],
-                    from: vec![from.clone()],
-                    ..Select::default()
-                }))
-            };
-            let marked = Expr::CountStar(Some(Box::new(
-                Expr::column("p", "w").infix("=", Expr::Integer(0)),
-            )));
-            // One scalar per source: rows in the low digits, markers in the sign.
-            let value = Expr::Case(
-                vec![(marked.infix(">", Expr::Integer(0)), Expr::Integer(-1))],
-                Box::new(Expr::CountStar(None)),
-            );
-            [(one(value), format!("n{position}"))]
-        })
-        .collect();
-    Select {
-        items,
-        ..Select::default()
-    }
 }
 
 /// `pgtrickle.image(columns)`: the exact bytes of the values, for netting and comparing bags.

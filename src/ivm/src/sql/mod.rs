@@ -10,7 +10,7 @@ mod write;
 
 pub use lower::{
     Lowered, SourceTable, Sources, delta_name, delta_table, fill, group_key, image, image_hash,
-    log_column, lower, lower_touched, param, probe, row_hash, scalar, union_all,
+    log_column, lower, lower_touched, param, row_hash, scalar, union_all,
 };
 pub use partition::{order_by, sorted};
 pub use write::{plain_identifier, quote_identifier, quote_literal};

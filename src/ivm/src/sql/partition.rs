@@ -105,7 +105,7 @@ pub(super) fn lower(
             let whole = From::Item {
                 item: Expr::Pieces(vec![TextPiece::Text(format!("({query})"))]),
                 alias: alias.clone(),
-                columns: columns.iter().map(|(id, _, _)| column_name(*id)).collect(),
+                columns: columns.iter().map(|(id, _)| column_name(*id)).collect(),
             };
             let gate = touched.map(|name| From::Cte {
                 name: name.to_owned(),
@@ -114,7 +114,7 @@ pub(super) fn lower(
             Lowered {
                 columns: columns
                     .iter()
-                    .map(|(id, _, _)| (*id, Expr::column(&alias, column_name(*id))))
+                    .map(|(id, _)| (*id, Expr::column(&alias, column_name(*id))))
                     .collect(),
                 from: gate.into_iter().chain([whole]).collect(),
                 ..Lowered::default()

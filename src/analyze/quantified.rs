@@ -1,0 +1,301 @@
+//! `x op ANY (..)` and `x op ALL (..)` as values.
+
+use pgt_ivm::rel::{AggregateKind, Rel};
+use pgt_ivm::scalar::{Scalar, Shape, Type};
+
+use super::NotIncremental;
+use super::build::{Writer, aggregate_of, bigint, boolean, count_star};
+use super::query::{Analyzer, Answer, Known, Level, Result};
+use crate::pg::node::{self, Expr, Kind, SublinkKind, SublinkNode};
+
+impl Analyzer {
+    /// `x op ANY (..)` or `x op ALL (..)`, with SQL's three values.
+    pub(super) fn quantified<'q>(
+        &mut self,
+        rel: Rel,
+        outer: &[Known],
+        answer: Answer,
+        expr: Expr<'q>,
+        link: &SublinkNode<'q>,
+        level: &mut Level<'q, '_>,
+    ) -> Result<(Rel, Known)> {
+        let unknown = || {
+            NotIncremental::new(
+                "a sub-query is compared in a way that is not incremental yet",
+                "Write it with EXISTS.",
+            )
+        };
+        let Some(test) = link.test else {
+            return Err(unknown());
+        };
+        if let Kind::And(parts) = test.kind() {
+            return self.row_in(rel, outer, answer, link, parts, level);
+        }
+        let Kind::Operator {
+            operator,
+            arguments,
+        } = test.kind()
+        else {
+            return Err(unknown());
+        };
+        let ([left, right], [column]) = (arguments.as_slice(), answer.produced.as_slice()) else {
+            return Err(unknown());
+        };
+        if answer.empty.is_some() && !outer.is_empty() {
+            return Err(unknown());
+        }
+        let mut column = column.known.clone();
+        let mut answer = answer;
+        if !matches!(right.strip_relabel().kind(), Kind::SublinkColumn(_)) {
+            // The column is converted before it is compared.
+            level.sublink_columns = vec![column];
+            let converted = self.scalar(*right, level);
+            level.sublink_columns.clear();
+            // An implicit conversion is not printed.
+            let converted = converted?.0;
+            let cast = format!("::{}", converted.ty.name);
+            let (ty, nullable) = (converted.ty.clone(), converted.nullable);
+            let converted = Writer::default()
+                .scalar(&converted)
+                .text(&cast)
+                .value(ty, nullable);
+            let (rel, known) = self.add(answer.rel, converted);
+            answer.rel = rel;
+            column = known;
+        }
+        let (name, facts, equality) =
+            node::operator_facts(operator, left.type_of().0, right.type_of().0);
+        let negated = node::negated_equality(operator, left.type_of().0, right.type_of().0);
+        let any = link.kind == SublinkKind::Any;
+        let x = self.scalar(*left, level)?.0;
+        let distinct = match (any, equality, negated) {
+            (true, true, _) => Some(true),
+            (false, _, true) => Some(false),
+            _ => None,
+        };
+        let null_matters = x.nullable || column.nullable;
+        let (rows, values, extremum) = (self.column(), self.column(), self.column());
+        if let Some(positive) = distinct {
+            let Some(equal) = x.ty.equality.clone() else {
+                return Err(unknown());
+            };
+            let second = null_matters.then(|| self.fresh(&answer.rel));
+            let (right, keys) = self.grouped(
+                answer.rel,
+                &answer.context,
+                std::slice::from_ref(&column),
+                vec![],
+            );
+            let (right, there) = self.mark(right);
+            let Some((key, context)) = keys.split_last() else {
+                return Err(unknown());
+            };
+            let meets = Scalar {
+                pieces: Writer::default()
+                    .scalar(&x)
+                    .text(&format!(" OPERATOR({equal}) "))
+                    .column(key.id)
+                    .pieces(),
+                ty: boolean(),
+                nullable: true,
+                shape: x
+                    .as_column()
+                    .map_or(Shape::Opaque, |id| Shape::Equal(id, key.id)),
+            };
+            let mut joined = self.beside(rel, outer, right, context, vec![meets])?;
+            let mut found = Writer::default();
+            if let Some((copy, renamed)) = second {
+                let of = |known: &Known| Known {
+                    id: renamed.get(&known.id).copied().unwrap_or(known.id),
+                    ..known.clone()
+                };
+                let context: Vec<Known> = answer.context.iter().map(of).collect();
+                let calls = vec![
+                    (rows, count_star()),
+                    (
+                        values,
+                        aggregate_of("count", AggregateKind::Count, &of(&column), bigint()),
+                    ),
+                ];
+                let (right, keys) = self.grouped(copy, &context, &[], calls);
+                joined = self.beside(joined, outer, right, &keys, vec![])?;
+                found = found
+                    .text("CASE WHEN ")
+                    .column(there)
+                    .text(" IS NOT NULL THEN true WHEN COALESCE(")
+                    .column(rows)
+                    .text(", 0) = 0 THEN false WHEN ")
+                    .scalar(&x)
+                    .text(" IS NOT DISTINCT FROM NULL OR ")
+                    .column(rows)
+                    .text(" <> ")
+                    .column(values)
+                    .text(" THEN NULL ELSE false END");
+            } else {
+                found = found.column(there).text(" IS NOT NULL");
+            }
+            let found = found.value(boolean(), null_matters);
+            let value = if positive {
+                found
+            } else {
+                Writer::default()
+                    .text("NOT ")
+                    .scalar(&found)
+                    .value(boolean(), null_matters)
+            };
+            return Ok(self.add(joined, value));
+        }
+        // x <> ANY: one of the extrema differs; x = ALL: none does.
+        let differs = matches!((any, name.as_str()), (true, "<>") | (false, "="));
+        // x < ANY: less than the greatest; x < ALL: less than the least; and the other way round.
+        let greatest = match name.as_str() {
+            "<" | "<=" => any,
+            ">" | ">=" => !any,
+            _ if differs => true,
+            _ => return Err(unknown()),
+        };
+        if !facts.builtin || !node::has_extrema(right.type_of().0) {
+            return Err(unknown());
+        }
+        let (function, kind) = if greatest {
+            ("max", AggregateKind::Max)
+        } else {
+            ("min", AggregateKind::Min)
+        };
+        let ty = column.ty.clone();
+        let least = self.column();
+        let mut calls = vec![
+            (rows, count_star()),
+            (
+                values,
+                aggregate_of("count", AggregateKind::Count, &column, bigint()),
+            ),
+            (extremum, aggregate_of(function, kind, &column, ty.clone())),
+        ];
+        if differs {
+            let call = aggregate_of("min", AggregateKind::Min, &column, ty.clone());
+            calls.push((least, call));
+        }
+        let (right, keys) = self.grouped(answer.rel, &answer.context, &[], calls);
+        let joined = self.beside(rel, outer, right, &keys, vec![])?;
+        let mut compared = Writer::default()
+            .scalar(&x)
+            .text(&format!(" OPERATOR(pg_catalog.{name}) "))
+            .column(extremum);
+        if differs {
+            compared = compared
+                .text(if any { " OR " } else { " AND " })
+                .scalar(&x)
+                .text(&format!(" OPERATOR(pg_catalog.{name}) "))
+                .column(least);
+        }
+        let compared = compared.value(boolean(), true);
+        let decided = Writer::default();
+        let decided = if any {
+            decided
+                .text("CASE WHEN COALESCE(")
+                .column(rows)
+                .text(", 0) = 0 THEN false WHEN ")
+                .scalar(&compared)
+                .text(" THEN true WHEN ")
+        } else {
+            decided
+                .text("CASE WHEN COALESCE(")
+                .column(rows)
+                .text(", 0) = 0 THEN true WHEN NOT ")
+                .scalar(&compared)
+                .text(" THEN false WHEN ")
+        };
+        let value = decided
+            .scalar(&x)
+            .text(" IS NOT DISTINCT FROM NULL OR ")
+            .column(rows)
+            .text(" <> ")
+            .column(values)
+            .text(if any {
+                " THEN NULL ELSE false END"
+            } else {
+                " THEN NULL ELSE true END"
+            })
+            .value(node_type(&expr), true);
+        Ok(self.add(joined, value))
+    }
+
+    /// `(x, y) IN (..)`, or `NOT IN` as `<> ALL`, over values that cannot be null.
+    fn row_in<'q>(
+        &mut self,
+        rel: Rel,
+        outer: &[Known],
+        answer: Answer,
+        link: &SublinkNode<'q>,
+        parts: Vec<Expr<'q>>,
+        level: &Level<'q, '_>,
+    ) -> Result<(Rel, Known)> {
+        let unknown = || {
+            NotIncremental::new(
+                "a row that may contain nulls is compared with a sub-query as a value",
+                "Write it with EXISTS.",
+            )
+        };
+        if link.kind != SublinkKind::Any || answer.empty.is_some() {
+            return Err(unknown());
+        }
+        let columns: Vec<Known> = answer
+            .produced
+            .iter()
+            .map(|column| column.known.clone())
+            .collect();
+        let (right, keys) = self.grouped(answer.rel, &answer.context, &columns, vec![]);
+        let (right, there) = self.mark(right);
+        let (context, keys) = keys.split_at(answer.context.len());
+        let mut meets = Vec::new();
+        for part in parts {
+            let Kind::Operator {
+                operator,
+                arguments,
+            } = part.kind()
+            else {
+                return Err(unknown());
+            };
+            let [left, right] = arguments.as_slice() else {
+                return Err(unknown());
+            };
+            let (_, _, equality) =
+                node::operator_facts(operator, left.type_of().0, right.type_of().0);
+            let Kind::SublinkColumn(number) = right.strip_relabel().kind() else {
+                return Err(unknown());
+            };
+            let x = self.scalar(*left, level)?.0;
+            let key = keys.get(number as usize - 1).ok_or_else(unknown)?;
+            let Some(equal) = x.ty.equality.clone().filter(|_| equality) else {
+                return Err(unknown());
+            };
+            if x.nullable || key.nullable {
+                return Err(unknown());
+            }
+            meets.push(Scalar {
+                shape: x
+                    .as_column()
+                    .map_or(Shape::Opaque, |id| Shape::Equal(id, key.id)),
+                pieces: Writer::default()
+                    .scalar(&x)
+                    .text(&format!(" OPERATOR({equal}) "))
+                    .column(key.id)
+                    .pieces(),
+                ty: boolean(),
+                nullable: false,
+            });
+        }
+        let joined = self.beside(rel, outer, right, context, meets)?;
+        let value = Writer::default()
+            .column(there)
+            .text(" IS NOT NULL")
+            .value(boolean(), false);
+        Ok(self.add(joined, value))
+    }
+}
+
+pub(super) fn node_type(expr: &Expr<'_>) -> Type {
+    let (oid, modifier, collation) = expr.type_of();
+    node::describe_type(oid, modifier, collation)
+}

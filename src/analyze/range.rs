@@ -1,0 +1,376 @@
+//! What stands in FROM: tables, WITH queries, functions and VALUES.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pgrx::pg_sys;
+use pgt_ivm::rel::{At, Body, ColId, PartitionInput, Rel, Scan, ScanColumn, SourceId};
+use pgt_ivm::scalar::Type;
+
+use super::build::{Writer, boolean, extend};
+use super::query::{Analyzer, Known, Level, Produced, Result};
+use super::{NotIncremental, source};
+use crate::pg::node::{self, Expr, Item, Query, Rte};
+
+impl Analyzer {
+    pub(super) fn range<'q>(&mut self, index: usize, level: &mut Level<'q, '_>) -> Result<Rel> {
+        let refuse = |what: &str| {
+            Err(NotIncremental::new(
+                format!("{what} in FROM is not incremental yet"),
+                "The stream table is refreshed fully.",
+            ))
+        };
+        match &level.range_table[index - 1] {
+            Rte::Relation {
+                relid,
+                inherit,
+                relkind,
+                sampled,
+                row_security,
+            } => {
+                if *sampled {
+                    return refuse("TABLESAMPLE");
+                }
+                if *row_security {
+                    return refuse("a table with row-level security");
+                }
+                let (relid, inherit, relkind) = (*relid, *inherit, *relkind);
+                self.scan(index, relid, inherit, relkind, level)
+            }
+            Rte::Subquery { query, .. } => {
+                let query = *query;
+                let (rel, produced) = self.query(query, Some(level))?;
+                bind(index, produced, level);
+                Ok(rel)
+            }
+            Rte::Cte {
+                name,
+                levels_up,
+                recursive,
+            } => {
+                if *recursive {
+                    return refuse("a recursive reference");
+                }
+                let (name, levels_up) = (name.clone(), *levels_up);
+                let (rel, produced) = self.cte(index, &name, levels_up, level)?;
+                bind(index, produced, level);
+                Ok(rel)
+            }
+            Rte::Item => self.computed(index, Rel::Unit, None, level),
+            Rte::Result => Ok(Rel::Unit),
+            _ => refuse("an item of this kind"),
+        }
+    }
+
+    /// A common table expression is analyzed where it is read: each reference gets columns of its own.
+    fn cte<'q>(
+        &mut self,
+        index: usize,
+        name: &str,
+        levels_up: u32,
+        level: &Level<'q, '_>,
+    ) -> Result<(Rel, Vec<Produced>)> {
+        let mut home = level;
+        for _ in 0..levels_up {
+            home = home.outer.ok_or_else(|| {
+                NotIncremental::new(
+                    format!("WITH query \"{name}\" is out of reach"),
+                    "Please report the query.",
+                )
+            })?;
+        }
+        let query = home.query.cte(name).ok_or_else(|| {
+            NotIncremental::new(
+                format!("WITH query \"{name}\" is missing"),
+                "Please report the query.",
+            )
+        })?;
+        if home.query.is_recursive_cte(name) {
+            return self.whole(index, home.query, level);
+        }
+        self.query(query, Some(home))
+    }
+
+    /// New columns for all columns of a range-table entry.
+    fn entry_columns(
+        &mut self,
+        index: usize,
+        level: &Level<'_, '_>,
+    ) -> (Vec<(ColId, Type)>, Vec<Produced>) {
+        level
+            .query
+            .range_columns(index)
+            .into_iter()
+            .map(|(name, ty)| {
+                let known = Known {
+                    id: self.column(),
+                    ty: ty.clone(),
+                    nullable: true,
+                    scale: scale_of(&ty),
+                };
+                ((known.id, ty), Produced { name, known })
+            })
+            .unzip()
+    }
+
+    /// A recursive query: evaluated as a whole whenever a table it reads has changed.
+    fn whole<'q>(
+        &mut self,
+        index: usize,
+        home: Query<'q>,
+        level: &Level<'q, '_>,
+    ) -> Result<(Rel, Vec<Produced>)> {
+        let Some(whole) = home.whole_cte(level.query, index) else {
+            return Err(NotIncremental::new(
+                "a recursive query refers to something around it, to whole rows or system columns",
+                "Name the columns, and move what it refers to into it.",
+            ));
+        };
+        let mut inputs = Vec::new();
+        for (relid, read) in whole.reads {
+            let relid = pg_sys::Oid::from(relid);
+            source::check(relid, read.relkind, read.inherit)?;
+            let facts = source::columns(relid);
+            let mut columns = Vec::new();
+            for attnum in read.columns {
+                let column = facts
+                    .get(&attnum)
+                    .filter(|column| !column.virtual_generated)
+                    .ok_or_else(|| {
+                        NotIncremental::new(
+                            "a recursive query reads a column that is generated when it is read",
+                            "Use a stored generated column, or the expression itself.",
+                        )
+                    })?;
+                columns.push(ScanColumn {
+                    id: self.column(),
+                    attnum,
+                    name: column.name.clone(),
+                    ty: column.ty.clone(),
+                    nullable: column.nullable,
+                });
+            }
+            inputs.push(PartitionInput {
+                rel: Rel::Scan(Scan {
+                    source: SourceId(u64::from(relid.to_u32())),
+                    instance: self.instance(),
+                    at: At::New,
+                    columns,
+                    keys: vec![],
+                }),
+                keys: vec![],
+            });
+        }
+        let (columns, produced) = self.entry_columns(index, level);
+        let rel = Rel::Partitioned {
+            inputs,
+            keys: vec![],
+            body: Body::Opaque {
+                query: whole.text,
+                columns,
+            },
+        };
+        Ok((rel, produced))
+    }
+
+    fn scan<'q>(
+        &mut self,
+        index: usize,
+        relid: pg_sys::Oid,
+        inherit: bool,
+        relkind: u8,
+        level: &mut Level<'q, '_>,
+    ) -> Result<Rel> {
+        source::check(relid, relkind, inherit)?;
+        let facts = source::columns(relid);
+        let mut wanted: BTreeSet<i16> = level
+            .used
+            .iter()
+            .filter(|var| var.range == index && var.levels_up == 0)
+            .map(|var| var.attnum)
+            .collect();
+        let whole = wanted.remove(&0);
+        if whole {
+            if source::is_stream_table(relid) {
+                return Err(NotIncremental::new(
+                    "a whole row of a stream table is used as one value",
+                    "Name the columns, or build the value with ROW(..).",
+                ));
+            }
+            wanted.extend(facts.keys());
+        }
+        let mut columns = Vec::new();
+        let mut ids: BTreeMap<i16, ColId> = BTreeMap::new();
+        for attnum in wanted {
+            let Some(column) = facts.get(&attnum) else {
+                return Err(NotIncremental::new(
+                    "a system column is used",
+                    "Leave it out of the query.",
+                ));
+            };
+            if column.name.starts_with("__pgt_") && source::is_stream_table(relid) {
+                return Err(NotIncremental::new(
+                    format!("{} is internal state of a stream table", column.name),
+                    "Name the columns instead of writing *.",
+                ));
+            }
+            if column.virtual_generated {
+                return Err(NotIncremental::new(
+                    format!("column {} is generated when it is read", column.name),
+                    "Use a stored generated column, or the expression itself.",
+                ));
+            }
+            let id = self.column();
+            ids.insert(attnum, id);
+            let known = Known {
+                id,
+                ty: column.ty.clone(),
+                nullable: column.nullable,
+                scale: scale_of(&column.ty),
+            };
+            level.known.insert((index, attnum), known);
+            columns.push(ScanColumn {
+                id,
+                attnum,
+                name: column.name.clone(),
+                ty: column.ty.clone(),
+                nullable: column.nullable,
+            });
+        }
+        let keys = source::unique_keys(relid)
+            .into_iter()
+            .filter_map(|key| key.iter().map(|attnum| ids.get(attnum).copied()).collect())
+            .collect();
+        let scan = Rel::Scan(Scan {
+            source: SourceId(u64::from(relid.to_u32())),
+            instance: self.instance(),
+            at: At::New,
+            columns,
+            keys,
+        });
+        if !whole {
+            return Ok(scan);
+        }
+        let mut row = Writer::default().text("ROW(");
+        for (position, id) in facts
+            .keys()
+            .filter_map(|attnum| ids.get(attnum))
+            .enumerate()
+        {
+            row = row.text(if position > 0 { ", " } else { "" }).column(*id);
+        }
+        // A column of its own, so that a row that an outer join misses is null and not a row of nulls.
+        let ty = node::row_type(relid);
+        let id = self.column();
+        let value = row
+            .text(&format!(")::{}", ty.name))
+            .value(ty.clone(), false);
+        level.known.insert(
+            (index, 0),
+            Known {
+                id,
+                ty,
+                nullable: false,
+                scale: None,
+            },
+        );
+        Ok(extend(scan, vec![(id, value)]))
+    }
+
+    /// VALUES or function calls beside the rows of `before`.
+    pub(super) fn computed<'q>(
+        &mut self,
+        index: usize,
+        before: Rel,
+        left: Option<Vec<Expr<'q>>>,
+        level: &mut Level<'q, '_>,
+    ) -> Result<Rel> {
+        let kept = level.computed.len();
+        let before = self.lift(before, &level.query.item_expressions(index), level)?;
+        let Some(item) = level.query.item(index) else {
+            return Err(NotIncremental::new(
+                "an item of FROM has an unknown form",
+                "The stream table is refreshed fully.",
+            ));
+        };
+        let mut text = Writer::default();
+        match item {
+            Item::Functions { calls, ordinality } => {
+                text = text.text("ROWS FROM (");
+                for (position, (call, definitions)) in calls.into_iter().enumerate() {
+                    if position > 0 {
+                        text = text.text(", ");
+                    }
+                    let (call, _) = self.target(call, level)?;
+                    text = text.bare(&call);
+                    if !definitions.is_empty() {
+                        let list: Vec<String> = definitions
+                            .iter()
+                            .map(|(name, ty)| {
+                                format!("{} {ty}", pgt_ivm::sql::quote_identifier(name))
+                            })
+                            .collect();
+                        text = text.text(&format!(" AS ({})", list.join(", ")));
+                    }
+                }
+                text = text.text(if ordinality { ") WITH ORDINALITY" } else { ")" });
+            }
+            Item::Values(rows) => {
+                text = text.text("(VALUES ");
+                for (position, row) in rows.into_iter().enumerate() {
+                    text = text.text(if position > 0 { ", (" } else { "(" });
+                    for (position, value) in row.into_iter().enumerate() {
+                        if position > 0 {
+                            text = text.text(", ");
+                        }
+                        let (value, _) = self.scalar(value, level)?;
+                        text = text.bare(&value);
+                    }
+                    text = text.text(")");
+                }
+                text = text.text(")");
+            }
+            Item::Table(call) => {
+                text = text.parts(self.pieces(call, level, true)?);
+            }
+        }
+        let (columns, produced) = self.entry_columns(index, level);
+        if columns.is_empty() {
+            return Err(NotIncremental::new(
+                "an item of FROM without columns",
+                "The stream table is refreshed fully.",
+            ));
+        }
+        level.computed.truncate(kept);
+        bind(index, produced, level);
+        let mut on = Vec::new();
+        let outer = left.is_some();
+        for part in left.into_iter().flatten() {
+            on.extend(self.conditions(part, level)?);
+        }
+        Ok(Rel::Expand {
+            input: Box::new(before),
+            item: text.value(boolean(), true),
+            columns,
+            outer,
+            on,
+        })
+    }
+}
+
+/// The scale fixed by a numeric type's modifier.
+pub(super) fn scale_of(ty: &pgt_ivm::scalar::Type) -> Option<i32> {
+    let inside = ty.name.strip_prefix("numeric(")?.strip_suffix(')')?;
+    inside
+        .split_once(',')
+        .map_or(Some(0), |(_, scale)| scale.parse().ok())
+        .filter(|scale| *scale >= 0)
+}
+
+/// Makes a sub-query's result columns known under its range-table index.
+pub(super) fn bind(index: usize, produced: Vec<Produced>, level: &mut Level<'_, '_>) {
+    for (position, column) in produced.into_iter().enumerate() {
+        level
+            .known
+            .insert((index, position as i16 + 1), column.known);
+    }
+}
