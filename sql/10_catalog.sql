@@ -24,7 +24,16 @@ CREATE TABLE pgtrickle.pgt_stream_tables (
     diamond_consistency     text,
     diamond_schedule_policy text,
     created_at              timestamptz NOT NULL DEFAULT now(),
-    altered_at              timestamptz
+    altered_at              timestamptz,
+    tier                    text NOT NULL DEFAULT 'hot' CHECK (tier IN ('hot', 'warm', 'cold', 'frozen')),
+    fuse                    text NOT NULL DEFAULT 'off' CHECK (fuse IN ('off', 'on')),
+    fuse_ceiling            bigint CHECK (fuse_ceiling > 0),
+    fuse_blown_at           timestamptz,
+    fuse_reason             text,
+    -- Why it must not be refreshed now: a gated source, watermarks that are not aligned.
+    held                    text,
+    -- The smallest id of the stream tables it is refreshed with, if it belongs to a group.
+    consistency_group       bigint
 );
 CREATE INDEX ON pgtrickle.pgt_stream_tables (stage_of);
 
@@ -89,6 +98,47 @@ CREATE TABLE pgtrickle.pgt_change_segments (
     PRIMARY KEY (source, layout, segment)
 );
 
+-- Diamonds and refresh groups, merged where they overlap; made from the definitions, and again after a restore.
+CREATE TABLE pgtrickle.pgt_consistency_groups (
+    group_id bigint PRIMARY KEY,
+    -- Refreshes that changed something, so far.
+    epoch    bigint NOT NULL DEFAULT 0
+);
+
+CREATE TABLE pgtrickle.pgt_group_members (
+    pgt_id         bigint PRIMARY KEY REFERENCES pgtrickle.pgt_stream_tables ON DELETE CASCADE,
+    group_id       bigint NOT NULL REFERENCES pgtrickle.pgt_consistency_groups ON DELETE CASCADE,
+    is_convergence boolean NOT NULL,
+    -- A refresh group asks for it, whatever diamonds say.
+    is_wanted      boolean NOT NULL
+);
+CREATE INDEX ON pgtrickle.pgt_group_members (group_id);
+
+CREATE TABLE pgtrickle.pgt_refresh_groups (
+    group_name text NOT NULL,
+    pgt_id     bigint NOT NULL REFERENCES pgtrickle.pgt_stream_tables ON DELETE CASCADE,
+    PRIMARY KEY (group_name, pgt_id)
+);
+
+CREATE TABLE pgtrickle.pgt_source_gates (
+    source   oid PRIMARY KEY,
+    gated_at timestamptz NOT NULL DEFAULT now(),
+    gated_by text NOT NULL
+);
+
+CREATE TABLE pgtrickle.pgt_watermarks (
+    source      oid PRIMARY KEY,
+    watermark   timestamptz NOT NULL,
+    advanced_at timestamptz NOT NULL DEFAULT now(),
+    advanced_by text NOT NULL
+);
+
+CREATE TABLE pgtrickle.pgt_watermark_groups (
+    group_name     text PRIMARY KEY,
+    sources        oid[] NOT NULL,
+    tolerance_secs double precision NOT NULL CHECK (tolerance_secs >= 0)
+);
+
 -- Which readers were built from an unlogged source since the last crash. Empty after a crash, as the sources are: then
 -- the readers are rebuilt.
 CREATE UNLOGGED TABLE pgtrickle.pgt_unlogged_alive (pgt_id bigint, source oid, PRIMARY KEY (pgt_id, source));
@@ -114,10 +164,13 @@ CREATE TABLE pgtrickle.pgt_refresh_history (
 CREATE INDEX ON pgtrickle.pgt_refresh_history (pgt_id, refresh_id DESC);
 
 GRANT SELECT ON pgtrickle.pgt_stream_tables, pgtrickle.pgt_refresh_state, pgtrickle.pgt_dependencies,
-    pgtrickle.pgt_change_sources, pgtrickle.pgt_change_segments, pgtrickle.pgt_refresh_history TO PUBLIC;
+    pgtrickle.pgt_change_sources, pgtrickle.pgt_change_segments, pgtrickle.pgt_refresh_history,
+    pgtrickle.pgt_consistency_groups, pgtrickle.pgt_group_members, pgtrickle.pgt_refresh_groups,
+    pgtrickle.pgt_source_gates, pgtrickle.pgt_watermarks, pgtrickle.pgt_watermark_groups TO PUBLIC;
 
 -- Definitions are the user's; state, logs and history belong to this cluster.
 SELECT pg_catalog.pg_extension_config_dump('pgtrickle.pgt_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('pgtrickle.pgt_stream_tables', 'WHERE stage_of IS NULL');
 SELECT pg_catalog.pg_extension_config_dump('pgtrickle.pgt_dependencies',
     'WHERE pgt_id IN (SELECT pgt_id FROM pgtrickle.pgt_stream_tables WHERE stage_of IS NULL) AND source_type <> ''stage''');
+SELECT pg_catalog.pg_extension_config_dump('pgtrickle.pgt_refresh_groups', '');

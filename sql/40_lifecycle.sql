@@ -41,7 +41,10 @@ CREATE FUNCTION pgtrickle.alter_stream_table(
     refresh_mode text DEFAULT NULL,
     status text DEFAULT NULL,
     diamond_consistency text DEFAULT NULL,
-    diamond_schedule_policy text DEFAULT NULL
+    diamond_schedule_policy text DEFAULT NULL,
+    tier text DEFAULT NULL,
+    fuse text DEFAULT NULL,
+    fuse_ceiling bigint DEFAULT NULL
 ) RETURNS void LANGUAGE c AS 'MODULE_PATHNAME', 'alter_stream_table_wrapper';
 COMMENT ON FUNCTION pgtrickle.alter_stream_table IS 'changes a stream table; NULL leaves a property as it is';
 

@@ -2,7 +2,8 @@
 
 use std::ffi::{CStr, CString};
 
-use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
+use pgt_ivm::schedule::Rules;
 
 static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
 static SCHEDULER_INTERVAL_MS: GucSetting<i32> = GucSetting::<i32>::new(1000);
@@ -10,8 +11,17 @@ static MIN_SCHEDULE_MS: GucSetting<i32> = GucSetting::<i32>::new(100);
 static DEFAULT_SCHEDULE_SECONDS: GucSetting<i32> = GucSetting::<i32>::new(1);
 static MAX_CONSECUTIVE_ERRORS: GucSetting<i32> = GucSetting::<i32>::new(3);
 static MAX_CONCURRENT_REFRESHES: GucSetting<i32> = GucSetting::<i32>::new(4);
-static REFRESH_STRATEGY: GucSetting<Option<CString>> =
-    GucSetting::<Option<CString>>::new(Some(c"auto"));
+static MAX_DYNAMIC_REFRESH_WORKERS: GucSetting<i32> = GucSetting::<i32>::new(4);
+static PER_DATABASE_WORKER_QUOTA: GucSetting<i32> = GucSetting::<i32>::new(0);
+static WORKER_POOL_SIZE: GucSetting<i32> = GucSetting::<i32>::new(0);
+static AUTO_BACKOFF: GucSetting<bool> = GucSetting::<bool>::new(true);
+static TIERED_SCHEDULING: GucSetting<bool> = GucSetting::<bool>::new(true);
+static SHARED_MEMORY_MB: GucSetting<i32> = GucSetting::<i32>::new(16);
+static REFRESH_STRATEGY: GucSetting<Strategy> = GucSetting::<Strategy>::new(Strategy::Auto);
+static DIAMOND_CONSISTENCY: GucSetting<Consistency> =
+    GucSetting::<Consistency>::new(Consistency::None);
+static DIAMOND_SCHEDULE_POLICY: GucSetting<SchedulePolicy> =
+    GucSetting::<SchedulePolicy>::new(SchedulePolicy::Fastest);
 static DIFFERENTIAL_MAX_CHANGE_RATIO: GucSetting<f64> = GucSetting::<f64>::new(0.15);
 static HISTORY_RETENTION_DAYS: GucSetting<i32> = GucSetting::<i32>::new(90);
 static MAX_CHANGES_PER_TX: GucSetting<i32> = GucSetting::<i32>::new(-1);
@@ -34,6 +44,14 @@ pub enum Kind {
         max: f64,
     },
     Text(&'static GucSetting<Option<CString>>),
+    Choice(Choice),
+}
+
+/// A setting that takes one of a few words.
+pub enum Choice {
+    Strategy(&'static GucSetting<Strategy>),
+    Consistency(&'static GucSetting<Consistency>),
+    SchedulePolicy(&'static GucSetting<SchedulePolicy>),
 }
 
 /// One setting.
@@ -105,10 +123,74 @@ pub fn settings() -> Vec<Setting> {
             public: true,
         },
         Setting {
+            name: c"pg_trickle.max_dynamic_refresh_workers",
+            short: c"Refresh workers of the whole cluster that may run at the same time.",
+            long: c"Databases share them, see pg_trickle.per_database_worker_quota.",
+            kind: int(&MAX_DYNAMIC_REFRESH_WORKERS, 1, 128, GucFlags::default()),
+            context: GucContext::Sighup,
+            public: true,
+        },
+        Setting {
+            name: c"pg_trickle.per_database_worker_quota",
+            short: c"Refresh workers a database may keep while other databases wait for one.",
+            long: c"A database may use more while nobody waits. 0 gives every database an equal share.",
+            kind: int(&PER_DATABASE_WORKER_QUOTA, 0, 128, GucFlags::default()),
+            context: GucContext::Sighup,
+            public: true,
+        },
+        Setting {
+            name: c"pg_trickle.worker_pool_size",
+            short: c"Refresh workers each database keeps connected, whether there is work or not.",
+            long: c"With 0 workers are started when something is due, and leave after a minute without work.",
+            kind: int(&WORKER_POOL_SIZE, 0, 64, GucFlags::default()),
+            context: GucContext::Sighup,
+            public: true,
+        },
+        Setting {
+            name: c"pg_trickle.auto_backoff",
+            short: c"Stretches the interval of stream tables whose refresh takes as long as the interval.",
+            long: c"Doubled, up to eight times, while a refresh takes 95 % of it; shortened again when half of it would do.",
+            kind: Kind::Bool(&AUTO_BACKOFF),
+            context: GucContext::Sighup,
+            public: true,
+        },
+        Setting {
+            name: c"pg_trickle.tiered_scheduling",
+            short: c"Refreshes warm and cold stream tables less often than scheduled.",
+            long: c"hot: as scheduled, warm: half as often, cold: a tenth as often, frozen: never. When off every tier is hot.",
+            kind: Kind::Bool(&TIERED_SCHEDULING),
+            context: GucContext::Sighup,
+            public: true,
+        },
+        Setting {
+            name: c"pg_trickle.diamond_consistency",
+            short: c"Whether diamonds of stream tables are refreshed together: none or atomic.",
+            long: c"For stream tables that do not say it themselves. atomic: all members at one snapshot, or none of them.",
+            kind: Kind::Choice(Choice::Consistency(&DIAMOND_CONSISTENCY)),
+            context: GucContext::Sighup,
+            public: true,
+        },
+        Setting {
+            name: c"pg_trickle.diamond_schedule_policy",
+            short: c"When an atomic diamond is due: fastest or slowest.",
+            long: c"For stream tables that do not say it themselves. fastest: when one member is; slowest: when all are.",
+            kind: Kind::Choice(Choice::SchedulePolicy(&DIAMOND_SCHEDULE_POLICY)),
+            context: GucContext::Sighup,
+            public: true,
+        },
+        Setting {
+            name: c"pg_trickle.shared_memory_mb",
+            short: c"Shared memory for sources to watch and compiled stream tables.",
+            long: c"Where it is not enough stream tables are refreshed and compiled more often than needed; nothing fails.",
+            kind: int(&SHARED_MEMORY_MB, 1, 4096, GucFlags::UNIT_MB),
+            context: GucContext::Postmaster,
+            public: true,
+        },
+        Setting {
             name: c"pg_trickle.refresh_strategy",
             short: c"How stream tables are refreshed: auto, differential or full.",
             long: c"auto lets each stream table's mode and the cost decide; the others override both for the whole server.",
-            kind: Kind::Text(&REFRESH_STRATEGY),
+            kind: Kind::Choice(Choice::Strategy(&REFRESH_STRATEGY)),
             context: GucContext::Suset,
             public: true,
         },
@@ -163,9 +245,13 @@ pub fn settings() -> Vec<Setting> {
     ]
 }
 
-/// Registers every setting.
-pub fn register() {
+/// Registers every setting that can be.
+pub fn register(preloading: bool) {
     for setting in settings() {
+        // Such a setting can only come from the configuration the server was started with.
+        if matches!(setting.context, GucContext::Postmaster) && !preloading {
+            continue;
+        }
         let Setting {
             name,
             short,
@@ -208,16 +294,75 @@ pub fn register() {
             Kind::Text(variable) => {
                 GucRegistry::define_string_guc(name, short, long, variable, context, flags);
             }
+            Kind::Choice(Choice::Strategy(variable)) => {
+                GucRegistry::define_enum_guc(name, short, long, variable, context, flags);
+            }
+            Kind::Choice(Choice::Consistency(variable)) => {
+                GucRegistry::define_enum_guc(name, short, long, variable, context, flags);
+            }
+            Kind::Choice(Choice::SchedulePolicy(variable)) => {
+                GucRegistry::define_enum_guc(name, short, long, variable, context, flags);
+            }
         }
     }
 }
 
 /// How stream tables are refreshed on this server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
 pub enum Strategy {
+    #[name = c"auto"]
     Auto,
+    #[name = c"differential"]
     Differential,
+    #[name = c"full"]
     Full,
+}
+
+/// Whether the members of a diamond are refreshed together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
+pub enum Consistency {
+    #[name = c"none"]
+    None,
+    #[name = c"atomic"]
+    Atomic,
+}
+
+impl Consistency {
+    pub fn parse(text: &str) -> Option<Consistency> {
+        match text {
+            "none" => Some(Consistency::None),
+            "atomic" => Some(Consistency::Atomic),
+            _ => None,
+        }
+    }
+}
+
+/// Whose schedule a diamond follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
+pub enum SchedulePolicy {
+    #[name = c"fastest"]
+    Fastest,
+    #[name = c"slowest"]
+    Slowest,
+}
+
+impl SchedulePolicy {
+    pub fn parse(text: &str) -> Option<SchedulePolicy> {
+        match text {
+            "fastest" => Some(SchedulePolicy::Fastest),
+            "slowest" => Some(SchedulePolicy::Slowest),
+            _ => None,
+        }
+    }
+}
+
+/// What holds for diamonds that do not say it themselves.
+pub fn diamond_defaults() -> (Consistency, SchedulePolicy) {
+    (DIAMOND_CONSISTENCY.get(), DIAMOND_SCHEDULE_POLICY.get())
+}
+
+pub fn shared_memory_mb() -> usize {
+    SHARED_MEMORY_MB.get() as usize
 }
 
 /// A rule broken on purpose by the test suite.
@@ -250,11 +395,7 @@ fn text(variable: &'static GucSetting<Option<CString>>) -> String {
 impl RefreshSettings {
     pub fn read() -> RefreshSettings {
         RefreshSettings {
-            strategy: match text(&REFRESH_STRATEGY).as_str() {
-                "differential" => Strategy::Differential,
-                "full" => Strategy::Full,
-                _ => Strategy::Auto,
-            },
+            strategy: REFRESH_STRATEGY.get(),
             max_change_ratio: DIFFERENTIAL_MAX_CHANGE_RATIO.get(),
             verify: VERIFY_REFRESH.get(),
             log_delta_sql: LOG_DELTA_SQL.get(),
@@ -272,9 +413,15 @@ impl RefreshSettings {
 pub struct SchedulerSettings {
     pub enabled: bool,
     pub interval_ms: u64,
-    pub default_schedule_ms: u64,
+    pub rules: Rules,
+    pub tiers: bool,
     pub max_consecutive_errors: u32,
     pub max_concurrent_refreshes: usize,
+    /// Workers of the cluster.
+    pub max_workers: u32,
+    pub quota: u32,
+    /// Workers that stay.
+    pub pool: usize,
     pub history_retention_days: u32,
 }
 
@@ -283,9 +430,16 @@ impl SchedulerSettings {
         SchedulerSettings {
             enabled: ENABLED.get(),
             interval_ms: SCHEDULER_INTERVAL_MS.get() as u64,
-            default_schedule_ms: DEFAULT_SCHEDULE_SECONDS.get() as u64 * 1000,
+            rules: Rules {
+                default_interval: DEFAULT_SCHEDULE_SECONDS.get() as u64 * 1000,
+                backoff: AUTO_BACKOFF.get(),
+            },
+            tiers: TIERED_SCHEDULING.get(),
             max_consecutive_errors: MAX_CONSECUTIVE_ERRORS.get() as u32,
             max_concurrent_refreshes: MAX_CONCURRENT_REFRESHES.get() as usize,
+            max_workers: MAX_DYNAMIC_REFRESH_WORKERS.get() as u32,
+            quota: PER_DATABASE_WORKER_QUOTA.get() as u32,
+            pool: WORKER_POOL_SIZE.get() as usize,
             history_retention_days: HISTORY_RETENTION_DAYS.get() as u32,
         }
     }

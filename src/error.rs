@@ -18,6 +18,10 @@ pub enum Kind {
     TooMany,
     Serialization,
     InUse,
+    /// An object that is no relation exists.
+    DuplicateObject,
+    /// An object that is no relation does not exist.
+    UndefinedObject,
     /// A defect of this program.
     Internal,
 }
@@ -35,6 +39,8 @@ impl Kind {
             Kind::State => Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Kind::SourceChanged => Code::ERRCODE_INVALID_OBJECT_DEFINITION,
             Kind::TooMany => Code::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            Kind::DuplicateObject => Code::ERRCODE_DUPLICATE_OBJECT,
+            Kind::UndefinedObject => Code::ERRCODE_UNDEFINED_OBJECT,
             Kind::InUse => Code::ERRCODE_OBJECT_IN_USE,
             Kind::Serialization => Code::ERRCODE_T_R_SERIALIZATION_FAILURE,
             Kind::Internal => Code::ERRCODE_INTERNAL_ERROR,

@@ -29,7 +29,7 @@ pgrx::pg_module_magic!();
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     pg::worker::no_backtraces();
-    config::register();
+    config::register(pg::worker::preloading());
     pg::capture_trigger::install(pg::capture_trigger::Callbacks {
         resolve: capture::resolve,
         limit: config::max_changes_per_tx,
@@ -42,7 +42,7 @@ pub extern "C-unwind" fn _PG_init() {
     pg::worker::install(scheduler::MAINS);
     if pg::worker::preloading() {
         pg::shared::mark_preloaded();
-        pg::shared::register();
+        pg::shared::register(config::shared_memory_mb());
         pg::utility_hook::install();
         pg::worker::register_launcher();
     }

@@ -18,6 +18,9 @@ fn alter_stream_table(
     status: Option<&str>,
     diamond_consistency: Option<&str>,
     diamond_schedule_policy: Option<&str>,
+    tier: Option<&str>,
+    fuse: Option<&str>,
+    fuse_ceiling: Option<i64>,
 ) -> Result<(), ErrorReport> {
     let name = name.ok_or_else(|| Error::new(Kind::InvalidArgument, "name must not be NULL"))?;
     let table = catalog::by_name(name)?;
@@ -31,6 +34,9 @@ fn alter_stream_table(
             status,
             diamond_consistency,
             diamond_schedule_policy,
+            tier,
+            fuse,
+            fuse_ceiling,
         },
     )?;
     let redefined = query.is_some() || mode.is_some_and(|mode| mode != table.mode);

@@ -137,6 +137,7 @@ fn create_or_replace_stream_table(
             status: None,
             diamond_consistency: wanted.diamond_consistency,
             diamond_schedule_policy: wanted.diamond_schedule_policy,
+            ..Changes::default()
         },
     )?;
     if comparison == lifecycle::QueryComparison::Different && wanted.initialize {

@@ -2,6 +2,7 @@
 
 mod alter;
 mod change_log;
+mod coordination;
 mod create;
 mod drop;
 mod explain;

@@ -15,10 +15,24 @@ pub(super) fn manual(table: &StreamTable, force_full: Option<&str>) -> OwnResult
     manual_then(table, force_full, Then::Nothing).map(|_| ())
 }
 
+/// As [`manual`], whatever the fuse says.
+pub(super) fn manual_past_fuse(table: &StreamTable, force_full: Option<&str>) -> OwnResult<()> {
+    run(table, force_full, false, Then::Nothing).map(|_| ())
+}
+
 /// As [`manual`], looking at the result under the same snapshot.
 pub(super) fn manual_then(
     table: &StreamTable,
     force_full: Option<&str>,
+    then: Then,
+) -> OwnResult<Option<Outcome>> {
+    run(table, force_full, true, then)
+}
+
+fn run(
+    table: &StreamTable,
+    force_full: Option<&str>,
+    fuses: bool,
     then: Then,
 ) -> OwnResult<Option<Outcome>> {
     lifecycle::require_owner(table)?;
@@ -40,6 +54,7 @@ pub(super) fn manual_then(
         },
         force_full: force_full.map(str::to_owned),
         settings: RefreshSettings::read(),
+        fuses,
         then,
     })?;
     Ok(outcomes.into_iter().find(|outcome| outcome.id == table.id))

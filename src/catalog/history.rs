@@ -8,6 +8,8 @@ pub enum Action {
     Differential,
     Full,
     Reinitialize,
+    /// Nothing was done: a fuse blew.
+    Skip,
 }
 
 impl Action {
@@ -17,6 +19,7 @@ impl Action {
             Action::Differential => "DIFFERENTIAL",
             Action::Full => "FULL",
             Action::Reinitialize => "REINITIALIZE",
+            Action::Skip => "SKIP",
         }
     }
 }
@@ -68,10 +71,10 @@ pub fn record(row: &HistoryRow) {
         Some((sqlstate, message)) => (Some(sqlstate.as_str()), Some(message.as_str())),
         None => (None, None),
     };
-    let status = if row.error.is_some() {
-        "FAILED"
-    } else {
-        "COMPLETED"
+    let status = match (&row.error, row.action) {
+        (Some(_), _) => "FAILED",
+        (None, Action::Skip) => "SKIPPED",
+        (None, _) => "COMPLETED",
     };
     // The table's columns, as sql/10_catalog.sql lists them.
     let fields = [

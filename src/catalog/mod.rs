@@ -3,19 +3,23 @@
 //! Readers run as the current user (the catalog is readable by everybody); writers expect the caller to have entered
 //! `Scope::internal`.
 
+mod groups;
 mod history;
 mod sources;
 mod state;
 mod stream_tables;
 
+pub use groups::{
+    Group, advance_epoch, all_reads, group, groups, may_hold, refresh_groups, renew_holds,
+    replace_groups,
+};
 pub use history::{Action, HistoryRow, InitiatedBy, record};
 pub use sources::{
     ChangeSource, SEGMENTS, Segment, SourceKind, change_source, delete_source, insert_segment,
     save_source, segment_name,
 };
 pub use state::{
-    RefreshState, Success, ensure_state, frontier_of, last_refreshed_ms, load_state, save_failure,
-    save_success,
+    RefreshState, Success, ensure_state, frontier_of, load_state, save_failure, save_success,
 };
 pub use stream_tables::{
     Dependency, Mode, NewStreamTable, SourceType, Status, StreamTable, by_name, by_relation,

@@ -222,13 +222,3 @@ pub fn save_failure(id: i64, sqlstate: &str, message: &str, retry_in_ms: u64) ->
     )
     .map_or(0, |row| row.int(0) as u32)
 }
-
-/// When `id` was refreshed last, in milliseconds since the epoch.
-pub fn last_refreshed_ms(id: i64) -> Option<i64> {
-    spi::first(
-        "SELECT (EXTRACT(epoch FROM last_refresh_at) * 1000)::pg_catalog.int8 FROM pgtrickle.pgt_refresh_state \
-         WHERE pgt_id = $1 AND is_populated",
-        &[Value::Int(id)],
-    )
-    .and_then(|row| row.optional_int(0))
-}

@@ -52,7 +52,7 @@ pub enum Status {
 }
 
 impl Status {
-    fn parse(text: &str) -> Status {
+    pub(super) fn parse(text: &str) -> Status {
         match text {
             "INITIALIZING" => Status::Initializing,
             "SUSPENDED" => Status::Suspended,
@@ -81,6 +81,13 @@ pub struct StreamTable {
     pub layout: String,
     pub stage_of: Option<i64>,
     pub stage_number: Option<i64>,
+    /// The group it is refreshed with if that is atomic.
+    pub consistency_group: Option<i64>,
+    /// Why it must not be refreshed now.
+    pub held: Option<String>,
+    /// Most changes a refresh may find.
+    pub fuse_ceiling: Option<u64>,
+    pub fuse_blown: bool,
 }
 
 impl StreamTable {
@@ -96,7 +103,8 @@ impl StreamTable {
 
 const COLUMNS: &str = "st.pgt_id, st.pgt_relid::pg_catalog.oid, n.nspname, c.relname, c.relowner, \
      st.def_view::pg_catalog.oid, vn.nspname, v.relname, st.schedule, st.refresh_mode, st.effective_refresh_mode, \
-     st.downgrade_reason, st.status, st.timezone, st.generation, st.layout, st.stage_of, st.stage_number";
+     st.downgrade_reason, st.status, st.timezone, st.generation, st.layout, st.stage_of, st.stage_number, \
+     st.consistency_group, st.held, CASE WHEN st.fuse = 'on' THEN st.fuse_ceiling END, st.fuse_blown_at IS NOT NULL";
 
 const TABLES: &str = "pgtrickle.pgt_stream_tables st \
      JOIN pg_catalog.pg_class c ON c.oid = st.pgt_relid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
@@ -120,6 +128,12 @@ fn read(row: &Row) -> Result<StreamTable> {
         layout: row.text(15),
         stage_of: row.optional_int(16),
         stage_number: row.optional_int(17),
+        consistency_group: row.optional_int(18),
+        held: row.optional_text(19),
+        fuse_ceiling: row
+            .optional_int(20)
+            .and_then(|most| u64::try_from(most).ok()),
+        fuse_blown: row.bool(21),
     })
 }
 
@@ -268,7 +282,7 @@ impl SourceType {
         }
     }
 
-    fn parse(text: &str) -> SourceType {
+    pub fn parse(text: &str) -> SourceType {
         match text {
             "stream_table" => SourceType::StreamTable,
             "stage" => SourceType::Stage,

@@ -1,5 +1,6 @@
 //! Altering a stream table.
 
+use pgt_ivm::schedule::Tier;
 use pgt_ivm::sql::ast::Name;
 
 use super::{create, rebuild, storage};
@@ -19,6 +20,10 @@ pub struct Changes<'a> {
     pub status: Option<&'a str>,
     pub diamond_consistency: Option<&'a str>,
     pub diamond_schedule_policy: Option<&'a str>,
+    pub tier: Option<&'a str>,
+    /// on or off.
+    pub fuse: Option<&'a str>,
+    pub fuse_ceiling: Option<i64>,
 }
 
 /// Applies the changes. A new query must have the same columns; the table keeps its indexes, grants and readers.
@@ -40,6 +45,7 @@ pub fn alter(table: &StreamTable, changes: &Changes<'_>) -> Result<()> {
     if let Some(policy) = changes.diamond_schedule_policy {
         set(table.id, "diamond_schedule_policy", policy);
     }
+    set_tier_and_fuse(table, changes)?;
     if let Some(status) = changes.status {
         change_status(table, status)?;
     }
@@ -55,7 +61,7 @@ pub fn alter(table: &StreamTable, changes: &Changes<'_>) -> Result<()> {
     if let Some(query) = changes.query {
         change_query(&catalog::load(table.id)?, query)?;
     }
-    xact::definitions_will_change();
+    xact::definition_will_change(table.id);
     Ok(())
 }
 
@@ -67,6 +73,54 @@ fn set(id: i64, column: &'static str, value: &str) {
     );
 }
 
+fn set_tier_and_fuse(table: &StreamTable, changes: &Changes<'_>) -> Result<()> {
+    if let Some(tier) = changes.tier {
+        let known = Tier::parse(tier).ok_or_else(|| {
+            Error::new(Kind::InvalidArgument, format!("invalid tier \"{tier}\""))
+                .hint("Use hot, warm, cold or frozen.")
+        })?;
+        set(table.id, "tier", known.name());
+    }
+    if changes.fuse.is_none() && changes.fuse_ceiling.is_none() {
+        return Ok(());
+    }
+    if let Some(fuse) = changes.fuse {
+        if !["on", "off"].contains(&fuse) {
+            return Err(
+                Error::new(Kind::InvalidArgument, format!("invalid fuse \"{fuse}\""))
+                    .hint("Use on or off."),
+            );
+        }
+        set(table.id, "fuse", fuse);
+    }
+    let _scope = Scope::internal();
+    if let Some(ceiling) = changes.fuse_ceiling {
+        if ceiling < 1 {
+            return Err(Error::new(
+                Kind::InvalidArgument,
+                format!("invalid fuse_ceiling {ceiling}"),
+            )
+            .hint("The ceiling is a number of changed rows, 1 or more."));
+        }
+        spi::run(
+            "UPDATE pgtrickle.pgt_stream_tables SET fuse_ceiling = $2 WHERE pgt_id = $1",
+            &[Value::Int(table.id), Value::Int(ceiling)],
+        );
+    }
+    let useless = spi::first(
+        "SELECT 1 FROM pgtrickle.pgt_stream_tables WHERE pgt_id = $1 AND fuse = 'on' AND fuse_ceiling IS NULL",
+        &[Value::Int(table.id)],
+    );
+    if useless.is_some() {
+        return Err(
+            Error::new(Kind::InvalidArgument, "a fuse needs a fuse_ceiling")
+                .hint("Say above how many changed rows it blows."),
+        );
+    }
+    storage::bump_generation_internal(table.id);
+    Ok(())
+}
+
 fn change_status(table: &StreamTable, status: &str) -> Result<()> {
     match status.to_ascii_uppercase().as_str() {
         "SUSPENDED" => set(table.id, "status", "SUSPENDED"),
@@ -75,7 +129,7 @@ fn change_status(table: &StreamTable, status: &str) -> Result<()> {
             spi::run(
                 "UPDATE pgtrickle.pgt_stream_tables SET status = CASE WHEN EXISTS (SELECT FROM \
                  pgtrickle.pgt_refresh_state s WHERE s.pgt_id = $1 AND s.is_populated) THEN 'ACTIVE' \
-                 ELSE 'INITIALIZING' END WHERE pgt_id = $1",
+                 ELSE 'INITIALIZING' END, fuse_blown_at = NULL, fuse_reason = NULL WHERE pgt_id = $1",
                 &[Value::Int(table.id)],
             );
             spi::run(

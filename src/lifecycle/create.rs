@@ -109,7 +109,8 @@ pub fn create(definition: &Definition<'_>) -> Result<StreamTable> {
     }
     let table = catalog::load(id)?;
     attach_sources(&table, &analysis, planned.as_ref())?;
-    xact::definitions_will_change();
+    super::groups::definition_changed(&table)?;
+    xact::definition_will_change(id);
     if let Some(refusal) = &downgrade {
         pgrx::notice!(
             "stream table {} is refreshed fully: {}",
@@ -131,6 +132,7 @@ pub fn create(definition: &Definition<'_>) -> Result<StreamTable> {
             initiated_by: InitiatedBy::Create,
             force_full: None,
             settings: RefreshSettings::read(),
+            fuses: false,
             then: Then::Nothing,
         })?;
     }

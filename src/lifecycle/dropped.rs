@@ -54,7 +54,13 @@ pub fn forget_dropped() {
     );
     if !gone.is_empty() || lost.is_some() {
         capture::release_unread();
-        xact::definitions_will_change();
+        super::groups::forget_dropped();
+        for row in &gone {
+            xact::definition_will_change(row.int(0));
+        }
+        if gone.is_empty() {
+            xact::definitions_will_change();
+        }
     }
 }
 

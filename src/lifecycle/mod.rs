@@ -4,6 +4,7 @@ mod alter;
 mod altered;
 mod create;
 mod dropped;
+mod groups;
 mod indexes;
 mod names;
 mod probe;
@@ -15,6 +16,10 @@ pub use alter::{Changes, alter};
 pub use altered::stream_table_altered;
 pub use create::{Definition, create, creation_name};
 pub use dropped::{drop_stream_table, forget_dropped};
+pub use groups::{
+    advance_watermark, create_refresh_group, create_watermark_group, drop_refresh_group,
+    drop_watermark_group, gate, ungate,
+};
 pub use names::require_owner;
 pub use probe::{QueryComparison, analyze_text, compare_query};
 pub use rebuild::{ensure_ready, is_being_restored};

@@ -182,7 +182,8 @@ pub(super) fn rebuild(table: &StreamTable, new_view: Option<pg_sys::Oid>) -> Res
     let table = catalog::load(table.id)?;
     create::attach_sources(&table, &analysis, planned.as_ref())?;
     capture::release_unread();
-    xact::definitions_will_change();
+    super::groups::definition_changed(&table)?;
+    xact::definition_will_change(table.id);
     Ok(())
 }
 

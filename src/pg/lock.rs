@@ -8,6 +8,11 @@ pub fn definitions(catalog: pg_sys::Oid) {
     stream_table(catalog, 0);
 }
 
+/// Takes the lock under which gates and watermarks change.
+pub fn holds(catalog: pg_sys::Oid) {
+    stream_table(catalog, i64::from(u32::MAX));
+}
+
 /// Takes the lock of stream table `pgt_id`, an object lock on its entry in catalog `catalog`, until the transaction ends.
 pub fn stream_table(catalog: pg_sys::Oid, pgt_id: i64) {
     // SAFETY: heavyweight locks are released at transaction end.

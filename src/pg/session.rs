@@ -128,6 +128,18 @@ pub fn has_privileges_of(role: pg_sys::Oid) -> bool {
     unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), role) }
 }
 
+/// The current user owns this database.
+pub fn owns_database() -> bool {
+    // SAFETY: catalog lookup.
+    unsafe {
+        pg_sys::object_ownercheck(
+            pg_sys::DatabaseRelationId,
+            pg_sys::MyDatabaseId,
+            pg_sys::GetUserId(),
+        )
+    }
+}
+
 /// Sets a setting for the rest of the session.
 pub fn set_for_session(name: &str, value: &str) {
     let (Ok(name), Ok(value)) = (CString::new(name), CString::new(value)) else {

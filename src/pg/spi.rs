@@ -25,6 +25,8 @@ pub enum Value {
     Xid8Array(Vec<u64>),
     IntArray(Vec<i64>),
     NullInt,
+    /// Microseconds since 2000-01-01 UTC.
+    Timestamp(i64),
 }
 
 impl Value {
@@ -38,6 +40,7 @@ impl Value {
             Value::Xid8(_) => pg_sys::XID8OID,
             Value::Xid8Array(_) => pg_sys::XID8ARRAYOID,
             Value::IntArray(_) => pg_sys::INT8ARRAYOID,
+            Value::Timestamp(_) => pg_sys::TIMESTAMPTZOID,
         }
     }
 
@@ -45,7 +48,7 @@ impl Value {
     fn datum(&self) -> Option<pg_sys::Datum> {
         Some(match self {
             Value::Bool(value) => pg_sys::Datum::from(*value),
-            Value::Int(value) => pg_sys::Datum::from(*value),
+            Value::Int(value) | Value::Timestamp(value) => pg_sys::Datum::from(*value),
             Value::Oid(value) => pg_sys::Datum::from(*value),
             Value::Text(value) => text_datum(value),
             Value::OptionalText(value) => text_datum(value.as_deref()?),

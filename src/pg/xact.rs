@@ -1,6 +1,7 @@
 //! End of transactions: what a commit touched is marked dirty after it has become visible.
 
-use std::cell::Cell;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::ffi::c_void;
 use std::panic::AssertUnwindSafe;
 
@@ -10,17 +11,35 @@ use pgrx::pg_sys;
 use super::worker::Failure;
 use super::{capture_trigger, shared};
 
+/// Stands for all stream tables among those that change.
+const ALL: i64 = 0;
+
 thread_local! {
-    static DEFINITIONS: Cell<bool> = const { Cell::new(false) };
+    static DEFINITIONS: RefCell<BTreeSet<i64>> = const { RefCell::new(BTreeSet::new()) };
 }
 
-/// Announces at commit that stream tables of this database were defined, altered or dropped.
+/// Announces at commit that a stream table of this database was defined, altered or dropped. A subtransaction that is
+/// rolled back does not take it back: one look too many does no harm.
+pub fn definition_will_change(id: i64) {
+    DEFINITIONS.with(|changed| changed.borrow_mut().insert(id));
+}
+
+/// Announces at commit that any stream table of this database may have been defined, altered or dropped.
 pub fn definitions_will_change() {
-    DEFINITIONS.set(true);
+    definition_will_change(ALL);
+}
+
+fn announce_definitions() {
+    let changed = DEFINITIONS.take();
+    if changed.contains(&ALL) {
+        shared::definitions_changed(&[]);
+    } else if !changed.is_empty() {
+        shared::definitions_changed(&changed.into_iter().collect::<Vec<_>>());
+    }
 }
 
 thread_local! {
-    static CHANGED: std::cell::RefCell<Vec<pg_sys::Oid>> = const { std::cell::RefCell::new(Vec::new()) };
+    static CHANGED: RefCell<Vec<pg_sys::Oid>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Marks a stream table dirty, as a source of others, when this transaction commits.
@@ -49,20 +68,19 @@ unsafe extern "C-unwind" fn transaction_event(
             if !touched.is_empty() {
                 shared::mark_dirty(&touched);
             }
-            if DEFINITIONS.replace(false) {
-                shared::definitions_changed();
-            }
+            announce_definitions();
         }
         pg_sys::XactEvent::XACT_EVENT_PREPARE => {
             if !capture_trigger::take_touched().is_empty() {
                 shared::mark_prepared();
             }
-            DEFINITIONS.set(false);
+            // What is prepared may be committed by any session: better one look too many.
+            announce_definitions();
         }
         pg_sys::XactEvent::XACT_EVENT_ABORT | pg_sys::XactEvent::XACT_EVENT_PARALLEL_ABORT => {
             capture_trigger::take_touched();
             CHANGED.take();
-            DEFINITIONS.set(false);
+            DEFINITIONS.take();
         }
         _ => {}
     }

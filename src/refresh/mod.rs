@@ -10,5 +10,5 @@ mod unit;
 mod verify;
 
 pub use compile::{Compiled, Unit, columns_read, compile, is_compiled, known, view_columns};
-pub use set::{Outcome, Request, Then, now, order, refresh, upstream_of};
+pub use set::{Outcome, Request, Then, blown, failed_at, now, order, refresh, upstream_of};
 pub use unit::storage_columns;

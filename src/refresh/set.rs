@@ -1,5 +1,6 @@
 //! A set of stream tables refreshed at one snapshot.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Instant;
@@ -7,10 +8,12 @@ use std::time::Instant;
 use pgt_ivm::graph::Graph;
 
 use super::compile::{self, Compiled, compile};
-use super::unit::UnitOutcome;
+use super::unit::{How, UnitOutcome};
 use super::verify::Comparison;
 use crate::capture;
-use crate::catalog::{self, Action, HistoryRow, InitiatedBy, Mode, SourceType, Success};
+use crate::catalog::{
+    self, Action, Group, HistoryRow, InitiatedBy, Mode, SourceType, Status, Success,
+};
 use crate::config::{Broken, RefreshSettings};
 use crate::error::{Error, Kind, Result};
 use crate::pg::session::Scope;
@@ -28,6 +31,8 @@ pub struct Request {
     /// Refresh fully, for this reason.
     pub force_full: Option<String>,
     pub settings: RefreshSettings,
+    /// Whether fuses may blow.
+    pub fuses: bool,
     /// What to look at afterwards, under the same snapshot.
     pub then: Then,
 }
@@ -47,6 +52,8 @@ pub enum Then {
 pub struct Outcome {
     pub id: i64,
     pub action: Action,
+    /// Rows of it or of its stages changed.
+    pub changed: bool,
     /// The snapshot, as text.
     pub snapshot: String,
     pub comparison: Option<Comparison>,
@@ -63,15 +70,28 @@ pub fn refresh(request: &Request) -> Result<Vec<Outcome>> {
             "extension pg_trickle is not installed in this database",
         )
     })?;
-    let mut order = order(&request.ids, request.with_upstream)?;
-    let mut locked = order.clone();
-    locked.sort_unstable();
-    for id in &locked {
-        lock::stream_table(catalog_oid, *id);
-    }
+    let mut wanted = request.ids.clone();
+    let mut order = order(&wanted, request.with_upstream)?;
+    let mut locked = BTreeSet::new();
     // The definitions may have changed while the locks were waited for.
     for _ in 0..10 {
+        for id in order.iter().copied().collect::<BTreeSet<i64>>() {
+            if locked.insert(id) {
+                lock::stream_table(catalog_oid, id);
+            }
+        }
         let compiled = compile_all(&order)?;
+        let groups = atomic_groups(&compiled);
+        let members = groups.iter().flat_map(|group| &group.members);
+        let missing: Vec<i64> = members
+            .map(|(id, _)| *id)
+            .filter(|id| !order.contains(id))
+            .collect();
+        if !missing.is_empty() {
+            wanted.extend(missing);
+            order = self::order(&wanted, request.with_upstream)?;
+            continue;
+        }
         refuse_own_writes(&compiled)?;
         lock_sources(&compiled);
         // Before the snapshot: whatever was committed until then is in it.
@@ -87,16 +107,106 @@ pub fn refresh(request: &Request) -> Result<Vec<Outcome>> {
             order.retain(|id| catalog::load(*id).is_ok());
             continue;
         }
-        return compiled
+        refuse_what_must_wait(&compiled, &groups, request)?;
+        let outcomes = compiled
             .iter()
-            .map(|compiled| refresh_one(compiled, request, &snapshot, taken_at))
-            .collect();
+            .map(|compiled| {
+                AT.set(Some(compiled.table.id));
+                refresh_one(compiled, request, &snapshot, taken_at)
+            })
+            .collect::<Result<Vec<Outcome>>>()?;
+        AT.set(None);
+        advance_epochs(&groups, &outcomes);
+        return Ok(outcomes);
     }
     Err(Error::new(
         Kind::State,
         "definitions keep changing while a refresh is prepared",
     )
     .hint("Try again."))
+}
+
+thread_local! {
+    /// The stream table being refreshed.
+    static AT: Cell<Option<i64>> = const { Cell::new(None) };
+    /// The stream table whose fuse blew, and the changes it found.
+    static BLOWN: Cell<Option<(i64, u64)>> = const { Cell::new(None) };
+}
+
+/// The stream table at which the last refresh of this session failed.
+pub fn failed_at() -> Option<i64> {
+    AT.take()
+}
+
+/// The stream table whose fuse ended the last refresh of this session, and the changes it found.
+pub fn blown() -> Option<(i64, u64)> {
+    BLOWN.take()
+}
+
+/// The groups of these stream tables that are refreshed together.
+fn atomic_groups(compiled: &[Rc<Compiled>]) -> Vec<Group> {
+    compiled
+        .iter()
+        .filter_map(|stream_table| stream_table.table.consistency_group)
+        .collect::<BTreeSet<i64>>()
+        .into_iter()
+        .filter_map(catalog::group)
+        .filter(|group| group.atomic)
+        .collect()
+}
+
+/// What is held back is not refreshed, and no group of which a member must be left out.
+fn refuse_what_must_wait(
+    compiled: &[Rc<Compiled>],
+    groups: &[Group],
+    request: &Request,
+) -> Result<()> {
+    for stream_table in compiled {
+        let table = &stream_table.table;
+        if let Some(reason) = &table.held {
+            return Err(Error::new(
+                Kind::State,
+                format!("stream table {} must wait: {reason}", table.display_name()),
+            )
+            .hint("See pgtrickle.source_gates() and pgtrickle.watermark_status()."));
+        }
+        if request.fuses && table.fuse_blown {
+            return Err(Error::new(
+                Kind::State,
+                format!(
+                    "the fuse of stream table {} has blown",
+                    table.display_name()
+                ),
+            )
+            .hint("Go on with pgtrickle.reset_fuse()."));
+        }
+    }
+    for (id, status) in groups.iter().flat_map(|group| &group.members) {
+        if matches!(status, Status::Suspended | Status::Error) && !request.ids.contains(id) {
+            let name = catalog::load(*id)?.display_name();
+            return Err(Error::new(
+                Kind::State,
+                format!("stream table {name} of the same group is out of the schedule"),
+            )
+            .detail("The stream tables of a group are refreshed together or not at all.")
+            .hint(format!(
+                "Resume it with pgtrickle.resume_stream_table({name:?}), or take it out of the group."
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn advance_epochs(groups: &[Group], outcomes: &[Outcome]) {
+    for group in groups {
+        let changed = outcomes.iter().any(|outcome| {
+            outcome.changed && group.members.iter().any(|(id, _)| *id == outcome.id)
+        });
+        if changed {
+            let _scope = Scope::internal();
+            catalog::advance_epoch(group.id);
+        }
+    }
 }
 
 /// The stream tables in topological order, with everything upstream if asked.
@@ -253,6 +363,7 @@ fn refresh_one(
     let mut total = Outcome {
         id: table.id,
         action: Action::NoData,
+        changed: false,
         snapshot: String::new(),
         comparison: None,
         differences: vec![],
@@ -274,16 +385,30 @@ fn refresh_one(
         let outcome = {
             let _scope = Scope::restricted(table.owner, &table.timezone);
             let _writing = entry::writing();
-            let empty = request.initiated_by == InitiatedBy::Create;
-            unit.refresh(
-                &state,
+            let empty =
+                request.initiated_by == InitiatedBy::Create && request.ids.contains(&table.id);
+            let how = How {
                 force,
                 empty,
-                table.mode == Mode::Auto,
-                &request.settings,
-                under,
-            )?
+                prefer_full: table.mode == Mode::Auto,
+                fuse: table.fuse_ceiling.filter(|_| request.fuses),
+                settings: &request.settings,
+            };
+            unit.refresh(&state, &how, under)?
         };
+        if outcome.action == Action::Skip {
+            BLOWN.set(Some((table.id, outcome.delta_rows as u64)));
+            return Err(Error::new(
+                Kind::State,
+                format!(
+                    "the fuse of stream table {} has blown",
+                    table.display_name()
+                ),
+            )
+            .detail("More rows have changed than its fuse_ceiling allows.")
+            .hint("Go on with pgtrickle.reset_fuse()."));
+        }
+        total.changed |= outcome.changed();
         let duration_ms = started.elapsed().as_secs_f64() * 1000.0;
         if outcome.action != Action::NoData {
             let _scope = Scope::internal();

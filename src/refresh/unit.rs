@@ -40,6 +40,19 @@ pub(super) struct Plans {
 /// The log segments that hold something new, as positions in the list of the one source that changed; empty for all.
 type Filled = Vec<(SourceId, Vec<usize>)>;
 
+/// How a unit is to be refreshed.
+pub(super) struct How<'a> {
+    /// Fully, for this reason.
+    pub force: Option<&'a str>,
+    /// The table is known to be empty.
+    pub empty: bool,
+    /// A full refresh may be chosen where it is cheaper.
+    pub prefer_full: bool,
+    /// Nothing is done if more changes than this are found.
+    pub fuse: Option<u64>,
+    pub settings: &'a RefreshSettings,
+}
+
 /// What happened to a unit.
 #[derive(Clone, Debug)]
 pub struct UnitOutcome {
@@ -91,16 +104,20 @@ pub fn storage_columns(layout: &apply::Layout) -> Vec<String> {
 }
 
 impl Unit {
-    /// Brings the stored rows from the state's frontier to the snapshot. `force` asks for a full refresh and says why.
+    /// Brings the stored rows from the state's frontier to the snapshot.
     pub(super) fn refresh(
         &self,
         state: &RefreshState,
-        force: Option<&str>,
-        empty: bool,
-        prefer_full: bool,
-        settings: &RefreshSettings,
+        how: &How<'_>,
         under: Under<'_>,
     ) -> Result<UnitOutcome> {
+        let How {
+            force,
+            empty,
+            prefer_full,
+            fuse,
+            settings,
+        } = *how;
         if !state.populated {
             // After a restore the table has rows but no state.
             return self.full(
@@ -138,7 +155,8 @@ impl Unit {
             _ => frontier.clone(),
         };
         let values = delta_values(&frontier, state, state.snapshot_xmax);
-        match self.pending(&values, under) {
+        let cap = fuse.map_or(PROBE_CAP, |most| PROBE_CAP.max(most + 1));
+        match self.pending(&values, cap, under) {
             Pending::Clean if self.query.is_none() && self.sources.is_empty() => self.full(
                 state,
                 "sources cannot be captured",
@@ -146,16 +164,13 @@ impl Unit {
                 false,
                 under,
             ),
-            Pending::Clean => Ok(UnitOutcome {
-                action: Action::NoData,
-                reason: None,
-                inserted: 0,
-                updated: 0,
-                deleted: 0,
-                delta_rows: 0,
-            }),
+            Pending::Clean => Ok(untouched(Action::NoData, 0)),
             Pending::Unexplained(reason) => self.full(state, reason, Action::Full, false, under),
             Pending::Changes(changes, filled) => {
+                let rows: u64 = changes.iter().map(|(_, count)| *count).sum();
+                if fuse.is_some_and(|most| rows > most) {
+                    return Ok(untouched(Action::Skip, rows));
+                }
                 if self.query.is_none() {
                     return self.full(state, "not incremental", Action::Full, false, under);
                 }
@@ -168,7 +183,6 @@ impl Unit {
                 {
                     return self.full(state, "change ratio", Action::Full, false, under);
                 }
-                let rows: u64 = changes.iter().map(|(_, count)| *count).sum();
                 if settings.strategy == Strategy::Auto
                     && prefer_full
                     && self
@@ -195,7 +209,7 @@ impl Unit {
         }
     }
 
-    fn pending(&self, values: &[Value], under: Under<'_>) -> Pending {
+    fn pending(&self, values: &[Value], cap: u64, under: Under<'_>) -> Pending {
         if self.sources.is_empty() {
             return Pending::Clean;
         }
@@ -221,11 +235,11 @@ impl Unit {
                 &latest
             }
         };
-        self.count_changes(values, snapshot)
+        self.count_changes(values, cap, snapshot)
     }
 
     /// The log rows that are new to the reader, found through the logs' indexes.
-    fn count_changes(&self, values: &[Value], snapshot: &Snapshot) -> Pending {
+    fn count_changes(&self, values: &[Value], cap: u64, snapshot: &Snapshot) -> Pending {
         let (Some(Value::Xid8(xmax)), Some(Value::Xid8Array(in_progress)), Some(consumed)) =
             (values.first(), values.get(1), values.get(2))
         else {
@@ -242,7 +256,7 @@ impl Unit {
                     first: *xmax,
                     also: in_progress,
                     snapshot,
-                    cap: PROBE_CAP,
+                    cap,
                 },
                 Some(position) => LogScan {
                     first: consumed
@@ -250,7 +264,7 @@ impl Unit {
                         .map_or(0, |version| *version as u64 + 1),
                     also: &[],
                     snapshot,
-                    cap: PROBE_CAP,
+                    cap,
                 },
             };
             let mut rows = 0;
@@ -517,6 +531,18 @@ impl Unit {
             .first()
             .ok_or_else(|| Error::new(Kind::Internal, "an apply statement returned no row"))?;
         Ok(read_outcome(row, action, Some(reason.to_owned())))
+    }
+}
+
+/// Nothing was done; `logged` changes were found.
+fn untouched(action: Action, logged: u64) -> UnitOutcome {
+    UnitOutcome {
+        action,
+        reason: None,
+        inserted: 0,
+        updated: 0,
+        deleted: 0,
+        delta_rows: logged as i64,
     }
 }
 

@@ -1,17 +1,16 @@
 //! The scheduler of one database.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
-use pgt_ivm::schedule::{Board, Entry, Schedule, retry_delay_ms};
+use pgt_ivm::schedule::{Board, retry_delay_ms};
 
+use super::definitions::{Definitions, Reading};
 use super::maintenance;
-use crate::catalog::{self, Mode, SourceType, Status};
-use crate::config::SchedulerSettings;
-use crate::error::Result;
-use crate::pg::shared::{self, WorkerState};
-use crate::pg::{depend, worker};
+use crate::config::{self, SchedulerSettings};
+use crate::pg::shared::{self, WorkerState, WorkerView};
+use crate::pg::{depend, snapshot, worker};
 use crate::refresh;
 
 /// A worker without a job for this long is sent home.
@@ -22,6 +21,12 @@ const MAINTENANCE: Duration = Duration::from_secs(10);
 
 /// An idle scheduler without stream tables leaves after this long; the launcher brings it back.
 const NOTHING_TO_DO: Duration = Duration::from_secs(5);
+
+/// A worker is kept for this long while a database without any waits.
+const TURN: Duration = Duration::from_secs(1);
+
+/// Reading changed definitions may take one part in this many of the scheduler's time.
+const READING_SHARE: u32 = 10;
 
 pub(super) fn main(database: pg_sys::Oid) {
     worker::connect(Some(database));
@@ -36,18 +41,28 @@ pub(super) fn main(database: pg_sys::Oid) {
     }
 }
 
+/// What the definitions are read with; another value means reading them again.
+type ReadWith = (bool, config::Consistency, config::SchedulePolicy);
+
 struct Scheduler {
     database: pg_sys::Oid,
     board: Board,
-    /// Sources watched, the commits seen of each, and who reads them.
-    watched: Vec<pg_sys::Oid>,
-    seen: Vec<u64>,
-    readers: HashMap<u32, Vec<i64>>,
-    generation: Option<u64>,
+    definitions: Definitions,
+    /// All definitions are being read.
+    reading: Option<Reading>,
+    /// Changes of definitions that have been read.
+    seen: Option<u64>,
+    read_with: Option<ReadWith>,
+    /// Not before this are definitions read again.
+    next_reading: Instant,
+    /// When the jobs at work were handed out.
+    started: HashMap<i64, Instant>,
     idle_since: HashMap<usize, Instant>,
+    /// Since when this database has the workers it has.
+    turn_since: Instant,
     last_maintenance: Instant,
     empty_since: Option<Instant>,
-    failures: HashMap<i64, u32>,
+    overflows: u64,
     /// Transactions seen prepared, and how many there have been.
     prepared: Vec<String>,
     prepared_count: u64,
@@ -57,15 +72,18 @@ impl Scheduler {
     fn new(database: pg_sys::Oid) -> Scheduler {
         Scheduler {
             database,
-            board: Board::new(1_000),
-            watched: vec![],
-            seen: vec![],
-            readers: HashMap::new(),
-            generation: None,
+            board: Board::new(SchedulerSettings::read().rules),
+            definitions: Definitions::default(),
+            reading: None,
+            seen: None,
+            read_with: None,
+            next_reading: Instant::now(),
+            started: HashMap::new(),
             idle_since: HashMap::new(),
+            turn_since: Instant::now(),
             last_maintenance: Instant::now(),
             empty_since: None,
-            failures: HashMap::new(),
+            overflows: 0,
             prepared: maintenance::prepared_transactions().unwrap_or_default(),
             prepared_count: shared::prepared_so_far(),
         }
@@ -77,19 +95,11 @@ impl Scheduler {
         if shared::is_closed(self.database) {
             return false;
         }
-        let generation = shared::definitions_generation();
-        if self.generation != Some(generation) {
-            match worker::transaction(|| self.load(&settings)) {
-                Ok(true) => self.generation = Some(generation),
-                Ok(false) => return false,
-                Err(failure) => {
-                    pgrx::warning!("could not load the stream tables: {}", failure.message);
-                    worker::wait(Duration::from_millis(settings.interval_ms));
-                    return true;
-                }
-            }
-        }
-        if self.board.is_empty() {
+        self.board.set_rules(settings.rules);
+        let Some(read_at) = self.read_definitions(&settings) else {
+            return false;
+        };
+        if self.board.is_empty() && self.reading.is_none() {
             let since = *self.empty_since.get_or_insert_with(Instant::now);
             if since.elapsed() > NOTHING_TO_DO {
                 return false;
@@ -101,19 +111,24 @@ impl Scheduler {
         self.collect_results();
         let now = now_ms();
         let mut wake_at = now + settings.interval_ms as i64;
-        if settings.enabled {
-            let decision = self.board.decide(now);
-            for id in decision.start {
-                if !self.dispatch(id, now, &settings) {
+        if settings.enabled && !shared::is_draining() {
+            let decision = self.board.decide(now, settings.max_concurrent_refreshes);
+            let mut waiting = decision.due;
+            for key in decision.start {
+                if !self.dispatch(key, now, &settings) {
                     break;
                 }
+                waiting -= 1;
             }
+            shared::publish_queue(waiting);
             wake_at = decision.wake_at.map_or(wake_at, |due| due.min(wake_at));
+        } else {
+            shared::publish_queue(0);
         }
-        self.send_idle_home();
+        self.keep_pool(&settings);
         if self.last_maintenance.elapsed() >= MAINTENANCE {
             self.last_maintenance = Instant::now();
-            maintenance::pass(&self.watched, &settings);
+            maintenance::pass(&self.definitions.watched(), &settings);
             // Whatever way the extension went, its scheduler goes too.
             if matches!(
                 worker::transaction(|| Ok(depend::extension_exists())),
@@ -126,80 +141,96 @@ impl Scheduler {
             wake_at = now;
         }
         worker::report_idle();
-        if self.listen() {
-            return true;
-        }
-        worker::wait(Duration::from_millis(
-            (wake_at - now_ms()).clamp(1, 60_000) as u64
-        ));
+        let wait = (wake_at - now_ms()).clamp(1, 60_000) as u64;
+        worker::wait(Duration::from_millis(wait).min(read_at));
         true
     }
 
-    /// Reads the stream tables of the database; false if the extension is not installed.
-    fn load(&mut self, settings: &SchedulerSettings) -> Result<bool> {
-        if !depend::extension_exists() {
-            return Ok(false);
+    /// Reads what changed among the definitions, as far as there is time for it. Returns how long to wait before going on
+    /// with it; none if the extension is not installed.
+    fn read_definitions(&mut self, settings: &SchedulerSettings) -> Option<Duration> {
+        let (consistency, policy) = config::diamond_defaults();
+        let read_with = (settings.tiers, consistency, policy);
+        let changed = if self.read_with.is_some_and(|before| before != read_with) {
+            shared::definitions(None)
+        } else {
+            shared::definitions(self.seen)
+        };
+        if changed == shared::Definitions::Unchanged && self.reading.is_none() {
+            return Some(Duration::MAX);
         }
-        let mut entries = BTreeMap::new();
-        let mut readers: HashMap<u32, Vec<i64>> = HashMap::new();
-        for table in catalog::load_all()? {
-            let mut always = false;
-            let units = catalog::stages_of(table.id)?
-                .into_iter()
-                .map(|stage| stage.id)
-                .chain([table.id]);
-            for dependency in units.flat_map(catalog::dependencies) {
-                match dependency.kind {
-                    SourceType::Uncaptured => always = true,
-                    SourceType::Stage => {}
-                    _ => readers
-                        .entry(dependency.source.to_u32())
-                        .or_default()
-                        .push(table.id),
+        let until = self.next_reading.saturating_duration_since(Instant::now());
+        if !until.is_zero() {
+            return Some(until);
+        }
+        let started = Instant::now();
+        let outcome = worker::transaction(|| {
+            if !depend::extension_exists() {
+                return Ok(None);
+            }
+            if self.reading.is_none() {
+                match &changed {
+                    shared::Definitions::Some(ids, upto) => {
+                        self.definitions.read_some(ids, settings);
+                        return Ok(Some(Some(*upto)));
+                    }
+                    // What changes while everything is read is read once more afterwards.
+                    shared::Definitions::All(upto) => self.reading = Some(Reading::new(*upto)),
+                    shared::Definitions::Unchanged => {}
                 }
             }
-            let Ok(schedule) = Schedule::parse(&table.schedule) else {
-                continue;
+            let Some(reading) = &mut self.reading else {
+                return Ok(Some(None));
             };
-            entries.insert(
-                table.id,
-                Entry {
-                    schedule,
-                    upstream: refresh::upstream_of(table.id)?,
-                    active: matches!(table.status, Status::Active | Status::Initializing)
-                        && table.effective != Mode::Immediate,
-                    always,
-                    last_refreshed: catalog::last_refreshed_ms(table.id),
-                },
-            );
+            let complete = self.definitions.read_on(reading, settings);
+            Ok(Some(complete.then_some(reading.upto)))
+        });
+        match outcome {
+            Ok(None) => return None,
+            Ok(Some(None)) => {}
+            Ok(Some(Some(upto))) => {
+                self.reading = None;
+                self.seen = Some(upto);
+                self.read_with = Some(read_with);
+                self.put_on_board();
+            }
+            Err(failure) => {
+                pgrx::warning!("could not read the stream tables: {}", failure.message);
+                self.reading = None;
+                self.next_reading = Instant::now() + Duration::from_millis(settings.interval_ms);
+                return Some(Duration::from_millis(settings.interval_ms));
+            }
         }
-        self.board.replace(entries, settings.default_schedule_ms);
-        let before: HashMap<u32, u64> = self
-            .watched
-            .iter()
-            .map(|oid| oid.to_u32())
-            .zip(self.seen.iter().copied())
-            .collect();
-        self.watched = readers.keys().map(|oid| pg_sys::Oid::from(*oid)).collect();
-        self.seen = shared::commits(&self.watched)
-            .into_iter()
-            .zip(&self.watched)
-            .map(|(now, oid)| before.get(&oid.to_u32()).copied().unwrap_or(now))
-            .collect();
-        self.readers = readers;
-        Ok(true)
+        self.next_reading = Instant::now() + started.elapsed() * READING_SHARE;
+        Some(if self.reading.is_some() {
+            Duration::ZERO
+        } else {
+            Duration::MAX
+        })
+    }
+
+    fn put_on_board(&mut self) {
+        let now = now_ms();
+        self.definitions.put_on(&mut self.board, now);
+        // Their new sources have not been watched until now.
+        for id in self.definitions.take_changed() {
+            self.board.mark_dirty(id, now);
+        }
+        let definitions = &self.definitions;
+        shared::retain_sources(|source| definitions.is_watched(source));
     }
 
     fn notice_commits(&mut self) {
-        let commits = shared::commits(&self.watched);
-        for (position, count) in commits.into_iter().enumerate() {
-            if count != self.seen[position] {
-                self.seen[position] = count;
-                let source = self.watched[position].to_u32();
-                for reader in self.readers.get(&source).into_iter().flatten() {
-                    self.board.mark_dirty(*reader);
-                }
+        let now = now_ms();
+        for source in shared::take_dirty() {
+            for reader in self.definitions.readers(source) {
+                self.board.mark_dirty(*reader, now);
             }
+        }
+        let overflows = shared::overflows();
+        if overflows != self.overflows {
+            self.overflows = overflows;
+            self.board.mark_all_dirty(now);
         }
     }
 
@@ -218,52 +249,38 @@ impl Scheduler {
         self.prepared_count = count;
         self.prepared = now;
         if decided {
-            self.board.mark_all_dirty();
+            self.board.mark_all_dirty(now_ms());
         }
         decided
-    }
-
-    /// Asks to be woken by commits that matter. True if one came in while asking.
-    fn listen(&mut self) -> bool {
-        let wanted: Vec<pg_sys::Oid> = self
-            .watched
-            .iter()
-            .filter(|source| {
-                let readers = self.readers.get(&source.to_u32());
-                readers
-                    .into_iter()
-                    .flatten()
-                    .any(|reader| self.board.is_clean(*reader))
-            })
-            .copied()
-            .collect();
-        shared::wake_on(&wanted);
-        shared::commits(&self.watched) != self.seen
     }
 
     fn collect_results(&mut self) {
         for view in shared::my_workers() {
             match view.state {
                 WorkerState::Done => {
-                    self.board.succeeded(view.job);
-                    self.failures.remove(&view.job);
-                    shared::acknowledge(view.slot);
-                    self.idle_since.insert(view.slot, Instant::now());
+                    let took = self.started.remove(&view.job).map(|at| at.elapsed());
+                    let took = took.map_or(0.0, |took| took.as_secs_f64() * 1000.0);
+                    self.board.succeeded(view.job, took);
+                    self.free(view.slot);
                 }
                 WorkerState::Failed | WorkerState::Stopped => {
-                    let failures = self.failures.entry(view.job).or_insert(0);
-                    *failures += 1;
-                    let delay = retry_delay_ms(*failures, jitter());
-                    self.board.failed(view.job, now_ms() + delay as i64);
-                    shared::acknowledge(view.slot);
-                    self.idle_since.insert(view.slot, Instant::now());
+                    self.started.remove(&view.job);
+                    let failures = self.board.failures(view.job) + 1;
+                    let now = now_ms();
+                    let retry_at = now + retry_delay_ms(failures, jitter()) as i64;
+                    self.board.failed(view.job, retry_at, now);
+                    self.free(view.slot);
                 }
-                WorkerState::Assigned | WorkerState::Running | WorkerState::Idle
+                WorkerState::Assigned
+                | WorkerState::Running
+                | WorkerState::Idle
+                | WorkerState::Leaving
                     if !worker::alive(view.pid) =>
                 {
                     // Killed in the middle: its transaction is gone, the job is not.
-                    if view.state != WorkerState::Idle {
-                        self.board.lost(view.job);
+                    if matches!(view.state, WorkerState::Assigned | WorkerState::Running) {
+                        self.started.remove(&view.job);
+                        self.board.lost(view.job, now_ms());
                     }
                     shared::release_worker(view.slot);
                     self.idle_since.remove(&view.slot);
@@ -283,50 +300,119 @@ impl Scheduler {
         }
     }
 
-    /// Hands `id` to an idle worker, starting one if allowed; false if none is free.
-    fn dispatch(&mut self, id: i64, now: i64, settings: &SchedulerSettings) -> bool {
+    fn free(&mut self, slot: usize) {
+        shared::acknowledge(slot);
+        self.idle_since.insert(slot, Instant::now());
+    }
+
+    /// Hands a unit to an idle worker, starting one if allowed; false if none is free.
+    fn dispatch(&mut self, key: i64, now: i64, settings: &SchedulerSettings) -> bool {
         let workers = shared::my_workers();
-        if let Some(idle) = workers.iter().find(|view| view.state == WorkerState::Idle) {
-            self.board.started(id, now);
-            shared::assign(idle.slot, id);
-            return true;
-        }
-        let starting = workers
+        let idle = workers
             .iter()
-            .any(|view| view.state == WorkerState::Starting);
-        if workers.len() < settings.max_concurrent_refreshes
-            && !starting
-            && let Some(slot) = shared::reserve_worker()
-        {
-            self.idle_since.insert(slot, Instant::now());
-            let argument = ((slot as u64) << 32) | u64::from(self.database.to_u32());
-            if !worker::start(
-                "pg_trickle worker",
-                "pg_trickle worker",
-                "pgt_worker_main",
-                argument,
-            ) {
-                shared::release_worker(slot);
-                self.idle_since.remove(&slot);
-                pgrx::warning!(
-                    "no background worker slot is free for a refresh; raise max_worker_processes"
-                );
+            .find(|view| view.state == WorkerState::Idle)
+            .copied();
+        if let Some(idle) = idle {
+            if self.must_make_room() {
+                worker::terminate(idle.pid);
+                return false;
             }
+            // Armed before the refresh can take its snapshot: no commit falls between.
+            let members = self.board.members(key).to_vec();
+            self.board.started(key, now);
+            for source in members.iter().flat_map(|id| self.definitions.sources(*id)) {
+                shared::arm(*source);
+            }
+            self.started.insert(key, Instant::now());
+            if shared::assign(idle.slot, key) {
+                return true;
+            }
+            self.started.remove(&key);
+            self.board.lost(key, now);
+            return false;
+        }
+        if workers.len() < settings.max_concurrent_refreshes
+            && !self.start_worker(&workers, settings)
+        {
+            // The cluster has as many as it may: somebody with more than his share gives one up.
+            shared::send_one_home();
         }
         false
     }
 
-    fn send_idle_home(&mut self) {
-        for view in shared::my_workers()
-            .into_iter()
+    /// Starts a worker unless one is starting. False if the cluster may not have another one.
+    fn start_worker(&mut self, workers: &[WorkerView], settings: &SchedulerSettings) -> bool {
+        if workers
+            .iter()
+            .any(|view| view.state == WorkerState::Starting)
+        {
+            return true;
+        }
+        let Some(slot) = shared::reserve_worker(settings.max_workers, settings.quota) else {
+            return false;
+        };
+        self.idle_since.insert(slot, Instant::now());
+        if workers.is_empty() {
+            self.turn_since = Instant::now();
+        }
+        let argument = ((slot as u64) << 32) | u64::from(self.database.to_u32());
+        if !worker::start(
+            "pg_trickle worker",
+            "pg_trickle worker",
+            "pgt_worker_main",
+            argument,
+        ) {
+            shared::release_worker(slot);
+            self.idle_since.remove(&slot);
+            pgrx::warning!(
+                "no background worker slot is free for a refresh; raise max_worker_processes"
+            );
+        }
+        true
+    }
+
+    /// Another database waits for a worker, there are no more, and this one has more than its share, or has had its turn.
+    fn must_make_room(&self) -> bool {
+        let all = shared::allocations();
+        let own = snapshot::database_id();
+        let Some(mine) = all.iter().find(|found| found.database == own) else {
+            return false;
+        };
+        if mine.all_used < mine.limit {
+            return false;
+        }
+        all.iter()
+            .filter(|found| found.database != own && found.queued > 0)
+            .any(|found| {
+                (mine.used > mine.quota && found.used < found.quota)
+                    || (found.used == 0 && self.turn_since.elapsed() > TURN)
+            })
+    }
+
+    /// Keeps as many workers as are to stay, and sends home those that have had nothing to do.
+    fn keep_pool(&mut self, settings: &SchedulerSettings) {
+        let workers = shared::my_workers();
+        let pool = settings.pool.min(settings.max_concurrent_refreshes);
+        if workers.len() < pool && !self.board.is_empty() {
+            self.start_worker(&workers, settings);
+            return;
+        }
+        let mut spare = workers.len() - pool.min(workers.len());
+        let make_room = self.must_make_room();
+        for view in workers
+            .iter()
             .filter(|view| view.state == WorkerState::Idle)
         {
             let since = *self
                 .idle_since
                 .entry(view.slot)
                 .or_insert_with(Instant::now);
-            if since.elapsed() > IDLE_WORKER {
+            if make_room || (spare > 0 && since.elapsed() > IDLE_WORKER) {
                 worker::terminate(view.pid);
+                spare = spare.saturating_sub(1);
+                if make_room {
+                    return;
+                }
             }
         }
     }

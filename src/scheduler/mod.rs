@@ -5,6 +5,7 @@
 //! worker costs time, never a row.
 
 mod database;
+mod definitions;
 mod launcher;
 mod maintenance;
 mod worker;

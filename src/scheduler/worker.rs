@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
 
-use crate::catalog::{self, Action, HistoryRow, InitiatedBy, Mode};
+use crate::catalog::{self, Action, HistoryRow, InitiatedBy, Mode, StreamTable};
 use crate::config::{RefreshSettings, SchedulerSettings};
 use crate::lifecycle;
 use crate::pg::session::{self, Scope};
@@ -54,7 +54,7 @@ pub(super) fn main(database: pg_sys::Oid, slot: usize) {
     }
 }
 
-/// Refreshes one stream table and keeps record of a failure.
+/// Refreshes the unit of a stream table and keeps record of a failure.
 fn run(id: i64) -> WorkerState {
     worker::report(&format!("refreshing stream table {id}"));
     let started = Instant::now();
@@ -66,7 +66,13 @@ fn run(id: i64) -> WorkerState {
         Err(failure) => failure,
     };
     let elapsed = started.elapsed().as_secs_f64() * 1000.0;
-    match worker::transaction(|| record_failure(id, &failure, started_at, elapsed)) {
+    let failed = refresh::failed_at().unwrap_or(id);
+    let blown = refresh::blown();
+    let recorded = worker::transaction(|| match blown {
+        Some((id, rows)) => record_blown_fuse(id, rows, started_at, elapsed),
+        None => record_failure(failed, &failure, started_at, elapsed),
+    });
+    match recorded {
         Ok(state) => state,
         Err(problem) => {
             pgrx::warning!("could not record a failed refresh: {}", problem.message);
@@ -83,20 +89,90 @@ fn refresh_once(id: i64) -> Result<bool, Failure> {
             // Dropped while the job was waiting.
             Err(_) => return Ok(true),
         };
-        if lifecycle::is_being_restored(&table)? {
+        if table.held.is_some() {
+            return Ok(true);
+        }
+        let group = table.consistency_group.and_then(catalog::group);
+        let others = group.iter().filter(|group| group.atomic);
+        for (member, _) in others.flat_map(|group| &group.members) {
+            if *member != id && !make_ready(&catalog::load(*member)?)? {
+                return Ok(false);
+            }
+        }
+        if !make_ready(&table)? {
             return Ok(false);
         }
-        lifecycle::ensure_ready(&table)?;
         refresh::refresh(&Request {
             ids: vec![id],
             with_upstream: false,
             initiated_by: InitiatedBy::Scheduler,
             force_full: None,
             settings: RefreshSettings::read(),
+            fuses: true,
             then: Then::Nothing,
         })?;
         Ok(true)
     })
+}
+
+/// False if the stream table is being restored.
+fn make_ready(table: &StreamTable) -> crate::error::Result<bool> {
+    if lifecycle::is_being_restored(table)? {
+        return Ok(false);
+    }
+    lifecycle::ensure_ready(table)?;
+    Ok(true)
+}
+
+/// A fuse blew: the stream table is out of the schedule until somebody has looked at it.
+fn record_blown_fuse(
+    id: i64,
+    rows: u64,
+    started_at: f64,
+    duration_ms: f64,
+) -> crate::error::Result<WorkerState> {
+    let _scope = Scope::internal();
+    let Ok(table) = catalog::load(id) else {
+        return Ok(WorkerState::Done);
+    };
+    let reason = format!(
+        "{rows} rows have changed, more than {}",
+        table.fuse_ceiling.unwrap_or_default()
+    );
+    catalog::record(&HistoryRow {
+        reason: Some("fuse".into()),
+        delta_rows: rows as i64,
+        ..nothing_done(id, Action::Skip, started_at, duration_ms)
+    });
+    spi::run(
+        "UPDATE pgtrickle.pgt_stream_tables SET status = 'SUSPENDED', fuse_blown_at = pg_catalog.clock_timestamp(), \
+         fuse_reason = $2, generation = generation + 1 WHERE pgt_id = $1",
+        &[Value::Int(id), Value::Text(reason.clone())],
+    );
+    pgrx::warning!(
+        "the fuse of stream table {} has blown: {reason}",
+        table.display_name()
+    );
+    xact::definition_will_change(id);
+    Ok(WorkerState::Stopped)
+}
+
+/// The history of a refresh that changed nothing.
+fn nothing_done(id: i64, action: Action, started_at: f64, duration_ms: f64) -> HistoryRow {
+    HistoryRow {
+        id,
+        taken_at: None,
+        started_at,
+        action,
+        initiated_by: InitiatedBy::Scheduler,
+        reason: None,
+        inserted: 0,
+        updated: 0,
+        deleted: 0,
+        delta_rows: 0,
+        duration_ms,
+        error: None,
+    }
 }
 
 /// Failures that will be the same the next time: bad data, violated constraints, missing rights, missing objects.
@@ -123,23 +199,14 @@ fn record_failure(
         &failure.message,
         retry_delay_ms(1, 1.0),
     );
+    let action = if table.effective == Mode::Full {
+        Action::Full
+    } else {
+        Action::Differential
+    };
     catalog::record(&HistoryRow {
-        id,
-        taken_at: None,
-        started_at,
-        action: if table.effective == Mode::Full {
-            Action::Full
-        } else {
-            Action::Differential
-        },
-        initiated_by: InitiatedBy::Scheduler,
-        reason: None,
-        inserted: 0,
-        updated: 0,
-        deleted: 0,
-        delta_rows: 0,
-        duration_ms,
         error: Some((failure.sqlstate.clone(), failure.message.clone())),
+        ..nothing_done(id, action, started_at, duration_ms)
     });
     let limit = SchedulerSettings::read().max_consecutive_errors;
     let status = if permanent(&failure.sqlstate) {
@@ -154,6 +221,6 @@ fn record_failure(
         &[Value::Int(id), Value::Text(status.to_owned())],
     );
     pgrx::warning!("stream table {id} is now {status}: {}", failure.message);
-    xact::definitions_will_change();
+    xact::definition_will_change(id);
     Ok(WorkerState::Stopped)
 }

@@ -1,9 +1,13 @@
 //! The graph of stream tables: an edge from what is read to what reads it.
 
+mod diamond;
+
 use std::collections::BTreeMap;
 
 use petgraph::Direction;
 use petgraph::graph::{DiGraph, NodeIndex};
+
+pub use diamond::{Diamond, Group, Node, Reads, diamonds, groups};
 
 /// Stream tables by id.
 #[derive(Clone, Debug, Default)]

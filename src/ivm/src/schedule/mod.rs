@@ -4,13 +4,15 @@ mod board;
 mod cost;
 mod duration;
 mod retry;
+mod tier;
 
 use croner::Cron;
 use croner::parser::{CronParser, Seconds};
 
-pub use board::{Board, Decision, Entry};
+pub use board::{Board, Decision, Entry, Group, Policy, Rules};
 pub use cost::Cost;
 pub use retry::retry_delay_ms;
+pub use tier::Tier;
 
 /// When a stream table is refreshed, as its owner wrote it.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,21 +56,14 @@ impl Schedule {
         }
         duration::parse(text).map(Schedule::Every)
     }
+}
 
-    /// The next moment at which a stream table last refreshed at `last` is due, in milliseconds since the epoch (UTC).
-    /// None for schedules that depend on something else than the clock.
-    pub fn next_due_ms(&self, last: i64) -> Option<i64> {
-        match self {
-            Schedule::Every(interval) => Some(last.saturating_add(*interval as i64)),
-            Schedule::Cron(cron) => {
-                let from = chrono::DateTime::from_timestamp_millis(last - last.rem_euclid(1_000))?;
-                cron.find_next_occurrence(&from, false)
-                    .ok()
-                    .map(|next| next.timestamp_millis())
-            }
-            Schedule::Calculated | Schedule::Continuous => None,
-        }
-    }
+/// The next moment after `last` at which a cron expression is due, in milliseconds since the epoch (UTC).
+fn next_cron_ms(cron: &Cron, last: i64) -> Option<i64> {
+    let from = chrono::DateTime::from_timestamp_millis(last - last.rem_euclid(1_000))?;
+    cron.find_next_occurrence(&from, false)
+        .ok()
+        .map(|next| next.timestamp_millis())
 }
 
 #[cfg(test)]
@@ -111,14 +106,12 @@ mod tests {
 
     #[test]
     fn cron_finds_the_next_minute() {
-        let Ok(schedule) = Schedule::parse("*/5 * * * *") else {
-            panic!("refused")
+        let next = |text: &str, last: i64| match Schedule::parse(text) {
+            Ok(Schedule::Cron(cron)) => next_cron_ms(&cron, last),
+            other => panic!("{other:?}"),
         };
         // 1970-01-01 00:07:00 -> 00:10:00
-        assert_eq!(schedule.next_due_ms(7 * 60_000), Some(10 * 60_000));
-        let Ok(hourly) = Schedule::parse("@hourly") else {
-            panic!("refused")
-        };
-        assert_eq!(hourly.next_due_ms(1), Some(3_600_000));
+        assert_eq!(next("*/5 * * * *", 7 * 60_000), Some(10 * 60_000));
+        assert_eq!(next("@hourly", 1), Some(3_600_000));
     }
 }

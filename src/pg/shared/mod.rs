@@ -1,0 +1,80 @@
+//! Shared memory: which sources are dirty, whom to wake, who works on what.
+//!
+//! Everything here is a hint that saves polling and compiling. The truth is in the catalog and the logs; what is lost, or
+//! does not fit, costs a delay until the scheduler's slow clock, never a row.
+//!
+//! Each concern has a lock of its own: databases, sources, workers. They are taken shared wherever the values behind them
+//! are atomics, which is everywhere but where slots are given out or taken back.
+
+mod area;
+mod databases;
+mod sources;
+mod workers;
+
+use pgrx::pg_guard;
+use pgrx::pg_shmem_init;
+use pgrx::pg_sys;
+
+use area::AREA;
+use databases::DATABASES;
+use workers::WORKERS;
+
+pub use databases::{
+    Definitions, close_database, databases, definitions, definitions_changed, drain,
+    enter_launcher, enter_scheduler, forget_other_databases, is_closed, is_draining,
+    leave_scheduler, mark_prepared, prepared_so_far, publish_queue, scheduler_pid,
+};
+pub use sources::{arm, mark_dirty, overflows, retain_sources, take_dirty};
+pub use workers::{
+    WorkerState, WorkerView, acknowledge, allocations, assign, enter_worker, finish_job,
+    my_workers, release_worker, reserve_worker, send_one_home, take_job, worker_left, workers_of,
+};
+
+/// Asks for the shared memory. Only in the postmaster, while libraries are preloaded.
+pub fn register(megabytes: usize) {
+    area::set_size(megabytes);
+    pg_shmem_init!(DATABASES);
+    pg_shmem_init!(WORKERS);
+    pg_shmem_init!(AREA);
+}
+
+/// The library was preloaded, so that shared memory and workers exist.
+pub fn available() -> bool {
+    // SAFETY: plain reads of process globals.
+    unsafe { PRELOADED }
+}
+
+static mut PRELOADED: bool = false;
+
+/// Remembers that the library is being preloaded. Forked processes inherit it.
+pub fn mark_preloaded() {
+    // SAFETY: called once, in the postmaster, before any other thread of execution exists.
+    unsafe { PRELOADED = true }
+}
+
+fn set_latch(process: i32) {
+    if process > 0 {
+        // SAFETY: process numbers index the array of all processes; setting the latch of a process that has gone is
+        // harmless.
+        unsafe {
+            let process = (*pg_sys::ProcGlobal).allProcs.add(process as usize - 1);
+            pg_sys::SetLatch(&raw mut (*process).procLatch);
+        }
+    }
+}
+
+/// Process number plus one.
+fn my_process() -> i32 {
+    // SAFETY: a backend's constant.
+    unsafe { pg_sys::MyProcNumber + 1 }
+}
+
+fn my_pid() -> i32 {
+    // SAFETY: a process constant.
+    unsafe { pg_sys::MyProcPid }
+}
+
+fn now() -> i64 {
+    // SAFETY: reads the clock.
+    unsafe { pg_sys::GetCurrentTimestamp() }
+}
