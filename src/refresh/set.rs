@@ -190,7 +190,7 @@ fn refuse_what_must_wait(
             )
             .detail("The stream tables of a group are refreshed together or not at all.")
             .hint(format!(
-                "Resume it with pgtrickle.resume_stream_table({name:?}), or take it out of the group."
+                "Resume it with pgtrickle.resume_stream_table('{name}'), or take it out of the group."
             )));
         }
     }
