@@ -179,4 +179,10 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION pgtrickle.cluster_worker_summary IS 'how busy the refresh workers of every database of the cluster are';
 
+CREATE FUNCTION pgtrickle.scheduler_statistics(
+    OUT wakeups bigint, OUT busy_us bigint, OUT last_us bigint, OUT max_us bigint, OUT stream_tables bigint,
+    OUT definitions_read bigint, OUT reading_us bigint
+) RETURNS SETOF record LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'scheduler_statistics_wrapper';
+COMMENT ON FUNCTION pgtrickle.scheduler_statistics IS 'what this database''s scheduler has done since the server was started; times in microseconds';
+
 GRANT SELECT ON pgtrickle.pgt_watermark_states, pgtrickle.pgt_holds TO PUBLIC;

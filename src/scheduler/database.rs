@@ -91,6 +91,7 @@ impl Scheduler {
 
     /// One wake-up. False when there is nothing left to do in this database.
     fn turn(&mut self) -> bool {
+        let awake = Instant::now();
         let settings = SchedulerSettings::read();
         if shared::is_closed(self.database) {
             return false;
@@ -141,6 +142,7 @@ impl Scheduler {
             wake_at = now;
         }
         worker::report_idle();
+        shared::note_wakeup(awake.elapsed().as_micros() as u64, self.board.len());
         let wait = (wake_at - now_ms()).clamp(1, 60_000) as u64;
         worker::wait(Duration::from_millis(wait).min(read_at));
         true
@@ -201,7 +203,9 @@ impl Scheduler {
                 return Some(Duration::from_millis(settings.interval_ms));
             }
         }
-        self.next_reading = Instant::now() + started.elapsed() * READING_SHARE;
+        let took = started.elapsed();
+        shared::note_reading(took.as_micros() as u64);
+        self.next_reading = Instant::now() + took * READING_SHARE;
         Some(if self.reading.is_some() {
             Duration::ZERO
         } else {

@@ -34,6 +34,31 @@ struct DatabaseSlot {
     queued: AtomicU32,
     /// Nothing is started.
     draining: AtomicBool,
+    statistics: Statistics,
+}
+
+/// What a scheduler has done so far.
+#[derive(Default)]
+struct Statistics {
+    wakeups: AtomicU64,
+    busy_us: AtomicU64,
+    last_us: AtomicU64,
+    max_us: AtomicU64,
+    stream_tables: AtomicU64,
+    readings: AtomicU64,
+    reading_us: AtomicU64,
+}
+
+/// What the scheduler of a database has done since the server was started. Times are microseconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SchedulerStatistics {
+    pub wakeups: u64,
+    pub busy_us: u64,
+    pub last_us: u64,
+    pub max_us: u64,
+    pub stream_tables: u64,
+    pub readings: u64,
+    pub reading_us: u64,
 }
 
 pub struct Databases {
@@ -59,6 +84,15 @@ impl Default for Databases {
                     dirty: AtomicU32::new(0),
                     queued: AtomicU32::new(0),
                     draining: AtomicBool::new(false),
+                    statistics: Statistics {
+                        wakeups: AtomicU64::new(0),
+                        busy_us: AtomicU64::new(0),
+                        last_us: AtomicU64::new(0),
+                        max_us: AtomicU64::new(0),
+                        stream_tables: AtomicU64::new(0),
+                        readings: AtomicU64::new(0),
+                        reading_us: AtomicU64::new(0),
+                    },
                 }
             }; SLOTS],
             launcher: AtomicI32::new(0),
@@ -69,6 +103,63 @@ impl Default for Databases {
 // SAFETY: the name is unique to this extension.
 pub(super) static DATABASES: PgLwLock<Databases> =
     unsafe { PgLwLock::new(c"pg_trickle databases") };
+
+impl Statistics {
+    fn forget(&self) {
+        for counter in [
+            &self.wakeups,
+            &self.busy_us,
+            &self.last_us,
+            &self.max_us,
+            &self.stream_tables,
+            &self.readings,
+            &self.reading_us,
+        ] {
+            counter.store(0, Ordering::Release);
+        }
+    }
+}
+
+/// The scheduler of this database has been awake for `us`, with so many stream tables on its board.
+pub fn note_wakeup(us: u64, stream_tables: usize) {
+    with(database_id(), |slot, _| {
+        let counters = &slot.statistics;
+        counters.wakeups.fetch_add(1, Ordering::AcqRel);
+        counters.busy_us.fetch_add(us, Ordering::AcqRel);
+        counters.last_us.store(us, Ordering::Release);
+        counters.max_us.fetch_max(us, Ordering::AcqRel);
+        counters
+            .stream_tables
+            .store(stream_tables as u64, Ordering::Release);
+    });
+}
+
+/// The scheduler of this database has read definitions for `us`.
+pub fn note_reading(us: u64) {
+    with(database_id(), |slot, _| {
+        slot.statistics.readings.fetch_add(1, Ordering::AcqRel);
+        slot.statistics.reading_us.fetch_add(us, Ordering::AcqRel);
+    });
+}
+
+pub fn scheduler_statistics() -> SchedulerStatistics {
+    if !super::available() {
+        return SchedulerStatistics::default();
+    }
+    with(database_id(), |slot, _| {
+        let counters = &slot.statistics;
+        SchedulerStatistics {
+            wakeups: counters.wakeups.load(Ordering::Acquire),
+            busy_us: counters.busy_us.load(Ordering::Acquire),
+            last_us: counters.last_us.load(Ordering::Acquire),
+            max_us: counters.max_us.load(Ordering::Acquire),
+            stream_tables: counters.stream_tables.load(Ordering::Acquire),
+            readings: counters.readings.load(Ordering::Acquire),
+            reading_us: counters.reading_us.load(Ordering::Acquire),
+        }
+    })
+    .unwrap_or_default()
+}
 
 impl Databases {
     fn slot(&self, oid: pg_sys::Oid) -> Option<&DatabaseSlot> {
@@ -101,6 +192,7 @@ fn ensured<R>(oid: pg_sys::Oid, work: impl FnOnce(&DatabaseSlot, &Databases) -> 
             slot.dirty.store(0, Ordering::Release);
             slot.queued.store(0, Ordering::Release);
             slot.draining.store(false, Ordering::Release);
+            slot.statistics.forget();
             slot.oid.store(oid.to_u32(), Ordering::Release);
         }
     }

@@ -22,7 +22,8 @@ use workers::WORKERS;
 pub use databases::{
     Definitions, close_database, databases, definitions, definitions_changed, drain,
     enter_launcher, enter_scheduler, forget_other_databases, is_closed, is_draining,
-    leave_scheduler, mark_prepared, prepared_so_far, publish_queue, scheduler_pid,
+    leave_scheduler, mark_prepared, note_reading, note_wakeup, prepared_so_far, publish_queue,
+    scheduler_pid, scheduler_statistics,
 };
 pub use sources::{arm, mark_dirty, overflows, retain_sources, take_dirty};
 pub use workers::{
