@@ -1,6 +1,8 @@
 -- Catalog. Read through pgtrickle's functions and views; written only by the extension.
 
 CREATE SEQUENCE pgtrickle.pgt_id_seq;
+-- Not +1: what a transaction that was rolled back has compiled must not be taken for what comes after it.
+CREATE SEQUENCE pgtrickle.pgt_generation_seq;
 
 CREATE TABLE pgtrickle.pgt_stream_tables (
     pgt_id                  bigint PRIMARY KEY DEFAULT nextval('pgtrickle.pgt_id_seq'),
@@ -14,8 +16,8 @@ CREATE TABLE pgtrickle.pgt_stream_tables (
     status                  text NOT NULL CHECK (status IN ('INITIALIZING', 'ACTIVE', 'SUSPENDED', 'ERROR')),
     -- TimeZone under which the query is evaluated: that of the session that created the stream table.
     timezone                text NOT NULL,
-    -- Grows with every change of the definition, its sources or its storage; compiled plans are kept by it.
-    generation              bigint NOT NULL DEFAULT 1,
+    -- Another one with every change of the definition, its sources or its storage; compiled plans are kept by it.
+    generation              bigint NOT NULL DEFAULT nextval('pgtrickle.pgt_generation_seq'),
     -- The storage layout as compiled last; a different one asks for a rebuild.
     layout                  text NOT NULL,
     -- For an intermediate result: the stream table it belongs to and its position there.
@@ -170,6 +172,7 @@ GRANT SELECT ON pgtrickle.pgt_stream_tables, pgtrickle.pgt_refresh_state, pgtric
 
 -- Definitions are the user's; state, logs and history belong to this cluster.
 SELECT pg_catalog.pg_extension_config_dump('pgtrickle.pgt_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('pgtrickle.pgt_generation_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('pgtrickle.pgt_stream_tables', 'WHERE stage_of IS NULL');
 SELECT pg_catalog.pg_extension_config_dump('pgtrickle.pgt_dependencies',
     'WHERE pgt_id IN (SELECT pgt_id FROM pgtrickle.pgt_stream_tables WHERE stage_of IS NULL) AND source_type <> ''stage''');

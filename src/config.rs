@@ -17,6 +17,8 @@ static WORKER_POOL_SIZE: GucSetting<i32> = GucSetting::<i32>::new(0);
 static AUTO_BACKOFF: GucSetting<bool> = GucSetting::<bool>::new(true);
 static TIERED_SCHEDULING: GucSetting<bool> = GucSetting::<bool>::new(true);
 static SHARED_MEMORY_MB: GucSetting<i32> = GucSetting::<i32>::new(16);
+static TEMPLATE_CACHE: GucSetting<bool> = GucSetting::<bool>::new(true);
+static TEMPLATE_CACHE_MAX_ENTRIES: GucSetting<i32> = GucSetting::<i32>::new(256);
 static REFRESH_STRATEGY: GucSetting<Strategy> = GucSetting::<Strategy>::new(Strategy::Auto);
 static DIAMOND_CONSISTENCY: GucSetting<Consistency> =
     GucSetting::<Consistency>::new(Consistency::None);
@@ -176,6 +178,22 @@ pub fn settings() -> Vec<Setting> {
             long: c"For stream tables that do not say it themselves. fastest: when one member is; slowest: when all are.",
             kind: Kind::Choice(Choice::SchedulePolicy(&DIAMOND_SCHEDULE_POLICY)),
             context: GucContext::Sighup,
+            public: true,
+        },
+        Setting {
+            name: c"pg_trickle.template_cache",
+            short: c"Shares compiled stream tables between sessions.",
+            long: c"When off every session compiles the stream tables it refreshes itself.",
+            kind: Kind::Bool(&TEMPLATE_CACHE),
+            context: GucContext::Suset,
+            public: true,
+        },
+        Setting {
+            name: c"pg_trickle.template_cache_max_entries",
+            short: c"Compiled stream tables a session keeps, with their prepared statements.",
+            long: c"The least recently used ones go first.",
+            kind: int(&TEMPLATE_CACHE_MAX_ENTRIES, 1, 100_000, GucFlags::default()),
+            context: GucContext::Suset,
             public: true,
         },
         Setting {
@@ -359,6 +377,16 @@ impl SchedulePolicy {
 /// What holds for diamonds that do not say it themselves.
 pub fn diamond_defaults() -> (Consistency, SchedulePolicy) {
     (DIAMOND_CONSISTENCY.get(), DIAMOND_SCHEDULE_POLICY.get())
+}
+
+/// Compiled stream tables are shared between sessions.
+pub fn template_cache() -> bool {
+    TEMPLATE_CACHE.get()
+}
+
+/// Compiled stream tables a session keeps at most.
+pub fn template_cache_max_entries() -> usize {
+    TEMPLATE_CACHE_MAX_ENTRIES.get() as usize
 }
 
 pub fn shared_memory_mb() -> usize {

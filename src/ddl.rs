@@ -161,7 +161,7 @@ fn inheritance_changed(relation: pg_sys::Oid) {
 
 fn bump_readers(source: pg_sys::Oid) {
     let changed = spi::run(
-        "UPDATE pgtrickle.pgt_stream_tables st SET generation = generation + 1 WHERE st.pgt_id IN \
+        "UPDATE pgtrickle.pgt_stream_tables st SET generation = pg_catalog.nextval('pgtrickle.pgt_generation_seq') WHERE st.pgt_id IN \
          (SELECT COALESCE(r.stage_of, r.pgt_id) FROM pgtrickle.pgt_dependencies d \
          JOIN pgtrickle.pgt_stream_tables r USING (pgt_id) WHERE d.source::pg_catalog.oid = $1) RETURNING 1",
         &[Value::Oid(source)],
@@ -179,7 +179,7 @@ fn ingredient_changed(class: pg_sys::Oid, object: pg_sys::Oid) {
          JOIN pg_catalog.pg_depend d ON d.refclassid = m.class AND d.refobjid = m.object \
          AND d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass \
          JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid WHERE r.ev_class <> m.object) \
-         UPDATE pgtrickle.pgt_stream_tables st SET generation = generation + 1 WHERE st.stage_of IS NULL \
+         UPDATE pgtrickle.pgt_stream_tables st SET generation = pg_catalog.nextval('pgtrickle.pgt_generation_seq') WHERE st.stage_of IS NULL \
          AND st.def_view::pg_catalog.oid IN (SELECT object FROM made_of) AND st.def_view::pg_catalog.oid <> $2 \
          RETURNING st.pgt_id",
         &[Value::Oid(class), Value::Oid(object)],
@@ -199,7 +199,7 @@ fn ingredient_changed(class: pg_sys::Oid, object: pg_sys::Oid) {
 
 fn bump_all() {
     spi::run(
-        "UPDATE pgtrickle.pgt_stream_tables SET generation = generation + 1 WHERE stage_of IS NULL",
+        "UPDATE pgtrickle.pgt_stream_tables SET generation = pg_catalog.nextval('pgtrickle.pgt_generation_seq') WHERE stage_of IS NULL",
         &[],
     );
 }

@@ -1,8 +1,54 @@
 //! What shared memory knows.
 
+use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use crate::error::{Error, Kind};
+use crate::pg::session;
 use crate::pg::shared;
+use crate::pg::shared::cache::{Count, counted, size};
+use crate::refresh;
+
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)]
+fn cache_stats() -> TableIterator<
+    'static,
+    (
+        name!(l0_hits, i64),
+        name!(l0_misses, i64),
+        name!(l1_hits, i64),
+        name!(l1_misses, i64),
+        name!(l2_hits, i64),
+        name!(compilations, i64),
+        name!(evictions, i64),
+        name!(l0_entries, i64),
+        name!(l0_bytes, i64),
+        name!(l1_entries, i64),
+    ),
+> {
+    let count = |what| counted(what) as i64;
+    let (entries, bytes) = size();
+    TableIterator::once((
+        count(Count::SharedHit),
+        count(Count::SharedMiss),
+        count(Count::SessionHit),
+        count(Count::SessionMiss),
+        count(Count::CatalogHit),
+        count(Count::Compilation),
+        count(Count::Eviction),
+        entries as i64,
+        bytes as i64,
+        refresh::session_entries() as i64,
+    ))
+}
+
+#[pg_extern(sql = false)]
+fn clear_caches() -> Result<i64, ErrorReport> {
+    if !session::owns_database() {
+        return Err(Error::new(Kind::Permission, "must be owner of the database").into());
+    }
+    Ok(refresh::clear() as i64)
+}
 
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]

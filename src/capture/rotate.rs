@@ -164,14 +164,14 @@ pub(super) fn drop_drained_layouts(source: &ChangeSource) -> u32 {
 /// The stream table's own plan names its output segment, and its readers' plans name all of them.
 fn bump(relation: pg_sys::Oid) {
     spi::run(
-        "UPDATE pgtrickle.pgt_stream_tables SET generation = generation + 1 WHERE pgt_relid::pg_catalog.oid = $1",
+        "UPDATE pgtrickle.pgt_stream_tables SET generation = pg_catalog.nextval('pgtrickle.pgt_generation_seq') WHERE pgt_relid::pg_catalog.oid = $1",
         &[Value::Oid(relation)],
     );
 }
 
 fn bump_readers(source: pg_sys::Oid) {
     spi::run(
-        "UPDATE pgtrickle.pgt_stream_tables SET generation = generation + 1 WHERE pgt_id IN \
+        "UPDATE pgtrickle.pgt_stream_tables SET generation = pg_catalog.nextval('pgtrickle.pgt_generation_seq') WHERE pgt_id IN \
          (SELECT pgt_id FROM pgtrickle.pgt_dependencies WHERE source::pg_catalog.oid = $1)",
         &[Value::Oid(source)],
     );

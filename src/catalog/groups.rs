@@ -150,7 +150,7 @@ pub fn replace_groups(groups: &[graph::Group], wanted: &[BTreeSet<i64>]) -> Vec<
         }
     }
     spi::run(
-        "UPDATE pgtrickle.pgt_stream_tables st SET consistency_group = x.group_id, generation = generation + 1 \
+        "UPDATE pgtrickle.pgt_stream_tables st SET consistency_group = x.group_id, generation = pg_catalog.nextval('pgtrickle.pgt_generation_seq') \
          FROM (SELECT s.pgt_id, m.group_id FROM pgtrickle.pgt_stream_tables s \
          LEFT JOIN pgtrickle.pgt_group_members m USING (pgt_id) WHERE s.stage_of IS NULL) x \
          WHERE x.pgt_id = st.pgt_id AND st.consistency_group IS DISTINCT FROM x.group_id RETURNING st.pgt_id",
@@ -164,7 +164,7 @@ pub fn replace_groups(groups: &[graph::Group], wanted: &[BTreeSet<i64>]) -> Vec<
 /// Notes for every stream table whether it is held back and why. Returns those for which that changed.
 pub fn renew_holds() -> Vec<i64> {
     spi::run(
-        "UPDATE pgtrickle.pgt_stream_tables st SET held = x.reason, generation = generation + 1 \
+        "UPDATE pgtrickle.pgt_stream_tables st SET held = x.reason, generation = pg_catalog.nextval('pgtrickle.pgt_generation_seq') \
          FROM (SELECT s.pgt_id, h.reason FROM pgtrickle.pgt_stream_tables s LEFT JOIN \
          (SELECT pgt_id, pg_catalog.string_agg(reason, '; ' ORDER BY reason) AS reason FROM pgtrickle.pgt_holds \
          GROUP BY pgt_id) h USING (pgt_id) WHERE s.stage_of IS NULL AND s.held IS DISTINCT FROM h.reason) x \

@@ -2,6 +2,7 @@
 
 use pgrx::pg_sys;
 use pgt_ivm::sql::ast::Name;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
 use crate::pg::direct;
@@ -10,7 +11,7 @@ use crate::pg::snapshot::Snapshot;
 use crate::pg::spi::{self, Row, Value};
 
 /// What the user asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mode {
     Auto,
     Differential,
@@ -43,7 +44,7 @@ impl Mode {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Status {
     Initializing,
     Active,
@@ -63,7 +64,7 @@ impl Status {
 }
 
 /// A row of `pgt_stream_tables` with what the system catalogs know of its table.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StreamTable {
     pub id: i64,
     pub relid: pg_sys::Oid,

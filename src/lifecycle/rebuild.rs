@@ -165,7 +165,7 @@ pub(super) fn rebuild(table: &StreamTable, new_view: Option<pg_sys::Oid>) -> Res
         }
         storage::guard(&table.name);
         spi::run(
-            "UPDATE pgtrickle.pgt_stream_tables SET generation = generation + 1, def_view = $2::pg_catalog.regclass, \
+            "UPDATE pgtrickle.pgt_stream_tables SET generation = pg_catalog.nextval('pgtrickle.pgt_generation_seq'), def_view = $2::pg_catalog.regclass, \
              effective_refresh_mode = $3, downgrade_reason = $4, downgrade_hint = $5, layout = $6, \
              altered_at = pg_catalog.clock_timestamp() WHERE pgt_id = $1",
             &[

@@ -174,7 +174,7 @@ fn may_read(role: &str, relation: pg_sys::Oid) -> bool {
 /// Every plan over `relid` has to be made again.
 pub(super) fn bump_generation(id: i64) {
     spi::run(
-        "UPDATE pgtrickle.pgt_stream_tables SET generation = generation + 1 WHERE pgt_id = $1",
+        "UPDATE pgtrickle.pgt_stream_tables SET generation = pg_catalog.nextval('pgtrickle.pgt_generation_seq') WHERE pgt_id = $1",
         &[Value::Int(id)],
     );
 }

@@ -1,10 +1,10 @@
 //! From a catalog entry to something that can be run: units (stages, then the result) with their layouts and sources.
 //!
-//! Compiled stream tables are kept per session by generation; any change of the definition, of a source's shape or of a
-//! log's layout raises the generation.
+//! Any change of the definition, of a source's shape or of a log's layout gives a stream table another generation, and it
+//! is compiled anew.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use pgrx::pg_sys;
@@ -14,7 +14,9 @@ use pgt_ivm::rewrite::{self, STAGE_SOURCE};
 use pgt_ivm::scalar::Type;
 use pgt_ivm::sql::ast::Name;
 use pgt_ivm::sql::{SourceTable, Sources};
+use serde::{Deserialize, Serialize};
 
+use super::cache;
 use super::unit::Plans;
 use crate::analyze;
 use crate::catalog::{self, Dependency, Mode, SourceType, StreamTable};
@@ -23,7 +25,7 @@ use crate::pg::node;
 use crate::pg::spi::{self, Under, Value};
 
 /// Where a unit's source comes from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SourceRef {
     pub relid: pg_sys::Oid,
     pub segments: Vec<pg_sys::Oid>,
@@ -33,6 +35,7 @@ pub struct SourceRef {
 }
 
 /// One stored result: a stage or a stream table itself.
+#[derive(Serialize, Deserialize)]
 pub struct Unit {
     pub id: i64,
     pub relid: pg_sys::Oid,
@@ -44,6 +47,7 @@ pub struct Unit {
     pub source_refs: BTreeMap<SourceId, SourceRef>,
     pub target: Target,
     pub view: Name,
+    #[serde(skip)]
     pub(super) plans: RefCell<Plans>,
 }
 
@@ -59,6 +63,7 @@ impl Unit {
 }
 
 /// A stream table ready to be refreshed.
+#[derive(Serialize, Deserialize)]
 pub struct Compiled {
     pub table: StreamTable,
     pub units: Vec<Unit>,
@@ -68,40 +73,29 @@ pub struct Compiled {
     pub restless: bool,
 }
 
-thread_local! {
-    static KEPT: RefCell<HashMap<i64, Rc<Compiled>>> = RefCell::new(HashMap::new());
+/// The stream table compiled, from a cache if its generation is still the same.
+pub fn compile(table: &StreamTable) -> Result<Rc<Compiled>> {
+    if let Some(known) = cache::kept(table.id)
+        && known.is_of(table)
+    {
+        return Ok(known);
+    }
+    let compiled = Rc::new(build(table)?);
+    cache::keep(&compiled);
+    Ok(compiled)
 }
 
-/// What this session has compiled of a stream table, whatever its generation.
-pub(super) fn kept(id: i64) -> Option<Rc<Compiled>> {
-    KEPT.with(|kept| kept.borrow().get(&id).cloned())
-}
+impl Compiled {
+    /// Compiled from exactly this definition. Ids are given out again after the extension has been dropped and created;
+    /// tables are not.
+    pub(super) fn is_of(&self, table: &StreamTable) -> bool {
+        self.table.generation == table.generation && self.table.relid == table.relid
+    }
 
-/// The stream table stored in `relid`, if this session has compiled its present definition.
-pub fn known(relid: pg_sys::Oid) -> Option<StreamTable> {
-    let table = KEPT.with(|kept| {
-        kept.borrow()
-            .values()
-            .find(|known| known.table.relid == relid && known.table.stage_of.is_none())
-            .map(|known| known.table.clone())
-    })?;
-    (catalog::generation(table.id) == Some((table.generation, relid))).then_some(table)
-}
-
-/// Compiles the stream table anew the next time.
-pub(super) fn forget(id: i64) {
-    KEPT.with(|kept| kept.borrow_mut().remove(&id));
-}
-
-/// What a stream table reads directly or through its stages, if this session has compiled this generation.
-pub(super) fn known_upstream(id: i64, generation: i64, relid: pg_sys::Oid) -> Option<Vec<i64>> {
-    KEPT.with(|kept| {
-        let kept = kept.borrow();
-        let known = kept
-            .get(&id)
-            .filter(|known| known.table.generation == generation && known.table.relid == relid)?;
-        let units: Vec<i64> = known.units.iter().map(|unit| unit.id).collect();
-        let mut upstream: Vec<i64> = known
+    /// What it reads directly or through its stages.
+    pub(super) fn upstream(&self) -> Vec<i64> {
+        let units: Vec<i64> = self.units.iter().map(|unit| unit.id).collect();
+        let mut upstream: Vec<i64> = self
             .units
             .iter()
             .flat_map(Unit::upstream)
@@ -109,31 +103,8 @@ pub(super) fn known_upstream(id: i64, generation: i64, relid: pg_sys::Oid) -> Op
             .collect();
         upstream.sort_unstable();
         upstream.dedup();
-        Some(upstream)
-    })
-}
-
-/// This session has compiled exactly this generation of the stream table.
-pub fn is_compiled(table: &StreamTable) -> bool {
-    KEPT.with(|kept| {
-        kept.borrow().get(&table.id).is_some_and(|known| {
-            known.table.generation == table.generation && known.table.relid == table.relid
-        })
-    })
-}
-
-/// The stream table compiled, from this session's cache if its generation is still the same.
-pub fn compile(table: &StreamTable) -> Result<Rc<Compiled>> {
-    let known = KEPT.with(|kept| kept.borrow().get(&table.id).cloned());
-    if let Some(known) = known
-        && known.table.generation == table.generation
-        && known.table.relid == table.relid
-    {
-        return Ok(known);
+        upstream
     }
-    let compiled = Rc::new(build(table)?);
-    KEPT.with(|kept| kept.borrow_mut().insert(table.id, compiled.clone()));
-    Ok(compiled)
 }
 
 fn build(table: &StreamTable) -> Result<Compiled> {

@@ -4,11 +4,13 @@
 //! stream tables, lock their sources and logs, take one snapshot, check under it that plans still hold, work under it,
 //! store it as the frontier in the same transaction.
 
+mod cache;
 mod compile;
 mod set;
 mod unit;
 mod verify;
 
-pub use compile::{Compiled, Unit, columns_read, compile, is_compiled, known, view_columns};
+pub use cache::{clear, is_compiled, known, session_entries};
+pub use compile::{Compiled, Unit, columns_read, compile, view_columns};
 pub use set::{Outcome, Request, Then, blown, failed_at, now, order, refresh, upstream_of};
 pub use unit::storage_columns;

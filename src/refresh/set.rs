@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use pgt_ivm::graph::Graph;
 
-use super::compile::{self, Compiled, compile};
+use super::cache;
+use super::compile::{Compiled, compile};
 use super::unit::{How, UnitOutcome};
 use super::verify::Comparison;
 use crate::capture;
@@ -103,8 +104,13 @@ pub fn refresh(request: &Request) -> Result<Vec<Outcome>> {
         };
         refuse_unseen_truncation(&compiled, &snapshot)?;
         if !still_current(&compiled) {
-            order.iter().for_each(|id| compile::forget(*id));
-            order.retain(|id| catalog::load(*id).is_ok());
+            let mut there = Vec::new();
+            for table in order.iter().filter_map(|id| catalog::load(*id).ok()) {
+                // What is kept of an older generation is replaced.
+                compile(&table)?;
+                there.push(table.id);
+            }
+            order = there;
             continue;
         }
         refuse_what_must_wait(&compiled, &groups, request)?;
@@ -244,9 +250,11 @@ pub fn order(ids: &[i64], with_upstream: bool) -> Result<Vec<i64>> {
 /// The stream tables that `id` reads directly or through its stages.
 pub fn upstream_of(id: i64) -> Result<Vec<i64>> {
     if let Some((generation, relid)) = catalog::generation(id)
-        && let Some(upstream) = compile::known_upstream(id, generation, relid)
+        && let Some(known) = cache::kept(id)
+        && known.table.generation == generation
+        && known.table.relid == relid
     {
-        return Ok(upstream);
+        return Ok(known.upstream());
     }
     let mut found = BTreeSet::new();
     let stages = catalog::stages_of(id)?;
@@ -266,7 +274,7 @@ pub fn upstream_of(id: i64) -> Result<Vec<i64>> {
 fn compile_all(order: &[i64]) -> Result<Vec<Rc<Compiled>>> {
     order
         .iter()
-        .map(|id| match compile::kept(*id) {
+        .map(|id| match cache::kept(*id) {
             Some(known) => Ok(known),
             None => compile(&catalog::load(*id)?),
         })

@@ -146,7 +146,7 @@ fn record_blown_fuse(
     });
     spi::run(
         "UPDATE pgtrickle.pgt_stream_tables SET status = 'SUSPENDED', fuse_blown_at = pg_catalog.clock_timestamp(), \
-         fuse_reason = $2, generation = generation + 1 WHERE pgt_id = $1",
+         fuse_reason = $2, generation = pg_catalog.nextval('pgtrickle.pgt_generation_seq') WHERE pgt_id = $1",
         &[Value::Int(id), Value::Text(reason.clone())],
     );
     pgrx::warning!(

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering}
 use pgrx::lwlock::{PgLwLockExclusiveGuard, PgLwLockShareGuard};
 use pgrx::{PgLwLock, PgSharedMemoryInitialization, pg_sys};
 
+use super::cache;
 use super::sources::SourceSlot;
 
 /// Bytes of the area that hold sources: one in this many.
@@ -28,6 +29,7 @@ pub(super) struct Header {
     pub warned: AtomicBool,
     /// Slots behind the header.
     sources: usize,
+    pub cache: cache::Counters,
 }
 
 /// The area, as pgrx wants to see it.
@@ -80,6 +82,18 @@ impl Area {
     pub fn header(&self) -> &'static Header {
         // SAFETY: set at start-up; callers have made sure that shared memory is available.
         unsafe { &*BASE.load(Ordering::Acquire) }
+    }
+
+    /// What lies behind the sources.
+    pub fn cache(&self) -> cache::Place {
+        let sources = self.sources();
+        let header = std::ptr::from_ref(self.header()).cast::<u8>();
+        let used = size_of::<Header>() + size_of_val(sources);
+        cache::Place {
+            // SAFETY: the area is larger than its header and sources.
+            start: unsafe { header.cast_mut().add(used) },
+            bytes: SIZE.load(Ordering::Relaxed) - used,
+        }
     }
 
     pub fn sources(&self) -> &'static [SourceSlot] {

@@ -7,6 +7,7 @@
 //! are atomics, which is everywhere but where slots are given out or taken back.
 
 mod area;
+pub mod cache;
 mod databases;
 mod sources;
 mod workers;
@@ -16,6 +17,7 @@ use pgrx::pg_shmem_init;
 use pgrx::pg_sys;
 
 use area::AREA;
+use cache::LOCK;
 use databases::DATABASES;
 use workers::WORKERS;
 
@@ -36,6 +38,7 @@ pub fn register(megabytes: usize) {
     area::set_size(megabytes);
     pg_shmem_init!(DATABASES);
     pg_shmem_init!(WORKERS);
+    pg_shmem_init!(LOCK);
     pg_shmem_init!(AREA);
 }
 

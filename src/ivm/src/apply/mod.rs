@@ -18,6 +18,8 @@ mod state;
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
+
 pub use layout::{Grouped, Identity, Layout, Role, State, StateKind, StoredColumn};
 
 use crate::rel::{Query, SourceId};
@@ -25,7 +27,7 @@ use crate::sql::Sources;
 use crate::sql::ast::{Name, Select, Statement};
 
 /// Where a result is stored and where its own changes are written.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
     pub table: Name,
     /// The log segment that takes the result's own changes, if anybody reads them.

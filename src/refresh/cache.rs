@@ -1,0 +1,139 @@
+//! Compiled stream tables, kept in three places: in this session (with its prepared statements), in shared memory for all
+//! sessions, and in the catalog for the time after a restart.
+//!
+//! Everywhere they are kept by generation and relation, which the catalog knows; whoever uses one checks that under the
+//! stream table's lock.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::rc::Rc;
+
+use lru::LruCache;
+use pgrx::pg_sys;
+
+use super::compile::Compiled;
+use crate::catalog::{self, StreamTable};
+use crate::config;
+use crate::pg::session::Scope;
+use crate::pg::shared::cache::{self as shared, Count};
+
+/// What this session keeps, the least recently used one first to go.
+struct Session {
+    compiled: LruCache<i64, Rc<Compiled>>,
+    by_relation: HashMap<u32, i64>,
+    /// The epoch of the shared cache when this was begun.
+    epoch: u64,
+}
+
+thread_local! {
+    static SESSION: RefCell<Session> = RefCell::new(Session {
+        compiled: LruCache::unbounded(),
+        by_relation: HashMap::new(),
+        epoch: 0,
+    });
+}
+
+fn with_session<R>(work: impl FnOnce(&mut Session) -> R) -> R {
+    SESSION.with(|session| {
+        let mut session = session.borrow_mut();
+        let epoch = shared::epoch();
+        if session.epoch != epoch {
+            session.epoch = epoch;
+            session.compiled.clear();
+            session.by_relation.clear();
+        }
+        work(&mut session)
+    })
+}
+
+/// Puts it among what this session keeps.
+fn remember(compiled: &Rc<Compiled>) {
+    with_session(|session| {
+        let (id, relid) = (compiled.table.id, compiled.table.relid.to_u32());
+        session.by_relation.insert(relid, id);
+        session.compiled.put(id, compiled.clone());
+        let most = NonZeroUsize::new(config::template_cache_max_entries());
+        while most.is_some_and(|most| session.compiled.len() > most.get()) {
+            if let Some((_, oldest)) = session.compiled.pop_lru() {
+                session.by_relation.remove(&oldest.table.relid.to_u32());
+                shared::count(Count::Eviction);
+            }
+        }
+    });
+}
+
+/// What is known of a stream table in this session or in shared memory, whatever its generation.
+pub(super) fn kept(id: i64) -> Option<Rc<Compiled>> {
+    if let Some(known) = with_session(|session| session.compiled.get(&id).cloned()) {
+        shared::count(Count::SessionHit);
+        return Some(known);
+    }
+    shared::count(Count::SessionMiss);
+    if !config::template_cache() {
+        return None;
+    }
+    let Some(bytes) = shared::find(id) else {
+        shared::count(Count::SharedMiss);
+        return None;
+    };
+    let compiled: Rc<Compiled> = Rc::new(postcard::from_bytes(&bytes).ok()?);
+    shared::count(Count::SharedHit);
+    remember(&compiled);
+    Some(compiled)
+}
+
+/// Keeps what has been compiled.
+pub(super) fn keep(compiled: &Rc<Compiled>) {
+    shared::count(Count::Compilation);
+    remember(compiled);
+    store(compiled);
+}
+
+fn store(compiled: &Compiled) {
+    if !config::template_cache() {
+        return;
+    }
+    let table = &compiled.table;
+    match postcard::to_allocvec(compiled) {
+        Ok(bytes) => shared::store(table.id, table.generation, table.relid, &bytes),
+        Err(problem) => pgrx::log!(
+            "pg_trickle: {} cannot be kept compiled: {problem}",
+            table.display_name()
+        ),
+    }
+}
+
+/// The stream table stored in `relid`, if this session keeps its present definition.
+pub fn known(relid: pg_sys::Oid) -> Option<StreamTable> {
+    let table = with_session(|session| {
+        let id = *session.by_relation.get(&relid.to_u32())?;
+        session
+            .compiled
+            .get(&id)
+            .map(|compiled| compiled.table.clone())
+    })?;
+    (catalog::generation(table.id) == Some((table.generation, relid))).then_some(table)
+}
+
+/// Exactly this definition has been compiled by some session, so that everything it needs is in place.
+pub fn is_compiled(table: &StreamTable) -> bool {
+    with_session(|session| {
+        session
+            .compiled
+            .peek(&table.id)
+            .is_some_and(|known| known.is_of(table))
+    }) || (config::template_cache() && shared::has(table.id, table.generation, table.relid))
+}
+
+/// Stream tables this session keeps compiled.
+pub fn session_entries() -> usize {
+    with_session(|session| session.compiled.len())
+}
+
+/// Forgets every compiled stream table of this database, in all sessions. Returns how many were in shared memory and the
+/// catalog.
+pub fn clear() -> u64 {
+    let _scope = Scope::internal();
+    shared::clear()
+}
