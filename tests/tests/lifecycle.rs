@@ -747,3 +747,35 @@ fn without_preloading_the_extension_says_so() {
     assert!(format!("{e}").contains("shared_preload_libraries"), "{e}");
     assert!(e.hint.is_some());
 }
+
+#[test]
+fn what_was_compiled_and_rolled_back_is_forgotten() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table s (k int primary key, n int); insert into s values (1, 1), (2, 2), (3, 3)");
+    s.stream_table("v", "select k, n from s where n > 1");
+    let alter = |condition: &str| {
+        format!(
+            "select pgtrickle.alter_stream_table('v', query => 'select k, n from s where {condition}')"
+        )
+    };
+    s.exec("begin");
+    s.exec(&alter("n > 2"));
+    s.exec("rollback");
+    s.exec(&alter("n < 3"));
+    assert_eq!(s.value("select sum(k) from v"), "3");
+    s.exec("begin; savepoint a");
+    s.exec(&alter("n = 1"));
+    s.exec("rollback to a");
+    s.exec(&alter("n = 3"));
+    s.exec("commit");
+    assert_eq!(s.value("select sum(k) from v"), "3");
+    let mut other = db.connect();
+    s.exec("begin");
+    s.exec(&alter("n = 2"));
+    other.exec("insert into s values (4, 3)");
+    s.exec("rollback");
+    other.exec("select pgtrickle.refresh_stream_table('v')");
+    assert_eq!(other.value("select sum(k) from v"), "7");
+    s.verify("v");
+}
