@@ -34,6 +34,8 @@ CREATE TABLE pgtrickle.pgt_stream_tables (
     fuse_reason             text,
     -- Why it must not be refreshed now: a gated source, watermarks that are not aligned.
     held                    text,
+    -- Its contents change as time passes: it is looked at by its schedule, whether its sources changed or not.
+    moves                   boolean NOT NULL DEFAULT false,
     -- The smallest id of the stream tables it is refreshed with, if it belongs to a group.
     consistency_group       bigint
 );
@@ -65,7 +67,9 @@ CREATE TABLE pgtrickle.pgt_refresh_state (
     last_error_at       timestamptz,
     last_error_sqlstate text,
     last_error_message  text,
-    retry_at            timestamptz
+    retry_at            timestamptz,
+    -- The time at which conditions on it were evaluated, where there are any.
+    clock               timestamptz
 ) WITH (fillfactor = 50);
 
 CREATE TABLE pgtrickle.pgt_dependencies (

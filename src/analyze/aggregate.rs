@@ -294,6 +294,7 @@ impl Analyzer {
                 return Ok(None);
             }
             match part.kind() {
+                Kind::Clock => Err(super::scalar::clock_misplaced()),
                 Kind::Var(var) => level.known(var).map(|known| Some(known.id.0)),
                 Kind::Wordless(what) => Err(NotIncremental::new(
                     what,

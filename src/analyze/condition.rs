@@ -9,6 +9,7 @@ use super::NotIncremental;
 use super::build::{Writer, boolean, same};
 use super::context::Wanted;
 use super::from::combine;
+use super::moving::{has_clock, place};
 use super::query::{Analyzer, Known, Level, Produced, Result};
 use crate::pg::node::{Expr, FromNode, Kind, Query, SublinkKind, SublinkNode};
 
@@ -26,14 +27,23 @@ impl Analyzer {
     ) -> Result<Rel> {
         let mut links = Vec::new();
         let mut involved = Vec::new();
+        let mut moving = Vec::new();
         for part in parts {
             match sublink(part) {
                 Some(link) => links.push((part, link)),
                 None if !part.sublinks(true).is_empty() => involved.push(part),
-                None => conditions.extend(self.conditions(part, level)?),
+                None => {
+                    for part in conjuncts(part) {
+                        if has_clock(&part) {
+                            moving.push(self.moving(part, level)?);
+                        } else {
+                            conditions.extend(self.conditions(part, level)?);
+                        }
+                    }
+                }
             }
         }
-        let mut rel = combine(inputs, conditions);
+        let mut rel = place(combine(inputs, conditions), moving);
         for (part, (present, link)) in links {
             match self.matching(&rel, present, link, level)? {
                 Some(matched) => rel = matched,

@@ -7,6 +7,7 @@ mod condition;
 mod context;
 mod from;
 mod functions;
+mod moving;
 mod order;
 mod quantified;
 mod query;
@@ -85,7 +86,8 @@ pub fn analyze(view: pg_sys::Oid, timezone: &str) -> Result<Analysis> {
             .iter()
             .find(|function| function.volatile)
             .map(|function| function.name.clone());
-        let restless = functions::check(&functions).is_err();
+        let restless = functions::check(&functions).is_err()
+            || functions.iter().any(|function| function.clock);
         let (query, ties) = match functions::check(&functions)
             .and_then(|()| read(root))
             .and_then(|(query, ties)| storable(&query).map(|()| (query, ties)))

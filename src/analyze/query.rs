@@ -44,6 +44,8 @@ pub(super) struct Analyzer {
     next_instance: u32,
     /// Why the query leaves open which of several results is right: rows that are equal under an ORDER BY.
     pub(super) ties: Option<String>,
+    /// The current time may stand in the expression being read.
+    pub clock_allowed: bool,
 }
 
 /// What is visible at one query level.

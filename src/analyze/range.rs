@@ -125,6 +125,13 @@ impl Analyzer {
                 "Name the columns, and move what it refers to into it.",
             ));
         };
+        if home
+            .mutable_functions()
+            .iter()
+            .any(|function| function.clock)
+        {
+            return Err(super::scalar::clock_misplaced());
+        }
         let mut inputs = Vec::new();
         for (relid, read) in whole.reads {
             let relid = pg_sys::Oid::from(relid);

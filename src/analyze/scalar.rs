@@ -2,7 +2,7 @@
 
 use pgrx::pg_sys;
 use pgt_ivm::rel::ColId;
-use pgt_ivm::scalar::{Piece, Scalar, Shape};
+use pgt_ivm::scalar::{Clock, Piece, Scalar, Shape};
 
 use super::NotIncremental;
 use super::query::{Analyzer, Known, Level, Result};
@@ -45,6 +45,17 @@ impl<'q> Level<'q, '_> {
             )
         })
     }
+}
+
+/// Holes from here on stand for the clock, below for columns.
+const FIRST_CLOCK: u32 = 1 << 30;
+
+/// The clock stands where no law knows what to do when time passes.
+pub(super) fn clock_misplaced() -> NotIncremental {
+    NotIncremental::new(
+        "the current time is used outside of WHERE",
+        "As a condition of WHERE or of an inner join, by itself or joined with AND, it is incremental.",
+    )
 }
 
 impl Analyzer {
@@ -94,7 +105,15 @@ impl Analyzer {
         level: &Level<'q, '_>,
         sets: bool,
     ) -> Result<Vec<Piece>> {
+        let allowed = self.clock_allowed;
+        let mut clocks: Vec<String> = Vec::new();
         let fragments = expr.deparse(&mut |part| match part.kind() {
+            Kind::Clock if allowed => {
+                let (oid, modifier, collation) = part.type_of();
+                clocks.push(node::describe_type(oid, modifier, collation).name);
+                Ok(Some(FIRST_CLOCK + clocks.len() as u32 - 1))
+            }
+            Kind::Clock => Err(clock_misplaced()),
             Kind::Var(var) => level.known(var).map(|known| Some(known.id.0)),
             Kind::SublinkColumn(number) => level
                 .sublink_columns
@@ -127,9 +146,14 @@ impl Analyzer {
         })?;
         Ok(fragments
             .into_iter()
-            .map(|fragment| match fragment {
-                Fragment::Text(text) => Piece::Text(text),
-                Fragment::Hole(number) => Piece::Column(ColId(number)),
+            .flat_map(|fragment| match fragment {
+                Fragment::Text(text) => vec![Piece::Text(text)],
+                Fragment::Hole(number) if number >= FIRST_CLOCK => vec![
+                    Piece::Text("((".into()),
+                    Piece::Clock(Clock::Now),
+                    Piece::Text(format!(")::{})", clocks[(number - FIRST_CLOCK) as usize])),
+                ],
+                Fragment::Hole(number) => vec![Piece::Column(ColId(number))],
             })
             .collect())
     }

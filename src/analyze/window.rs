@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use pgt_ivm::rel::{Body, ColId, Rel};
-use pgt_ivm::scalar::Scalar;
+use pgt_ivm::scalar::{Piece, Scalar};
 
 use super::NotIncremental;
 use super::build::Writer;
@@ -157,8 +157,9 @@ impl Analyzer {
                     .pieces
                     .iter()
                     .map(|piece| match piece {
-                        pgt_ivm::scalar::Piece::Text(text) => text.as_str(),
-                        pgt_ivm::scalar::Piece::Column(_) => "NULL",
+                        Piece::Text(text) => text.as_str(),
+                        // Frame offsets have no columns, and the clock is refused there.
+                        Piece::Column(_) | Piece::Clock(_) => "NULL",
                     })
                     .collect::<String>()
             ))

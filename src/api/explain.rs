@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
-use pgt_ivm::rel::{Query, SourceId};
+use pgt_ivm::rel::{CLOCK, Query, SourceId};
 use pgt_ivm::{delta, rewrite};
 
 use crate::analyze;
@@ -133,13 +133,16 @@ fn each_delta(
 ) -> OwnResult<String> {
     let mut sections = Vec::new();
     for unit in compiled.units.iter().filter(|unit| unit.query.is_some()) {
-        for (id, source) in &unit.sources {
-            let dirty = BTreeSet::from([*id]);
+        let changed = unit
+            .sources
+            .iter()
+            .map(|(id, source)| (*id, format!("{} changed", source.name)));
+        let passed = unit.moves().then(|| (CLOCK, "time has passed".to_owned()));
+        for (id, what) in changed.chain(passed) {
             sections.push(format!(
-                "-- {} when {} changed\n{}\n",
+                "-- {} when {what}\n{}\n",
                 unit.target.table,
-                source.name,
-                describe(unit, &dirty)?
+                describe(unit, &BTreeSet::from([id]))?
             ));
         }
     }

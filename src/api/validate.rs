@@ -49,6 +49,11 @@ fn describe(rel: &Rel, findings: &mut Vec<Finding>) {
     let (node, class, reason) = match rel {
         Rel::Scan(_) => ("scan", "linear", None),
         Rel::Filter { .. } => ("filter", "linear", None),
+        Rel::Moving { .. } => (
+            "moving filter",
+            "linear",
+            Some("rows come and go as time passes".into()),
+        ),
         Rel::Project { .. } => ("project", "linear", None),
         Rel::UnionAll { .. } => ("union all", "linear", None),
         Rel::Join { .. } => ("inner join", "bilinear", None),

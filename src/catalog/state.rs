@@ -20,6 +20,8 @@ pub struct RefreshState {
     pub reinit_requests: i64,
     /// Milliseconds the last full refresh took.
     pub last_full_ms: Option<f64>,
+    /// The time at which conditions on it were evaluated, in microseconds since 2000-01-01 UTC.
+    pub clock: Option<i64>,
     /// The xmax of the snapshot this was read under.
     pub snapshot_xmax: u64,
     /// That snapshot, as text.
@@ -46,6 +48,7 @@ mod column {
     pub const REINIT_REASON: usize = 17;
     pub const CONSECUTIVE_ERRORS: usize = 18;
     pub const RETRY_AT: usize = 22;
+    pub const CLOCK: usize = 23;
 }
 
 thread_local! {
@@ -59,7 +62,7 @@ const SUCCESS: &str = "UPDATE pgtrickle.pgt_refresh_state SET is_populated = tru
     last_full_ms = CASE WHEN $8 THEN $9 ELSE last_full_ms END, \
     last_diff_ms = CASE WHEN $8 THEN last_diff_ms ELSE $9 END, \
     reinit_done = CASE WHEN $8 THEN GREATEST(reinit_done, $10) ELSE reinit_done END, \
-    consecutive_errors = 0, retry_at = NULL WHERE pgt_id = $1";
+    consecutive_errors = 0, retry_at = NULL, clock = $12 WHERE pgt_id = $1";
 
 /// Reads the state of `id`. A frontier of another cluster or database, or one ahead of this cluster's transactions, is
 /// none: such a stream table has to be rebuilt.
@@ -102,6 +105,7 @@ fn read(row: &direct::Read, snapshot: &Snapshot) -> RefreshState {
         reinit_reason: row.text(column::REINIT_REASON),
         reinit_requests: row.int(column::REINIT_REQUESTS).unwrap_or_default(),
         last_full_ms: row.float(column::LAST_FULL_MS),
+        clock: row.int(column::CLOCK),
         snapshot_xmax,
         snapshot: text,
     }
@@ -160,6 +164,8 @@ pub struct Success {
     pub reinit_requests: i64,
     /// The snapshot, as the frontier it becomes.
     pub frontier: String,
+    /// As in [`RefreshState`].
+    pub clock: Option<i64>,
 }
 
 pub fn save_success(id: i64, success: &Success, under: Under<'_>) {
@@ -182,6 +188,10 @@ pub fn save_success(id: i64, success: &Success, under: Under<'_>) {
             (column::LAST_DIFF_MS, Field::Float(success.duration_ms)),
             (column::CONSECUTIVE_ERRORS, Field::Int4(0)),
             (column::RETRY_AT, Field::Null),
+            (
+                column::CLOCK,
+                success.clock.map_or(Field::Null, Field::Timestamp),
+            ),
         ];
         if direct::update(TABLE, id, snapshot, &changes) {
             return;
@@ -199,6 +209,7 @@ pub fn save_success(id: i64, success: &Success, under: Under<'_>) {
         Value::Float(success.duration_ms),
         Value::Int(success.reinit_requests),
         Value::Text(success.frontier.clone()),
+        Value::OptionalTimestamp(success.clock),
     ];
     SAVE.with(|cell| {
         cell.get_or_init(|| Plan::prepare(SUCCESS, &values))

@@ -422,6 +422,14 @@ pub(super) fn attach_sources(
     for source in touched {
         storage::grant_log(pg_sys::Oid::from(source))?;
     }
+    let moves = planned.is_some_and(|planned| {
+        let mut queries = planned.stages.iter().map(|stage| &stage.query);
+        queries.any(|query| query.root.moves()) || planned.query.root.moves()
+    });
+    spi::run(
+        "UPDATE pgtrickle.pgt_stream_tables SET moves = $2 WHERE pgt_id = $1 AND moves <> $2",
+        &[Value::Int(table.id), Value::Bool(moves)],
+    );
     Ok(())
 }
 

@@ -5,6 +5,12 @@ use pgrx::pg_sys;
 /// One state of the database, held until dropped.
 pub struct Snapshot(pg_sys::Snapshot, bool);
 
+/// `now()` of this transaction, in microseconds since 2000-01-01 UTC.
+pub fn transaction_time() -> i64 {
+    // SAFETY: reads transaction state.
+    unsafe { pg_sys::GetCurrentTransactionStartTimestamp() }
+}
+
 impl Snapshot {
     /// The state as of now in READ COMMITTED, the transaction's own in REPEATABLE READ and above.
     pub fn take() -> Snapshot {

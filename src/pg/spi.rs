@@ -27,6 +27,7 @@ pub enum Value {
     NullInt,
     /// Microseconds since 2000-01-01 UTC.
     Timestamp(i64),
+    OptionalTimestamp(Option<i64>),
 }
 
 impl Value {
@@ -40,7 +41,7 @@ impl Value {
             Value::Xid8(_) => pg_sys::XID8OID,
             Value::Xid8Array(_) => pg_sys::XID8ARRAYOID,
             Value::IntArray(_) => pg_sys::INT8ARRAYOID,
-            Value::Timestamp(_) => pg_sys::TIMESTAMPTZOID,
+            Value::Timestamp(_) | Value::OptionalTimestamp(_) => pg_sys::TIMESTAMPTZOID,
         }
     }
 
@@ -51,6 +52,7 @@ impl Value {
             Value::Int(value) | Value::Timestamp(value) => pg_sys::Datum::from(*value),
             Value::Oid(value) => pg_sys::Datum::from(*value),
             Value::Text(value) => text_datum(value),
+            Value::OptionalTimestamp(value) => pg_sys::Datum::from((*value)?),
             Value::OptionalText(value) => text_datum(value.as_deref()?),
             Value::Float(value) => pg_sys::Datum::from(value.to_bits()),
             Value::Xid8(value) => pg_sys::Datum::from(*value),

@@ -52,6 +52,11 @@ pub struct Unit {
 }
 
 impl Unit {
+    /// Its rows come and go as time passes.
+    pub fn moves(&self) -> bool {
+        self.query.as_ref().is_some_and(|query| query.root.moves())
+    }
+
     /// The ids of the upstream stream tables and stages, in the order of their position in the consumed versions.
     pub fn upstream(&self) -> Vec<i64> {
         self.sources

@@ -18,7 +18,7 @@ use crate::catalog::{
 use crate::config::{Broken, RefreshSettings};
 use crate::error::{Error, Kind, Result};
 use crate::pg::session::Scope;
-use crate::pg::snapshot::Snapshot;
+use crate::pg::snapshot::{Snapshot, transaction_time};
 use crate::pg::spi::{self, Under};
 use crate::pg::{capture_trigger, entry, lock, xact};
 
@@ -500,6 +500,7 @@ fn save(
             duration_ms,
             reinit_requests: state.reinit_requests,
             frontier: catalog::frontier_of(&state.snapshot),
+            clock: unit.moves().then(transaction_time),
         },
         under,
     );

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use pgt_ivm::apply::{self, Change};
-use pgt_ivm::rel::SourceId;
+use pgt_ivm::rel::{CLOCK, SourceId};
 use pgt_ivm::schedule::Cost;
 use pgt_ivm::sql;
 use pgt_ivm::sql::ast::Statement;
@@ -16,7 +16,7 @@ use crate::config::{Broken, RefreshSettings, Strategy};
 use crate::error::{Error, Kind, Result};
 use crate::pg::direct::LogScan;
 use crate::pg::session::{self, Scope};
-use crate::pg::snapshot::Snapshot;
+use crate::pg::snapshot::{Snapshot, transaction_time};
 use crate::pg::spi::{self, Plan, Under, Value};
 use crate::pg::xact;
 
@@ -155,6 +155,18 @@ impl Unit {
             _ => frontier.clone(),
         };
         let values = delta_values(&frontier, state, state.snapshot_xmax);
+        let moves = self.moves();
+        if moves && state.clock.is_none() {
+            return self.full(
+                state,
+                "the time of the last refresh is not known",
+                Action::Full,
+                false,
+                under,
+            );
+        }
+        // Within a transaction no time passes.
+        let moved = moves && state.clock != Some(transaction_time());
         let cap = fuse.map_or(PROBE_CAP, |most| PROBE_CAP.max(most + 1));
         match self.pending(&values, cap, under) {
             Pending::Clean if self.query.is_none() && self.sources.is_empty() => self.full(
@@ -164,6 +176,15 @@ impl Unit {
                 false,
                 under,
             ),
+            Pending::Clean if moved => {
+                let outcome =
+                    self.differential((&[], &vec![], true), &values, state, settings, under)?;
+                Ok(if outcome.changed() {
+                    outcome
+                } else {
+                    untouched(Action::NoData, 0)
+                })
+            }
             Pending::Clean => Ok(untouched(Action::NoData, 0)),
             Pending::Unexplained(reason) => self.full(state, reason, Action::Full, false, under),
             Pending::Changes(changes, filled) => {
@@ -196,7 +217,7 @@ impl Unit {
                 let known = self.plans.borrow().differential.len();
                 let started = Instant::now();
                 let outcome =
-                    self.differential((&changes, &filled), &values, state, settings, under)?;
+                    self.differential((&changes, &filled, moved), &values, state, settings, under)?;
                 let mut plans = self.plans.borrow_mut();
                 // The time of a statement's first run is mostly that of planning it.
                 if outcome.action == Action::Differential && plans.differential.len() == known {
@@ -340,7 +361,7 @@ impl Unit {
 
     fn differential(
         &self,
-        (changes, filled): (&[(SourceId, u64)], &Filled),
+        (changes, filled, moved): (&[(SourceId, u64)], &Filled, bool),
         values: &[Value],
         state: &RefreshState,
         settings: &RefreshSettings,
@@ -348,7 +369,11 @@ impl Unit {
     ) -> Result<UnitOutcome> {
         let largest = changes.iter().map(|(_, count)| *count).max().unwrap_or(0);
         let mut change = Change {
-            dirty: changes.iter().map(|(id, _)| *id).collect(),
+            dirty: changes
+                .iter()
+                .map(|(id, _)| *id)
+                .chain(moved.then_some(CLOCK))
+                .collect(),
             limit: SIZE_CLASSES.iter().copied().find(|class| largest <= *class),
             careful: false,
         };
@@ -554,6 +579,7 @@ fn delta_values(frontier: &(u64, Vec<u64>), state: &RefreshState, bound: u64) ->
         Value::IntArray(state.consumed.clone()),
         Value::Int(state.data_version + 1),
         Value::Xid8(bound),
+        Value::OptionalTimestamp(state.clock),
     ]
 }
 

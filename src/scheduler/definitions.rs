@@ -165,7 +165,7 @@ fn read(
              SELECT st.pgt_id, st.schedule, st.tier, \
              st.status IN ('ACTIVE', 'INITIALIZING') AND st.effective_refresh_mode <> 'IMMEDIATE' AND st.held IS NULL, \
              (EXTRACT(epoch FROM s.last_refresh_at) * 1000)::pg_catalog.int8, d.source::pg_catalog.oid, d.source_type, \
-             up.pgt_id FROM st LEFT JOIN pgtrickle.pgt_refresh_state s USING (pgt_id) \
+             up.pgt_id, st.moves FROM st LEFT JOIN pgtrickle.pgt_refresh_state s USING (pgt_id) \
              LEFT JOIN LATERAL (SELECT d.* FROM pgtrickle.pgt_dependencies d WHERE d.pgt_id = st.pgt_id UNION ALL \
              SELECT d.* FROM pgtrickle.pgt_stream_tables u JOIN pgtrickle.pgt_dependencies d ON d.pgt_id = u.pgt_id \
              WHERE u.stage_of = st.pgt_id) d ON true \
@@ -197,7 +197,7 @@ fn read(
                         schedule,
                         upstream: vec![],
                         active: row.bool(3),
-                        always: false,
+                        always: row.bool(8),
                         tier,
                         last_refreshed: row.optional_int(4),
                     },

@@ -98,7 +98,11 @@ const QUERIES: &[(&str, &str)] = &[
         "select id from a where n not in (select k from b)",
     ),
     ("not_volatile", "select id, random() as r from a"),
-    ("not_clock", "select id from a where now() > '2020-01-01'"),
+    ("not_clock", "select id, now() > '2020-01-01' as b from a"),
+    (
+        "moving_window",
+        "select k, count(*) as c from a where to_timestamp(n) > now() - interval '1 hour' and n > 0 group by k",
+    ),
     (
         "window",
         "select id, sum(n) over (partition by k order by id) as s from a",

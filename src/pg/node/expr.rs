@@ -10,6 +10,21 @@ use super::{
     AggregateNode, Expr, Kind, Query, SublinkKind, SublinkNode, VarRef, list_items, tag, text,
 };
 
+/// `now()` or `transaction_timestamp()`.
+pub(super) fn is_clock(function: pg_sys::Oid) -> bool {
+    [pg_sys::F_NOW, pg_sys::F_TRANSACTION_TIMESTAMP].contains(&function.to_u32())
+}
+
+/// `CURRENT_DATE`, `CURRENT_TIMESTAMP(p)` and the like, not `CURRENT_USER`.
+///
+/// # Safety
+/// The node is an SQLValueFunction.
+pub(super) unsafe fn is_clock_value(node: *mut pg_sys::Node) -> bool {
+    // SAFETY: as the caller says.
+    let value = unsafe { &*node.cast::<pg_sys::SQLValueFunction>() };
+    value.op <= pg_sys::SQLValueFunctionOp::SVFOP_LOCALTIMESTAMP_N
+}
+
 impl<'q> Expr<'q> {
     pub(super) fn wrap(ptr: *mut pg_sys::Node) -> Expr<'q> {
         Expr {
@@ -69,6 +84,9 @@ impl<'q> Expr<'q> {
                     if node.funcretset {
                         return Kind::SetReturning;
                     }
+                    if is_clock(node.funcid) {
+                        return Kind::Clock;
+                    }
                     Kind::Function {
                         function: node.funcid,
                         arguments: Self::all(node.args),
@@ -94,6 +112,7 @@ impl<'q> Expr<'q> {
                 NodeTag::T_Aggref => {
                     Kind::Aggregate(self.aggregate(&*self.ptr.cast::<pg_sys::Aggref>()))
                 }
+                NodeTag::T_SQLValueFunction if is_clock_value(self.ptr) => Kind::Clock,
                 NodeTag::T_SubLink => {
                     let node = &*self.ptr.cast::<pg_sys::SubLink>();
                     Kind::Sublink(SublinkNode {
@@ -264,6 +283,25 @@ impl<'q> Expr<'q> {
                 pg_sys::exprTypmod(self.ptr),
                 pg_sys::exprCollation(self.ptr),
             )
+        }
+    }
+
+    /// The comparison with the negated operator, of a comparison that has one and is strict.
+    pub fn negated(&self) -> Option<Expr<'q>> {
+        // SAFETY: casts follow the tag; the copy is ours.
+        unsafe {
+            if tag(self.ptr) != NodeTag::T_OpExpr {
+                return None;
+            }
+            let node: *mut pg_sys::OpExpr = self.ptr.cast();
+            let negator = pg_sys::get_negator((*node).opno);
+            if negator == pg_sys::InvalidOid || !pg_sys::op_strict((*node).opno) {
+                return None;
+            }
+            let copy: *mut pg_sys::OpExpr = pg_sys::copyObjectImpl(node.cast()).cast();
+            (*copy).opno = negator;
+            (*copy).opfuncid = pg_sys::get_opcode(negator);
+            Some(Self::wrap(copy.cast()))
         }
     }
 

@@ -170,6 +170,19 @@ pub fn negated_equality(operator: pg_sys::Oid, left: pg_sys::Oid, right: pg_sys:
     negator != pg_sys::InvalidOid && operator_facts(negator, left, right).2
 }
 
+/// A date, a time, a timestamp or an interval.
+pub fn is_date_or_time(oid: pg_sys::Oid) -> bool {
+    matches!(
+        oid,
+        pg_sys::DATEOID
+            | pg_sys::TIMEOID
+            | pg_sys::TIMETZOID
+            | pg_sys::TIMESTAMPOID
+            | pg_sys::TIMESTAMPTZOID
+            | pg_sys::INTERVALOID
+    )
+}
+
 /// The type has the built-in aggregates `min` and `max`.
 pub fn has_extrema(oid: pg_sys::Oid) -> bool {
     matches!(

@@ -21,8 +21,8 @@ use pgrx::pg_sys::{self, NodeTag};
 pub use clauses::{Item, SortItem, Window, WindowNode};
 pub(super) use facts::tuple_struct;
 pub use facts::{
-    base_type, describe_type, function_facts, has_extrema, negated_equality, operator_facts,
-    row_type,
+    FunctionFacts, base_type, describe_type, function_facts, has_extrema, is_date_or_time,
+    negated_equality, operator_facts, row_type,
 };
 pub use prepare::with_view_query;
 
@@ -156,6 +156,8 @@ pub enum Kind<'q> {
     Window(WindowNode<'q>),
     /// GROUPING(..), by the references of its arguments.
     Grouping(Vec<u32>),
+    /// The time of the transaction, as a timestamp, date or time: `now()`, `CURRENT_DATE` and the like.
+    Clock,
     SetReturning,
     /// Something whose meaning its text alone does not carry, and what it is.
     Wordless(&'static str),
@@ -207,6 +209,8 @@ pub enum Fragment {
 /// A function a query depends on that is not immutable.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MutableFunction {
+    /// The time of the transaction.
+    pub clock: bool,
     pub name: String,
     pub builtin: bool,
     pub volatile: bool,

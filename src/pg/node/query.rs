@@ -7,6 +7,7 @@ use std::marker::PhantomData;
 use pgrx::pg_guard;
 use pgrx::pg_sys::{self, NodeTag};
 
+use super::expr::{is_clock, is_clock_value};
 use super::walk::vars_in;
 use super::{
     Expr, FromNode, JoinKind, MutableFunction, Query, ReadRelation, Rte, SetKind, SetOperation,
@@ -262,6 +263,7 @@ impl<'q> Query<'q> {
                 let volatility = pg_sys::func_volatile(function) as u8;
                 if volatility != pg_sys::PROVOLATILE_IMMUTABLE {
                     (*context.cast::<BTreeSet<MutableFunction>>()).insert(MutableFunction {
+                        clock: is_clock(function),
                         name: text(pg_sys::get_func_name(function)),
                         builtin: function.to_u32() < pg_sys::FirstNormalObjectId,
                         volatile: volatility == pg_sys::PROVOLATILE_VOLATILE,
@@ -281,15 +283,22 @@ impl<'q> Query<'q> {
                 let found = &mut *context.cast::<BTreeSet<MutableFunction>>();
                 match tag(node) {
                     NodeTag::T_SQLValueFunction => {
-                        let name = "current_timestamp and its relatives".to_owned();
+                        let clock = is_clock_value(node);
+                        let name = if clock {
+                            "current_timestamp and its relatives"
+                        } else {
+                            "current_user and its relatives"
+                        };
                         found.insert(MutableFunction {
-                            name,
+                            clock,
+                            name: name.to_owned(),
                             builtin: true,
                             volatile: false,
                         });
                     }
                     NodeTag::T_NextValueExpr => {
                         found.insert(MutableFunction {
+                            clock: false,
                             name: "nextval".into(),
                             builtin: true,
                             volatile: true,

@@ -23,9 +23,8 @@ pub(super) fn differential(
 ) -> Statement {
     let net_first = change.careful || delta::changes_meet(&query.root, &change.dirty);
     let mut ctes: Vec<_> = change
-        .dirty
-        .iter()
-        .flat_map(|id| sql::delta_table(*id, &sources[id], change.limit, net_first))
+        .sources()
+        .flat_map(|id| sql::delta_table(id, &sources[&id], change.limit, net_first))
         .collect();
     ctes.push(net(query, sources, &change.dirty));
     let weight = || Expr::column("x", "w");
@@ -48,9 +47,8 @@ pub(super) fn differential(
     );
     let mut outcome = Outcome::default();
     let delta_rows = change
-        .dirty
-        .iter()
-        .map(|id| outcome.count(&sql::delta_name(*id), None))
+        .sources()
+        .map(|id| outcome.count(&sql::delta_name(id), None))
         .collect::<Vec<_>>();
     outcome.delta_rows = delta_rows
         .into_iter()

@@ -39,9 +39,8 @@ pub(super) fn differential(
         again,
     };
     let mut ctes: Vec<Cte> = change
-        .dirty
-        .iter()
-        .flat_map(|id| sql::delta_table(*id, &sources[id], change.limit, net_first))
+        .sources()
+        .flat_map(|id| sql::delta_table(id, &sources[&id], change.limit, net_first))
         .collect();
     ctes.push(plan.raw(sources, &change.dirty));
     let rows = if grouped.needs_net_inputs() && !grouped.recomputes() {
@@ -61,9 +60,8 @@ pub(super) fn differential(
     ctes.extend(plan.output(target));
     let mut outcome = Outcome::default();
     let delta_rows = change
-        .dirty
-        .iter()
-        .map(|id| outcome.count(&sql::delta_name(*id), None))
+        .sources()
+        .map(|id| outcome.count(&sql::delta_name(id), None))
         .collect::<Vec<_>>();
     outcome.delta_rows = delta_rows
         .into_iter()

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use layout::{Grouped, Identity, Layout, Role, State, StateKind, StoredColumn};
 
-use crate::rel::{Query, SourceId};
+use crate::rel::{CLOCK, Query, SourceId};
 use crate::sql::Sources;
 use crate::sql::ast::{Name, Select, Statement};
 
@@ -37,13 +37,20 @@ pub struct Target {
 /// The change a differential statement is made for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Change {
-    /// The sources that changed.
+    /// The sources that changed, and [`CLOCK`] if time passed.
     pub dirty: BTreeSet<SourceId>,
     /// A bound of the logged rows of any one source.
     pub limit: Option<u64>,
     /// Net every source first and be ready to evaluate any group again: slower, and works where the fast statement meets
     /// a value it cannot fold (`again` in its result) or an expression that fails on a value of neither state.
     pub careful: bool,
+}
+
+impl Change {
+    /// The sources that changed, without the clock.
+    fn sources(&self) -> impl Iterator<Item = SourceId> {
+        self.dirty.iter().copied().filter(|id| *id != CLOCK)
+    }
 }
 
 /// The statement that applies a change.

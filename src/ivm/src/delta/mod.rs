@@ -7,12 +7,13 @@
 mod join;
 mod linear;
 mod matching;
+mod moving;
 mod outer;
 mod union;
 
 use std::collections::BTreeSet;
 
-use crate::rel::{At, Rel, SourceId};
+use crate::rel::{At, CLOCK, Rel, SourceId};
 
 /// The terms of the change of `rel` when exactly the sources in `dirty` changed. Empty if none of them is read.
 ///
@@ -28,6 +29,7 @@ pub fn terms(rel: &Rel, dirty: &BTreeSet<SourceId>) -> Vec<Rel> {
             vec![Rel::Scan(scan)]
         }
         Rel::Filter { input, conditions } => linear::filter(input, conditions, dirty),
+        Rel::Moving { input, conditions } => moving::terms_of(input, conditions, dirty),
         Rel::Project { input, columns } => linear::project(input, columns, dirty),
         Rel::Join { inputs, conditions } => join::inner(inputs, conditions, dirty),
         Rel::UnionAll { inputs, columns } => union::all(inputs, columns, dirty),
@@ -72,11 +74,16 @@ pub fn below_root(root: &Rel, dirty: &BTreeSet<SourceId>) -> Vec<Rel> {
 /// Changes can meet changes: more than one scan reads a source that changed. Then they are netted first, or a row that
 /// changed often would meet every other version of itself.
 pub fn changes_meet(root: &Rel, dirty: &BTreeSet<SourceId>) -> bool {
-    root.scans()
+    let scans = root
+        .scans()
         .iter()
         .filter(|scan| dirty.contains(&scan.source))
-        .count()
-        > 1
+        .count();
+    scans + usize::from(moves(root, dirty)) > 1
+}
+
+fn moves(rel: &Rel, dirty: &BTreeSet<SourceId>) -> bool {
+    dirty.contains(&CLOCK) && rel.moves()
 }
 
 /// The inputs of the stateful operator under a chain of filters and projections.
@@ -91,5 +98,5 @@ fn stateful_inputs(rel: &Rel) -> Option<Vec<&Rel>> {
 
 /// Whether `rel` reads a source in `dirty`.
 pub fn reads(rel: &Rel, dirty: &BTreeSet<SourceId>) -> bool {
-    rel.scans().iter().any(|scan| dirty.contains(&scan.source))
+    moves(rel, dirty) || rel.scans().iter().any(|scan| dirty.contains(&scan.source))
 }

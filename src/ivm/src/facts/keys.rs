@@ -15,6 +15,7 @@ const MOST_KEYS: usize = 16;
 pub fn keys(rel: &Rel) -> Vec<BTreeSet<ColId>> {
     match rel {
         Rel::Scan(scan) => scan.keys.clone(),
+        Rel::Moving { input, .. } => keys(input),
         Rel::Filter { input, conditions } => {
             let found = keys(input);
             let closure = Dependencies::new(
@@ -111,7 +112,9 @@ fn determined(rel: &Rel, known: &BTreeSet<ColId>) -> BTreeSet<ColId> {
         return found;
     }
     match rel {
-        Rel::Filter { input, .. } => found.extend(determined(input, known)),
+        Rel::Filter { input, .. } | Rel::Moving { input, .. } => {
+            found.extend(determined(input, known));
+        }
         // A side that is missing is null in all its columns.
         Rel::Outer { left, right, .. } => {
             found.extend(determined(left, known));

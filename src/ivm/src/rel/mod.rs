@@ -20,6 +20,9 @@ pub use validate::Malformed;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SourceId(pub u64);
 
+/// Stands for the time among the sources that changed.
+pub const CLOCK: SourceId = SourceId(u64::MAX);
+
 /// Which state of a source a scan reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum At {
@@ -153,6 +156,15 @@ pub enum Kept {
     Both,
 }
 
+/// A condition that depends on the time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moving {
+    pub condition: Scalar,
+    /// True where the condition was or will be true at another time and is not now: a comparison with the negated
+    /// operator if there is one, so that an index finds the rows between two times.
+    pub negated: Scalar,
+}
+
 /// A relational operator. Weights are implicit: each node is a multiset.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Rel {
@@ -161,6 +173,11 @@ pub enum Rel {
     Filter {
         input: Box<Rel>,
         conditions: Vec<Scalar>,
+    },
+    /// The rows for which every condition is true, where that changes as time passes.
+    Moving {
+        input: Box<Rel>,
+        conditions: Vec<Moving>,
     },
     /// Exactly the columns listed, each computed from the input.
     Project {
@@ -309,7 +326,7 @@ impl Rel {
     pub fn columns(&self) -> BTreeSet<ColId> {
         match self {
             Rel::Scan(scan) => scan.columns.iter().map(|column| column.id).collect(),
-            Rel::Filter { input, .. } => input.columns(),
+            Rel::Filter { input, .. } | Rel::Moving { input, .. } => input.columns(),
             Rel::Project { columns, .. } => columns.iter().map(|(id, _)| *id).collect(),
             Rel::Join { inputs, .. } | Rel::InnerChange { inputs, .. } => {
                 inputs.iter().flat_map(Rel::columns).collect()
@@ -353,7 +370,7 @@ impl Rel {
                 .iter()
                 .map(|column| (column.id, (column.ty.clone(), column.nullable)))
                 .collect(),
-            Rel::Filter { input, .. } => input.column_types(),
+            Rel::Filter { input, .. } | Rel::Moving { input, .. } => input.column_types(),
             Rel::Project { columns, .. } => columns
                 .iter()
                 .map(|(id, scalar)| (*id, (scalar.ty.clone(), scalar.nullable)))
@@ -430,6 +447,7 @@ impl Rel {
         match self {
             Rel::Scan(_) | Rel::Unit => vec![],
             Rel::Filter { input, .. }
+            | Rel::Moving { input, .. }
             | Rel::Project { input, .. }
             | Rel::ProjectSet { input, .. }
             | Rel::Expand { input, .. }
@@ -452,6 +470,11 @@ impl Rel {
         }
     }
 
+    /// The result changes as time passes.
+    pub fn moves(&self) -> bool {
+        matches!(self, Rel::Moving { .. }) || self.inputs().into_iter().any(Rel::moves)
+    }
+
     /// The distinct sources read, in order of first appearance.
     pub fn sources(&self) -> Vec<SourceId> {
         let mut seen = Vec::new();
@@ -468,6 +491,10 @@ impl Rel {
         match self {
             Rel::Scan(_) | Rel::Unit => self.clone(),
             Rel::Filter { input, conditions } => Rel::Filter {
+                input: Box::new(change(input)),
+                conditions: conditions.clone(),
+            },
+            Rel::Moving { input, conditions } => Rel::Moving {
                 input: Box::new(change(input)),
                 conditions: conditions.clone(),
             },

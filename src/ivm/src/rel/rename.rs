@@ -1,6 +1,6 @@
 //! Copies of a tree under other column and instance numbers.
 
-use super::{AggregateCall, Body, ColId, PartitionInput, Rel, Scan, ScanColumn, SortKey};
+use super::{AggregateCall, Body, ColId, Moving, PartitionInput, Rel, Scan, ScanColumn, SortKey};
 use crate::scalar::Scalar;
 
 /// Gives out the numbers of a copy.
@@ -41,6 +41,16 @@ pub fn copy(rel: &Rel, numbers: &mut dyn Numbers) -> Rel {
         Rel::Filter { input, conditions } => Rel::Filter {
             input: Box::new(copy(input, numbers)),
             conditions: all(conditions, numbers),
+        },
+        Rel::Moving { input, conditions } => Rel::Moving {
+            input: Box::new(copy(input, numbers)),
+            conditions: conditions
+                .iter()
+                .map(|moving| Moving {
+                    condition: moving.condition.rename(&mut |id| numbers.column(id)),
+                    negated: moving.negated.rename(&mut |id| numbers.column(id)),
+                })
+                .collect(),
         },
         Rel::Project { input, columns } => Rel::Project {
             input: Box::new(copy(input, numbers)),

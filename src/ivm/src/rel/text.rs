@@ -1,7 +1,7 @@
 //! The text form of a tree: one operator a line, inputs indented below it.
 
 use super::{AggregateCall, AggregateKind, At, Body, Kept, Query, Rel, SortKey};
-use crate::scalar::{Piece, Scalar};
+use crate::scalar::{Clock, Piece, Scalar};
 
 pub(super) fn query(query: &Query) -> String {
     let output: Vec<String> = query
@@ -44,6 +44,13 @@ fn describe(rel: &Rel, depth: usize, lines: &mut Vec<String>) {
             )
         }
         Rel::Filter { conditions, .. } => format!("Filter {}", conjunction(conditions)),
+        Rel::Moving { conditions, .. } => {
+            let now: Vec<Scalar> = conditions
+                .iter()
+                .map(|moving| moving.condition.clone())
+                .collect();
+            format!("Moving {}", conjunction(&now))
+        }
         Rel::Project { columns, .. } => {
             let columns: Vec<String> = columns
                 .iter()
@@ -225,6 +232,8 @@ fn expression(scalar: &Scalar) -> String {
         .map(|piece| match piece {
             Piece::Text(text) => text.clone(),
             Piece::Column(id) => format!("#{}", id.0),
+            Piece::Clock(Clock::Now) => "now()".into(),
+            Piece::Clock(Clock::Before) => "before()".into(),
         })
         .collect()
 }

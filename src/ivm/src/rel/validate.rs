@@ -35,6 +35,13 @@ fn check(rel: &Rel) -> Result<BTreeSet<ColId>, Malformed> {
             let below = check(input)?;
             scalars(&below, conditions.iter(), "a filter")?;
         }
+        Rel::Moving { input, conditions } => {
+            let below = check(input)?;
+            let all = conditions
+                .iter()
+                .flat_map(|moving| [&moving.condition, &moving.negated]);
+            scalars(&below, all, "a moving filter")?;
+        }
         Rel::Project { input, columns } => {
             let below = check(input)?;
             scalars(
@@ -183,6 +190,7 @@ fn unique(rel: &Rel, seen: &mut BTreeSet<ColId>) -> Result<(), Malformed> {
         Rel::Expand { columns, .. } => columns.iter().map(|(id, _)| *id).collect(),
         Rel::ProjectSet { columns, .. } => columns.iter().map(|(id, _)| *id).collect(),
         Rel::Filter { .. }
+        | Rel::Moving { .. }
         | Rel::Join { .. }
         | Rel::InnerChange { .. }
         | Rel::Unit

@@ -31,6 +31,16 @@ pub struct Type {
 pub enum Piece {
     Text(String),
     Column(ColId),
+    Clock(Clock),
+}
+
+/// A moment an expression depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Clock {
+    /// That of the refresh, `now()`.
+    Now,
+    /// That of the refresh before.
+    Before,
 }
 
 /// The structure of an expression, as far as a law asks for it.
@@ -87,7 +97,7 @@ impl Scalar {
                 .iter()
                 .map(|piece| match piece {
                     Piece::Column(id) => Piece::Column(to(*id)),
-                    Piece::Text(text) => Piece::Text(text.clone()),
+                    Piece::Text(_) | Piece::Clock(_) => piece.clone(),
                 })
                 .collect(),
             ty: self.ty.clone(),
@@ -108,9 +118,31 @@ impl Scalar {
             .iter()
             .filter_map(|piece| match piece {
                 Piece::Column(id) => Some(*id),
-                Piece::Text(_) => None,
+                Piece::Text(_) | Piece::Clock(_) => None,
             })
             .collect()
+    }
+
+    /// The value depends on the time.
+    pub fn has_clock(&self) -> bool {
+        self.pieces
+            .iter()
+            .any(|piece| matches!(piece, Piece::Clock(_)))
+    }
+
+    /// The same expression at the time of the refresh before.
+    pub fn before(&self) -> Scalar {
+        Scalar {
+            pieces: self
+                .pieces
+                .iter()
+                .map(|piece| match piece {
+                    Piece::Clock(_) => Piece::Clock(Clock::Before),
+                    other => other.clone(),
+                })
+                .collect(),
+            ..self.clone()
+        }
     }
 
     /// The column, if the expression is nothing else.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::ast::{Cte, CteBody, Expr, From, Name, Query, Select, TextPiece};
 use super::{joins, partition};
 use crate::rel::{At, ColId, Rel, Scan, SourceId};
-use crate::scalar::{Piece, Scalar, Type};
+use crate::scalar::{Clock, Piece, Scalar, Type};
 
 /// Where a source and its changes are found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +41,8 @@ pub mod param {
     pub const VERSION: u32 = 4;
     /// xid8: the xmax of the refresh's own snapshot. No row it sees is at or above it; the planner needs to be told.
     pub const BOUND: u32 = 5;
+    /// timestamptz: the time of the refresh before.
+    pub const CLOCK: u32 = 6;
 }
 
 /// A SELECT under construction.
@@ -92,6 +94,13 @@ pub fn lower(rel: &Rel, sources: &Sources) -> Lowered {
     match rel {
         Rel::Scan(scan) => lower_scan(scan, &sources[&scan.source]),
         Rel::Filter { input, conditions } => filter(lower(input, sources), conditions),
+        Rel::Moving { input, conditions } => {
+            let now: Vec<Scalar> = conditions
+                .iter()
+                .map(|moving| moving.condition.clone())
+                .collect();
+            filter(lower(input, sources), &now)
+        }
         Rel::Project { input, columns } => project(lower(input, sources), columns),
         Rel::Join { inputs, conditions } => {
             let mut joined = Lowered::default();
@@ -341,6 +350,8 @@ pub fn fill(value: &Scalar, column: &dyn Fn(ColId) -> Expr) -> Expr {
             .map(|piece| match piece {
                 Piece::Text(text) => TextPiece::Text(text.clone()),
                 Piece::Column(id) => TextPiece::Expr(column(*id)),
+                Piece::Clock(Clock::Now) => TextPiece::Text("pg_catalog.now()".into()),
+                Piece::Clock(Clock::Before) => TextPiece::Expr(Expr::Param(param::CLOCK)),
             })
             .collect(),
     )
