@@ -104,6 +104,27 @@ CREATE TABLE pgtrickle.pgt_change_segments (
     PRIMARY KEY (source, layout, segment)
 );
 
+-- By which columns of its sources a stream table's plans look rows up.
+CREATE TABLE pgtrickle.pgt_lookups (
+    pgt_id  bigint NOT NULL REFERENCES pgtrickle.pgt_stream_tables ON DELETE CASCADE,
+    source  oid NOT NULL,
+    columns smallint[] NOT NULL,
+    PRIMARY KEY (pgt_id, source)
+);
+
+-- Indexes that are missing there: none begins with one of the columns. Small tables are read as fast without.
+CREATE VIEW pgtrickle.pgt_missing_indexes AS
+    SELECT l.pgt_id, l.source, c.oid::pg_catalog.regclass::text AS relation,
+        pg_catalog.format('CREATE INDEX ON %s (%I)', c.oid::pg_catalog.regclass, a.attname) AS statement
+    FROM pgtrickle.pgt_lookups l
+    JOIN pg_catalog.pg_class c ON c.oid = l.source
+    JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = l.columns[1]
+    WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = l.source AND i.indisvalid
+            AND i.indpred IS NULL AND i.indkey[0] = ANY (l.columns))
+        AND CASE c.relkind
+            WHEN 'p' THEN (SELECT pg_catalog.sum(pg_catalog.pg_relation_size(t.relid)) FROM pg_catalog.pg_partition_tree(c.oid) t)
+            ELSE pg_catalog.pg_relation_size(c.oid) END >= 1024 * 1024;
+
 -- Diamonds and refresh groups, merged where they overlap; made from the definitions, and again after a restore.
 CREATE TABLE pgtrickle.pgt_consistency_groups (
     group_id bigint PRIMARY KEY,
@@ -172,7 +193,8 @@ CREATE INDEX ON pgtrickle.pgt_refresh_history (pgt_id, refresh_id DESC);
 GRANT SELECT ON pgtrickle.pgt_stream_tables, pgtrickle.pgt_refresh_state, pgtrickle.pgt_dependencies,
     pgtrickle.pgt_change_sources, pgtrickle.pgt_change_segments, pgtrickle.pgt_refresh_history,
     pgtrickle.pgt_consistency_groups, pgtrickle.pgt_group_members, pgtrickle.pgt_refresh_groups,
-    pgtrickle.pgt_source_gates, pgtrickle.pgt_watermarks, pgtrickle.pgt_watermark_groups TO PUBLIC;
+    pgtrickle.pgt_source_gates, pgtrickle.pgt_watermarks, pgtrickle.pgt_watermark_groups,
+    pgtrickle.pgt_lookups, pgtrickle.pgt_missing_indexes TO PUBLIC;
 
 -- Definitions are the user's; state, logs and history belong to this cluster.
 SELECT pg_catalog.pg_extension_config_dump('pgtrickle.pgt_id_seq', '');

@@ -792,6 +792,9 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION pgtrickle.pgt_listed IS 'the first few of many';
 
+CREATE FUNCTION pgtrickle.pgt_overflows() RETURNS bigint LANGUAGE c AS 'MODULE_PATHNAME', 'pgt_overflows_wrapper';
+COMMENT ON FUNCTION pgtrickle.pgt_overflows IS 'how often a source found no room in shared memory';
+
 CREATE FUNCTION pgtrickle.health_check() RETURNS TABLE (check_name text, severity text, detail text)
     LANGUAGE sql VOLATILE
 BEGIN ATOMIC
@@ -869,7 +872,16 @@ BEGIN ATOMIC
     SELECT 'capture_triggers', CASE WHEN count(*) > 0 THEN 'ERROR' ELSE 'OK' END,
         COALESCE(pgtrickle.pgt_listed(array_agg(format('trigger %s on %s is %s', trigger_name, relation, state)
             ORDER BY relation, trigger_name)), 'none is missing')
-    FROM pgtrickle.trigger_inventory() WHERE NOT ok;
+    FROM pgtrickle.trigger_inventory() WHERE NOT ok
+    UNION ALL
+    SELECT 'missing_indexes', CASE WHEN count(*) > 0 THEN 'WARN' ELSE 'OK' END,
+        COALESCE(pgtrickle.pgt_listed(array_agg(DISTINCT statement)), 'none')
+    FROM pgtrickle.pgt_missing_indexes
+    UNION ALL
+    SELECT 'shared_memory', CASE WHEN o.overflows > 0 THEN 'WARN' ELSE 'OK' END,
+        CASE WHEN o.overflows > 0 THEN format('%s commits found no room for their sources; raise pg_trickle.shared_memory_mb',
+            o.overflows) ELSE 'there is room' END
+    FROM pgtrickle.pgt_overflows() AS o (overflows);
 END;
 COMMENT ON FUNCTION pgtrickle.health_check IS 'what is well and what is not, one row for each check';
 

@@ -43,6 +43,11 @@ fn cache_stats() -> TableIterator<
 }
 
 #[pg_extern(sql = false)]
+fn pgt_overflows() -> i64 {
+    shared::overflows() as i64
+}
+
+#[pg_extern(sql = false)]
 fn clear_caches() -> Result<i64, ErrorReport> {
     if !session::owns_database() {
         return Err(Error::new(Kind::Permission, "must be owner of the database").into());

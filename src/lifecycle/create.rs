@@ -118,12 +118,8 @@ pub fn create(definition: &Definition<'_>) -> Result<StreamTable> {
             refusal.reason
         );
     }
-    for advice in planned.iter().flat_map(super::indexes::missing) {
-        pgrx::notice!(
-            "without an index a change may read all of {}: {}",
-            advice.table,
-            advice.statement
-        );
+    for (relation, statement) in super::indexes::missing(id) {
+        pgrx::notice!("without an index a change may read all of {relation}: {statement}");
     }
     if definition.initialize {
         refresh::refresh(&Request {
@@ -426,6 +422,7 @@ pub(super) fn attach_sources(
         let mut queries = planned.stages.iter().map(|stage| &stage.query);
         queries.any(|query| query.root.moves()) || planned.query.root.moves()
     });
+    super::indexes::save_lookups(table.id, planned);
     spi::run(
         "UPDATE pgtrickle.pgt_stream_tables SET moves = $2 WHERE pgt_id = $1 AND moves <> $2",
         &[Value::Int(table.id), Value::Bool(moves)],

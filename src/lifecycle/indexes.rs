@@ -9,19 +9,38 @@ use pgt_ivm::scalar::{Scalar, Shape};
 
 use crate::pg::spi::{self, Value};
 
-/// An index worth having.
-pub struct Advice {
-    /// The table, as it would be written.
-    pub table: String,
-    /// `CREATE INDEX ..`
-    pub statement: String,
+/// Notes by which columns of its tables a stream table's plans look rows up.
+pub(super) fn save_lookups(id: i64, planned: Option<&Planned>) {
+    spi::run(
+        "DELETE FROM pgtrickle.pgt_lookups WHERE pgt_id = $1",
+        &[Value::Int(id)],
+    );
+    for (source, columns) in planned.map(lookups).unwrap_or_default() {
+        let list: Vec<String> = columns.iter().map(ToString::to_string).collect();
+        spi::run(
+            "INSERT INTO pgtrickle.pgt_lookups (pgt_id, source, columns) \
+             VALUES ($1, $2, $3::pg_catalog.text::pg_catalog.int2[])",
+            &[
+                Value::Int(id),
+                Value::Oid(source),
+                Value::Text(format!("{{{}}}", list.join(","))),
+            ],
+        );
+    }
 }
 
-/// Smaller tables are read as fast without.
-const LARGE_BYTES: i64 = 1 << 20;
+/// The indexes that would spare the plans of `id` from reading whole tables: table and statement.
+pub(super) fn missing(id: i64) -> Vec<(String, String)> {
+    spi::run(
+        "SELECT relation, statement FROM pgtrickle.pgt_missing_indexes WHERE pgt_id = $1 ORDER BY 1, 2",
+        &[Value::Int(id)],
+    )
+    .iter()
+    .map(|row| (row.text(0), row.text(1)))
+    .collect()
+}
 
-/// The indexes that would spare a plan from reading whole tables.
-pub fn missing(planned: &Planned) -> Vec<Advice> {
+fn lookups(planned: &Planned) -> Vec<(pg_sys::Oid, BTreeSet<i16>)> {
     let mut wanted: BTreeMap<SourceId, BTreeSet<i16>> = BTreeMap::new();
     for query in planned
         .stages
@@ -44,12 +63,12 @@ pub fn missing(planned: &Planned) -> Vec<Advice> {
     wanted
         .into_iter()
         .filter(|(source, _)| source.0 < STAGE_SOURCE)
-        .filter_map(|(source, columns)| advice(pg_sys::Oid::from(source.0 as u32), &columns))
+        .map(|(source, columns)| (pg_sys::Oid::from(source.0 as u32), columns))
         .collect()
 }
 
-/// Notes the columns by which rows of a table are looked up: those equated in joins, and group keys whose groups may
-/// have to be evaluated again.
+/// Notes the columns by which rows of a table are looked up: those equated in joins, those compared with the time, and
+/// group keys whose groups may have to be evaluated again.
 fn look(
     rel: &Rel,
     columns: &BTreeMap<ColId, (SourceId, i16)>,
@@ -71,6 +90,13 @@ fn look(
     match rel {
         Rel::Join { conditions, .. } => equated(conditions),
         Rel::Outer { on, .. } | Rel::Match { on, .. } => equated(on),
+        Rel::Moving { conditions, .. } => {
+            for moving in conditions {
+                if let [only] = Vec::from_iter(moving.condition.columns())[..] {
+                    note(only);
+                }
+            }
+        }
         Rel::Aggregate { input, keys, calls } if matches!(**input, Rel::Scan(_)) => {
             let evaluated = calls.iter().any(|(_, call)| {
                 matches!(
@@ -89,33 +115,4 @@ fn look(
     for input in rel.inputs() {
         look(input, columns, wanted);
     }
-}
-
-fn advice(relid: pg_sys::Oid, columns: &BTreeSet<i16>) -> Option<Advice> {
-    let list: Vec<i64> = columns.iter().map(|attnum| i64::from(*attnum)).collect();
-    let first = *list.first()?;
-    let served = spi::first(
-        "SELECT 1 FROM pg_catalog.pg_index i WHERE i.indrelid = $1 AND i.indisvalid AND i.indpred IS NULL \
-         AND i.indkey[0]::pg_catalog.int8 = ANY ($2)",
-        &[Value::Oid(relid), Value::IntArray(list)],
-    );
-    if served.is_some() {
-        return None;
-    }
-    let row = spi::first(
-        "SELECT c.oid::pg_catalog.regclass::pg_catalog.text, pg_catalog.quote_ident(a.attname), \
-         CASE c.relkind WHEN 'p' THEN (SELECT pg_catalog.sum(pg_catalog.pg_relation_size(t.relid)) \
-         FROM pg_catalog.pg_partition_tree(c.oid) t)::pg_catalog.int8 ELSE pg_catalog.pg_relation_size(c.oid) END \
-         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = $2 \
-         WHERE c.oid = $1",
-        &[Value::Oid(relid), Value::Int(first)],
-    )?;
-    if row.int(2) < LARGE_BYTES {
-        return None;
-    }
-    let (table, column) = (row.text(0), row.text(1));
-    Some(Advice {
-        statement: format!("CREATE INDEX ON {table} ({column})"),
-        table,
-    })
 }

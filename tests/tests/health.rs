@@ -413,9 +413,23 @@ fn missing_index_is_pointed_out() {
             .any(|notice| notice.message.contains("CREATE INDEX ON big (k)"))
     };
     assert!(noticed("select 1"), "a change of side reads all of big");
-    assert!(!noticed(
-        "select pgtrickle.drop_stream_table('v'); create index on big (k)"
-    ));
+    assert_check(
+        &mut s,
+        "missing_indexes",
+        "WARN",
+        "CREATE INDEX ON public.big (k)",
+    );
+    s.exec("create index on big (k)");
+    assert_check(&mut s, "missing_indexes", "OK", "none");
+    let mut noticed = |before: &str| {
+        s.exec(before);
+        s.notices();
+        s.exec("select pgtrickle.create_stream_table('v', 'select b.id, d.name from big b join side d on d.k = b.k', schedule => '1d')");
+        s.notices()
+            .iter()
+            .any(|notice| notice.message.contains("CREATE INDEX"))
+    };
+    assert!(!noticed("select pgtrickle.drop_stream_table('v')"));
 }
 
 #[test]

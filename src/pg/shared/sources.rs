@@ -156,6 +156,9 @@ pub(super) fn forget_databases(gone: &[u32]) {
 /// How often a source found no room: each time every stream table of its database has to be taken as dirty. The first
 /// time in the life of the server is logged.
 pub fn overflows() -> u64 {
+    if !super::available() {
+        return 0;
+    }
     let header = AREA.header();
     let overflows = header.overflows.load(Ordering::Acquire);
     if overflows > 0 && !header.warned.swap(true, Ordering::AcqRel) {
