@@ -312,6 +312,50 @@ fn gate_that_closes_while_a_worker_waits_is_no_failure() {
     );
 }
 
+#[test]
+#[ignore = "40P01: one takes the lock of holds first, the other the rows it guards"]
+fn gates_and_definitions_change_side_by_side() {
+    let db = database();
+    let mut s = db.connect();
+    source(&mut s);
+    s.exec("create table t (k int primary key)");
+    s.stream_table("v", "select k, n from s");
+    s.exec("select pgtrickle.gate_source('t')");
+    let gating = db.connect().spawn(
+        "do $$ begin for i in 1..100 loop
+            perform pgtrickle.gate_source('s'); commit;
+            perform pgtrickle.ungate_source('s'); commit;
+         end loop; end $$",
+    );
+    let altering = db.connect().spawn(
+        "do $$ begin for i in 1..30 loop
+            begin
+                perform pgtrickle.alter_stream_table('v', query => format('select k, n + %s as n from public.s', i));
+            exception when object_not_in_prerequisite_state then null; -- it is gated just now
+            end; commit;
+         end loop; end $$",
+    );
+    let ended = [altering.finish().1, gating.finish().1];
+    assert!(ended.iter().all(Result::is_ok), "{ended:?}");
+    s.exec("select pgtrickle.ungate_source('s'), pgtrickle.alter_stream_table('v', query => 'select k, n from public.s')");
+    StreamTable::new("v", "select k, n from s").assert_fresh(&mut s);
+}
+
+#[test]
+#[ignore = "the gate of a partition holds nothing"]
+fn gate_of_a_partition_holds_what_reads_the_whole() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table p (k int, r int) partition by range (r); create table p1 partition of p for values from (0) to (10)");
+    let v = s.stream_table("v", "select k, r from p");
+    s.exec("select pgtrickle.gate_source('p')");
+    must_wait(&mut s, "v");
+    s.exec("select pgtrickle.ungate_source('p'), pgtrickle.gate_source('p1')");
+    must_wait(&mut s, "v");
+    s.exec("select pgtrickle.ungate_source('p1')");
+    v.assert_fresh(&mut s);
+}
+
 // ------------------------------------------------------------------------------------------------ watermarks
 
 /// Tables `a` and `b` in a watermark group of 60 seconds, and `v` which reads both.
@@ -446,6 +490,32 @@ fn watermarks_advanced_side_by_side_end_aligned() {
     assert!(held(&mut s).is_empty());
     s.exec("insert into b values (3)");
     v.follows(&mut s);
+}
+
+#[test]
+#[ignore = "it looks at its old snapshot: the tables are aligned and their reader is held"]
+fn watermark_advanced_in_an_older_snapshot_ends_aligned() {
+    let db = database();
+    let mut s = db.connect();
+    let v = aligned(&mut s, "1d");
+    let mut older = db.connect();
+    older.exec("begin isolation level repeatable read; select 1");
+    s.exec(&advance("b", "12:00:00"));
+    let advanced = older
+        .try_exec(&advance("a", "12:00:00"))
+        .and_then(|()| older.try_exec("commit"));
+    // It may be refused, as REPEATABLE READ may be.
+    if let Err(refused) = advanced {
+        assert_eq!(refused.code, "40001", "{refused}");
+        older.exec("rollback");
+        s.exec(&advance("a", "12:00:00"));
+    }
+    assert_eq!(
+        s.lines("select aligned from pgtrickle.watermark_status()"),
+        ["t"]
+    );
+    assert_eq!(held(&mut s), [""; 0]);
+    v.assert_fresh(&mut s);
 }
 
 /// Drops `c`, the one table of its group that has no watermark.
@@ -685,6 +755,39 @@ fn high_ceilings_are_counted_right() {
 }
 
 #[test]
+#[ignore = "an updated row counts as two"]
+fn updated_rows_count_once() {
+    let db = database();
+    let mut s = db.connect();
+    source(&mut s);
+    let v = fused(&mut s, "1d", 10);
+    s.exec("update s set n = n + 1");
+    v.follows(&mut s);
+}
+
+#[test]
+fn fuse_sees_changes_of_intermediate_results() {
+    let db = database();
+    let mut s = db.connect();
+    source(&mut s);
+    let v = s.stream_table_with(
+        "v",
+        "select c, count(*) as groups from (select g, count(*) as c from s group by g) x group by c",
+        "schedule => '100ms'",
+    );
+    s.exec("select pgtrickle.alter_stream_table('v', fuse => 'on', fuse_ceiling => 10)");
+    for (round, action) in ["apply", "reinitialize"].iter().enumerate() {
+        s.exec(&format!(
+            "insert into s select {round} * 100 + i, i % 3, 1 from generate_series(11, 30) i"
+        ));
+        wait_blown(&db);
+        s.exec(&format!("select pgtrickle.reset_fuse('v', '{action}')"));
+        v.assert_equal(&mut s);
+    }
+    v.catches_up(&mut db.connect());
+}
+
+#[test]
 fn fuse_of_a_member_stops_its_diamond() {
     let db = database();
     let mut s = db.connect();
@@ -770,6 +873,7 @@ fn frozen_waits_until_it_is_hot_again() {
     clock(&mut s);
     let v = s.stream_table_with("v", "select k, n from s", "schedule => '100ms'");
     s.exec("select pgtrickle.alter_stream_table('v', tier => 'frozen')");
+    let_time_pass(&db, &mut s);
     s.exec("insert into s values (10, 1, 1)");
     let_time_pass(&db, &mut s);
     assert_eq!(s.number("select count(*) from v"), 9);
@@ -930,6 +1034,7 @@ fn all_are_paused_and_resumed() {
         s.lines("select distinct status from pgtrickle.pgt_status()"),
         ["SUSPENDED"]
     );
+    let_time_pass(&elsewhere, &mut other);
     s.exec("insert into s values (10, 1, 1)");
     let_time_pass(&elsewhere, &mut other);
     assert_eq!(
@@ -946,4 +1051,23 @@ fn all_are_paused_and_resumed() {
     assert_eq!(s.number("select pgtrickle.resume_all()"), 0);
     w.catches_up(&mut s);
     v.catches_up(&mut s);
+}
+
+#[test]
+#[ignore = "the scheduler hands it out for a while after the pause was committed, and the worker does not look"]
+fn stream_table_is_left_alone_from_the_pause_on() {
+    let db = database();
+    let mut s = db.connect();
+    source(&mut s);
+    clock(&mut s);
+    let v = s.stream_table_with("v", "select k, n from s", "schedule => 'continuous'");
+    for _ in 0..30 {
+        s.exec("select pgtrickle.pause_stream_table('v')");
+        let before = s.number("select count(*) from v");
+        s.exec("insert into s select max(k) + 1, 1, 1 from s");
+        let_time_pass(&db, &mut s);
+        assert_eq!(s.number("select count(*) from v"), before);
+        s.exec("select pgtrickle.resume_stream_table('v')");
+        v.catches_up(&mut s);
+    }
 }

@@ -386,13 +386,27 @@ fn verification_and_repair_of_a_member_take_the_group_along() {
     }
     // One row of a branch is corrupted: its reader does not follow what nobody told it.
     s.exec("alter table b disable trigger pgt_refuse_write; update b set n = n + 1000 where k = 1; alter table b enable always trigger pgt_refuse_write");
-    s.exec("insert into s select max(k) + 1, 1, 1 from s");
     assert_eq!(
         s.number("select count(*) from pgtrickle.repair_stream_table('b')"),
         1
     );
     all_fresh(&mut s, &tables);
     is_current(&mut s);
+}
+
+#[test]
+fn members_without_contents_get_them_with_the_group() {
+    let db = database();
+    let mut s = db.connect();
+    source(&mut s);
+    let b = s.stream_table("b", B);
+    let empty = format!("{ATOMIC}, initialize => false");
+    let c = s.stream_table_with("c", C, &empty);
+    let d = s.stream_table_with("d", D, &empty);
+    s.exec("insert into s values (10, 1, 1)");
+    b.refresh(&mut s);
+    is_current(&mut s);
+    all_fresh(&mut s, &[b, c, d]);
 }
 
 #[test]
@@ -429,6 +443,7 @@ fn setting_is_the_default_of_diamonds_that_do_not_say() {
     let server = Server::builder()
         .guc("pg_trickle.diamond_consistency", "atomic")
         .guc("pg_trickle.diamond_schedule_policy", "slowest")
+        .guc("pg_trickle.worker_pool_size", "2")
         .start();
     let db = server.database();
     let mut s = db.connect();
@@ -675,16 +690,24 @@ fn paused_member_holds_the_group() {
     source(&mut s);
     let tables = diamond(&mut s, ATOMIC);
     s.exec("select pgtrickle.alter_stream_table('b', schedule => '100ms')");
+    s.exec("create table ticks (k serial primary key)");
     s.stream_table_with(
-        "often",
-        "select count(*) as c from s",
+        "clock",
+        "select count(*) as c from ticks",
         "schedule => '100ms'",
     );
+    let let_time_pass = |s: &mut Session| {
+        for _ in 0..3 {
+            s.exec("insert into ticks default values");
+            db.wait_until("select c = (select count(*) from ticks) from clock");
+        }
+    };
     for (paused, others) in [("b", ["c", "d"]), ("c", ["b", "d"]), ("d", ["b", "c"])] {
         s.exec(&format!("select pgtrickle.pause_stream_table('{paused}')"));
+        let_time_pass(&mut s);
         let before = state(&mut s);
         s.exec("insert into s select max(k) + 1, 1, 1 from s");
-        db.wait_until("select c = (select count(*) from s) from often");
+        let_time_pass(&mut s);
         for name in others {
             let refused = s.error(
                 "55000",
@@ -702,6 +725,30 @@ fn paused_member_holds_the_group() {
         s.exec(&format!("select pgtrickle.resume_stream_table('{paused}')"));
         wait_current(&db);
     }
+    all_fresh(&mut s, &tables);
+}
+
+#[test]
+#[ignore = "refreshes that were under way count as failures of another member, which the third in a row suspends"]
+fn members_do_not_suffer_from_the_pause_of_another() {
+    let db = database();
+    let mut s = db.connect();
+    source(&mut s);
+    let tables = diamond(
+        &mut s,
+        "schedule => 'continuous', diamond_consistency => 'atomic'",
+    );
+    let load = writer(&db, 1, 150);
+    while !load.is_finished() {
+        s.exec("select pgtrickle.pause_stream_table('c')");
+        s.exec("select pgtrickle.resume_stream_table('c')");
+    }
+    load.join();
+    assert_eq!(
+        s.lines("select error_message from pgtrickle.pgt_refresh_history where error_message is not null"),
+        [""; 0]
+    );
+    wait_current(&db);
     all_fresh(&mut s, &tables);
 }
 
@@ -821,7 +868,6 @@ fn refresh_that_waited_for_a_dropped_member_goes_on_without_it() {
 }
 
 #[test]
-#[ignore = "42P01: the member that is gone is looked for, and another one is now in error"]
 fn worker_that_waited_for_a_dropped_member_goes_on_without_it() {
     let db = database();
     let mut s = db.connect();
@@ -830,6 +876,8 @@ fn worker_that_waited_for_a_dropped_member_goes_on_without_it() {
     s.exec("select pgtrickle.alter_stream_table('b', schedule => '100ms')");
     let mut dropping = db.connect();
     dropping.exec("begin; select pgtrickle.drop_stream_table('d')");
+    // One that knows nothing of the members yet.
+    s.exec("select pg_terminate_backend(pid, 10000) from pgtrickle.worker_pool_status() where kind = 'worker'");
     s.exec("insert into s values (10, 1, 1)");
     db.wait_until("select exists (select from pg_stat_activity where datname = current_database() and backend_type = 'pg_trickle worker' and wait_event_type = 'Lock')");
     dropping.exec("commit");
@@ -1019,6 +1067,27 @@ fn refresh_groups_that_share_a_member_are_refreshed_as_one() {
     s.exec("insert into s values (12, 1, 1)");
     tables[1].follows(&mut s);
     all_fresh(&mut s, &tables[..2]);
+}
+
+#[test]
+fn refresh_group_that_is_rolled_back_binds_nobody() {
+    let db = database();
+    let mut s = db.connect();
+    source(&mut s);
+    let x = s.stream_table("x", "select count(*) as c from s");
+    let y = s.stream_table("y", "select count(*) as c from s");
+    let make = "select pgtrickle.create_refresh_group('g', array['x', 'y'])";
+    s.exec(&format!("begin; {make}; rollback"));
+    s.exec("insert into s values (10, 1, 1)");
+    x.refresh(&mut s);
+    assert_eq!(s.lines("select x.c, y.c from x, y"), ["10|9"]);
+    s.exec("insert into s values (11, 1, 1)");
+    s.exec(&format!(
+        "begin; savepoint a; {make}; select pgtrickle.refresh_stream_table('x'); rollback to a;
+         select pgtrickle.refresh_stream_table('x'); commit"
+    ));
+    assert_eq!(s.lines("select x.c, y.c from x, y"), ["11|9"]);
+    all_fresh(&mut s, &[x, y]);
 }
 
 #[test]
