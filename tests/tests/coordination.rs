@@ -16,9 +16,9 @@ fn clock(s: &mut Session) {
     );
 }
 
-/// Returns after the scheduler has refreshed something else four times.
+/// Returns after the scheduler has refreshed something else three times.
 fn let_time_pass(db: &Database<'_>, s: &mut Session) {
-    for _ in 0..4 {
+    for _ in 0..3 {
         s.exec("insert into ticks default values");
         db.wait_until("select c = (select count(*) from ticks) from clock");
     }

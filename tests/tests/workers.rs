@@ -65,6 +65,27 @@ fn pool_of_four_stays_the_same_four() {
 }
 
 #[test]
+fn pool_grows_with_its_setting() {
+    let server = Server::start();
+    let db = server.database();
+    let mut s = db.connect();
+    source(&mut s);
+    let v = s.stream_table_with("v", "select k, n from s", "schedule => '100ms'");
+    s.exec("insert into s values (10, 1, 1)");
+    v.catches_up(&mut s);
+    let before = s.value(PIDS);
+    server.configure_guc("pg_trickle.worker_pool_size", "3");
+    server.reload();
+    db.wait_until("select count(*) = 3 from pgtrickle.worker_pool_status() where kind = 'worker'");
+    assert!(
+        s.value(PIDS).split(' ').any(|pid| pid == before),
+        "the one there was stays"
+    );
+    s.exec("insert into s values (11, 1, 1)");
+    v.catches_up(&mut s);
+}
+
+#[test]
 fn without_a_pool_workers_come_on_demand() {
     let server = Server::builder()
         .guc("pg_trickle.worker_pool_size", "0")
@@ -101,17 +122,14 @@ fn databases_that_share_one_worker_all_make_progress() {
         "do $$ begin loop update s set n = n + 1 where k = 1; commit; perform pg_sleep(0.002); end loop; end $$",
     );
     let mut sessions: Vec<Session> = dbs.iter().map(Database::connect).collect();
-    for round in 0..2 {
-        for (session, table) in sessions.iter_mut().zip(&tables).skip(1) {
-            session.exec(&format!("insert into s values (100 + {round}, 1, 1)"));
-            table.catches_up(session);
-        }
-        assert!(
-            sessions[0]
-                .number("select sum(workers_used) from pgtrickle.worker_allocation_status()")
-                <= 1
-        );
+    for (session, table) in sessions.iter_mut().zip(&tables).skip(1) {
+        session.exec("insert into s values (100, 1, 1)");
+        table.catches_up(session);
     }
+    assert!(
+        sessions[0].number("select sum(workers_used) from pgtrickle.worker_allocation_status()")
+            <= 1
+    );
     // Every database sees all of them.
     let mut names: Vec<String> = dbs.iter().map(|db| db.name().to_string()).collect();
     names.sort();
@@ -266,6 +284,26 @@ fn scheduler_that_is_terminated_comes_back() {
     v.catches_up(&mut s);
     s.exec("insert into s values (12, 1, 1)");
     w.catches_up(&mut s);
+    v.catches_up(&mut s);
+}
+
+#[test]
+fn launcher_that_is_terminated_comes_back() {
+    let server = Server::start();
+    let db = server.database();
+    let mut s = db.connect();
+    source(&mut s);
+    let v = s.stream_table_with("v", "select k, n from s", "schedule => '100ms'");
+    v.catches_up(&mut s);
+    s.exec("select pg_terminate_backend(pid, 10000) from pgtrickle.worker_pool_status() where kind = 'launcher'");
+    // Schedulers need none, and a new database gets its own once it is back.
+    s.exec("insert into s values (10, 1, 1)");
+    v.catches_up(&mut s);
+    let late = server.database();
+    let mut s = late.connect();
+    source(&mut s);
+    let v = s.stream_table_with("v", "select k, n from s", "schedule => '100ms'");
+    s.exec("insert into s values (10, 1, 1)");
     v.catches_up(&mut s);
 }
 
