@@ -32,8 +32,6 @@ CREATE TABLE pgtrickle.pgt_stream_tables (
     fuse_ceiling            bigint CHECK (fuse_ceiling > 0),
     fuse_blown_at           timestamptz,
     fuse_reason             text,
-    -- Why it must not be refreshed now: a gated source, watermarks that are not aligned.
-    held                    text,
     -- Its contents change as time passes: it is looked at by its schedule, whether its sources changed or not.
     moves                   boolean NOT NULL DEFAULT false,
     -- The smallest id of the stream tables it is refreshed with, if it belongs to a group.
@@ -103,6 +101,10 @@ CREATE TABLE pgtrickle.pgt_change_segments (
     columns  smallint[] NOT NULL,
     PRIMARY KEY (source, layout, segment)
 );
+
+-- Stream tables that must not be refreshed now, and why: a gated source, watermarks that are not aligned. Without
+-- references: who closes a gate must not wait for who changes a definition.
+CREATE TABLE pgtrickle.pgt_held (pgt_id bigint PRIMARY KEY, reason text NOT NULL);
 
 -- By which columns of its sources a stream table's plans look rows up.
 CREATE TABLE pgtrickle.pgt_lookups (
@@ -194,7 +196,7 @@ GRANT SELECT ON pgtrickle.pgt_stream_tables, pgtrickle.pgt_refresh_state, pgtric
     pgtrickle.pgt_change_sources, pgtrickle.pgt_change_segments, pgtrickle.pgt_refresh_history,
     pgtrickle.pgt_consistency_groups, pgtrickle.pgt_group_members, pgtrickle.pgt_refresh_groups,
     pgtrickle.pgt_source_gates, pgtrickle.pgt_watermarks, pgtrickle.pgt_watermark_groups,
-    pgtrickle.pgt_lookups, pgtrickle.pgt_missing_indexes TO PUBLIC;
+    pgtrickle.pgt_held, pgtrickle.pgt_lookups, pgtrickle.pgt_missing_indexes TO PUBLIC;
 
 -- Definitions are the user's; state, logs and history belong to this cluster.
 SELECT pg_catalog.pg_extension_config_dump('pgtrickle.pgt_id_seq', '');

@@ -56,7 +56,9 @@ CREATE FUNCTION pgtrickle.source_gates()
 BEGIN ATOMIC
     SELECT pgtrickle.pgt_name(g.source), g.gated_at, g.gated_by,
         (SELECT count(DISTINCT COALESCE(u.stage_of, u.pgt_id)) FROM pgtrickle.pgt_dependencies d
-         JOIN pgtrickle.pgt_stream_tables u USING (pgt_id) WHERE d.source = g.source)
+         JOIN pgtrickle.pgt_stream_tables u USING (pgt_id) WHERE d.source = g.source
+             OR d.source IN (SELECT a.relid FROM pg_partition_ancestors(g.source) a)
+             OR g.source IN (SELECT a.relid FROM pg_partition_ancestors(d.source) a))
     FROM pgtrickle.pgt_source_gates g WHERE EXISTS (SELECT FROM pg_class c WHERE c.oid = g.source) ORDER BY 1;
 END;
 COMMENT ON FUNCTION pgtrickle.source_gates IS 'the gated tables, and how many stream tables wait for each';
@@ -88,7 +90,10 @@ CREATE VIEW pgtrickle.pgt_watermark_states AS
     SELECT g.group_name, g.tolerance_secs, cardinality(g.sources) AS sources, count(w.source) AS known,
         min(w.watermark) AS earliest, max(w.watermark) AS latest,
         count(w.source) = cardinality(g.sources)
-            AND extract(epoch FROM max(w.watermark) - min(w.watermark)) <= g.tolerance_secs AS aligned
+            AND CASE WHEN min(w.watermark) = max(w.watermark) THEN true
+                WHEN isfinite(min(w.watermark)) AND isfinite(max(w.watermark))
+                THEN extract(epoch FROM max(w.watermark) - min(w.watermark)) <= g.tolerance_secs
+                ELSE false END AS aligned
     FROM pgtrickle.pgt_watermark_groups g LEFT JOIN pgtrickle.pgt_watermarks w ON w.source = ANY (g.sources)
     GROUP BY g.group_name, g.tolerance_secs, g.sources;
 
@@ -97,7 +102,10 @@ CREATE FUNCTION pgtrickle.watermark_status()
         earliest timestamptz, latest timestamptz, without_watermark bigint)
     LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT s.group_name, s.aligned, extract(epoch FROM s.latest - s.earliest)::double precision, s.tolerance_secs,
+    SELECT s.group_name, s.aligned, CASE WHEN s.latest = s.earliest THEN 0
+            WHEN isfinite(s.latest) AND isfinite(s.earliest)
+            THEN extract(epoch FROM s.latest - s.earliest)::double precision
+            WHEN s.latest > s.earliest THEN 'Infinity'::double precision END, s.tolerance_secs,
         s.earliest, s.latest, s.sources - s.known
     FROM pgtrickle.pgt_watermark_states s ORDER BY 1;
 END;
@@ -117,7 +125,10 @@ CREATE VIEW pgtrickle.pgt_holds AS
         JOIN pgtrickle.pgt_stream_tables reader ON reader.pgt_id = COALESCE(u.stage_of, u.pgt_id)
     )
     SELECT DISTINCT COALESCE(u.stage_of, u.pgt_id) AS pgt_id, format('%s is gated', pgtrickle.pgt_name(g.source)) AS reason
+    -- Whoever reads a partitioned table reads its partitions, and the other way round.
     FROM pgtrickle.pgt_source_gates g JOIN pgtrickle.pgt_dependencies d ON d.source = g.source
+        OR d.source IN (SELECT a.relid FROM pg_partition_ancestors(g.source) a)
+        OR g.source IN (SELECT a.relid FROM pg_partition_ancestors(d.source) a)
     JOIN pgtrickle.pgt_stream_tables u USING (pgt_id)
     UNION ALL
     SELECT st.pgt_id, format('the watermarks of group "%s" are not aligned', b.group_name)

@@ -157,12 +157,41 @@ fn export_definition(name: &str) -> Result<String, ErrorReport> {
     )
     .map_or_else(String::new, |row| row.text(0));
     let literal = pgt_ivm::sql::quote_literal;
-    Ok(format!(
-        "SELECT pgtrickle.create_stream_table(\n    name => {},\n    query => {},\n    schedule => {},\n    \
-         refresh_mode => {}\n);\n",
-        literal(&table.name.to_string()),
-        literal(query.trim().trim_end_matches(';')),
-        literal(&table.schedule),
-        literal(table.mode.name()),
-    ))
+    let name = literal(&table.name.to_string());
+    let mut arguments = vec![
+        format!("name => {name}"),
+        format!("query => {}", literal(query.trim().trim_end_matches(';'))),
+        format!("schedule => {}", literal(&table.schedule)),
+        format!("refresh_mode => {}", literal(table.mode.name())),
+    ];
+    let mut alterations = Vec::new();
+    if let Some(row) = spi::first(
+        "SELECT diamond_consistency, diamond_schedule_policy, NULLIF(tier, 'hot'), NULLIF(fuse, 'off'), fuse_ceiling \
+         FROM pgtrickle.pgt_stream_tables WHERE pgt_id = $1",
+        &[Value::Int(table.id)],
+    ) {
+        let text = |column, what: &str| {
+            row.optional_text(column)
+                .map(|value| format!("{what} => {}", literal(&value)))
+        };
+        arguments.extend(text(0, "diamond_consistency"));
+        arguments.extend(text(1, "diamond_schedule_policy"));
+        alterations.extend(text(2, "tier"));
+        alterations.extend(text(3, "fuse"));
+        alterations.extend(
+            row.optional_int(4)
+                .map(|ceiling| format!("fuse_ceiling => {ceiling}")),
+        );
+    }
+    let mut script = format!(
+        "SELECT pgtrickle.create_stream_table(\n    {}\n);\n",
+        arguments.join(",\n    ")
+    );
+    if !alterations.is_empty() {
+        script.push_str(&format!(
+            "SELECT pgtrickle.alter_stream_table({name}, {});\n",
+            alterations.join(", ")
+        ));
+    }
+    Ok(script)
 }

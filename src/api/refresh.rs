@@ -36,12 +36,19 @@ fn run(
     then: Then,
 ) -> OwnResult<Option<Outcome>> {
     lifecycle::require_owner(table)?;
-    let order = refresh::order(&[table.id], true)?;
-    for id in &order {
-        if *id == table.id {
-            lifecycle::ensure_ready(table)?;
-        } else {
-            lifecycle::ensure_ready(&catalog::load(*id)?)?;
+    let (mut order, _) = refresh::extent(&[table.id], true)?;
+    loop {
+        for id in &order {
+            if *id == table.id {
+                lifecycle::ensure_ready(table)?;
+            } else {
+                lifecycle::ensure_ready(&catalog::load(*id)?)?;
+            }
+        }
+        // What has been set up again may belong to a group.
+        let (now, _) = refresh::extent(&[table.id], true)?;
+        if std::mem::replace(&mut order, now) == order {
+            break;
         }
     }
     let outcomes = refresh::refresh(&Request {

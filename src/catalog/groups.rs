@@ -6,7 +6,9 @@ use pgt_ivm::graph::{self, Node, Reads};
 
 use super::Status;
 use crate::config::{self, Consistency, SchedulePolicy};
-use crate::pg::spi::{self, Row, Value};
+use crate::pg::direct;
+use crate::pg::snapshot::Snapshot;
+use crate::pg::spi::{self, Row, Under, Value};
 
 /// A group of stream tables that are refreshed together if it is atomic.
 #[derive(Clone, Debug)]
@@ -112,13 +114,38 @@ pub fn refresh_groups() -> Vec<BTreeSet<i64>> {
 /// Makes `groups` the groups there are. A group keeps the epoch of those it is made of. Returns the stream tables whose
 /// group is another one now.
 pub fn replace_groups(groups: &[graph::Group], wanted: &[BTreeSet<i64>]) -> Vec<i64> {
-    let epochs: BTreeMap<i64, i64> = spi::run(
-        "SELECT m.pgt_id, g.epoch FROM pgtrickle.pgt_group_members m JOIN pgtrickle.pgt_consistency_groups g USING (group_id)",
+    let is_wanted =
+        |group: &graph::Group| wanted.iter().any(|set| !set.is_disjoint(&group.members));
+    let stored: BTreeMap<i64, (i64, bool, bool)> = spi::run(
+        "SELECT pgt_id, group_id, is_convergence, is_wanted FROM pgtrickle.pgt_group_members",
+        &[],
+    )
+    .iter()
+    .map(|row| (row.int(0), (row.int(1), row.bool(2), row.bool(3))))
+    .collect();
+    let mut found: BTreeMap<i64, (i64, bool, bool)> = BTreeMap::new();
+    for group in groups {
+        let id = group.members.first().copied().unwrap_or(0);
+        for member in &group.members {
+            let converges = group.convergences.contains(member);
+            found.insert(*member, (id, converges, is_wanted(group)));
+        }
+    }
+    if found == stored {
+        return vec![];
+    }
+    // A refresh that has advanced one is waited for.
+    let by_group: BTreeMap<i64, i64> = spi::run(
+        "SELECT group_id, epoch FROM pgtrickle.pgt_consistency_groups ORDER BY group_id FOR UPDATE",
         &[],
     )
     .iter()
     .map(|row| (row.int(0), row.int(1)))
     .collect();
+    let epochs: BTreeMap<i64, i64> = stored
+        .iter()
+        .filter_map(|(member, (group, _, _))| Some((*member, *by_group.get(group)?)))
+        .collect();
     spi::run("DELETE FROM pgtrickle.pgt_consistency_groups", &[]);
     for group in groups {
         let Some(id) = group.members.first().copied() else {
@@ -131,7 +158,6 @@ pub fn replace_groups(groups: &[graph::Group], wanted: &[BTreeSet<i64>]) -> Vec<
             .max()
             .copied()
             .unwrap_or(0);
-        let is_wanted = wanted.iter().any(|set| !set.is_disjoint(&group.members));
         spi::run(
             "INSERT INTO pgtrickle.pgt_consistency_groups (group_id, epoch) VALUES ($1, $2)",
             &[Value::Int(id), Value::Int(epoch)],
@@ -144,7 +170,7 @@ pub fn replace_groups(groups: &[graph::Group], wanted: &[BTreeSet<i64>]) -> Vec<
                     Value::Int(*member),
                     Value::Int(id),
                     Value::Bool(group.convergences.contains(member)),
-                    Value::Bool(is_wanted),
+                    Value::Bool(is_wanted(group)),
                 ],
             );
         }
@@ -161,15 +187,25 @@ pub fn replace_groups(groups: &[graph::Group], wanted: &[BTreeSet<i64>]) -> Vec<
     .collect()
 }
 
-/// Notes for every stream table whether it is held back and why. Returns those for which that changed.
+/// Why a stream table must not be refreshed now.
+pub fn held(id: i64) -> Option<String> {
+    direct::read("pgt_held", id, &Snapshot::latest(), |row| row.text(2))?
+}
+
+/// Notes for every stream table whether it is held back and why, as of the latest state. Returns those for which that
+/// changed.
 pub fn renew_holds() -> Vec<i64> {
-    spi::run(
-        "UPDATE pgtrickle.pgt_stream_tables st SET held = x.reason, generation = pg_catalog.nextval('pgtrickle.pgt_generation_seq') \
-         FROM (SELECT s.pgt_id, h.reason FROM pgtrickle.pgt_stream_tables s LEFT JOIN \
-         (SELECT pgt_id, pg_catalog.string_agg(reason, '; ' ORDER BY reason) AS reason FROM pgtrickle.pgt_holds \
-         GROUP BY pgt_id) h USING (pgt_id) WHERE s.stage_of IS NULL AND s.held IS DISTINCT FROM h.reason) x \
-         WHERE x.pgt_id = st.pgt_id RETURNING st.pgt_id",
+    let latest = Snapshot::latest();
+    spi::run_under(
+        "WITH now AS MATERIALIZED (SELECT pgt_id, pg_catalog.string_agg(reason, '; ' ORDER BY reason) AS reason \
+         FROM pgtrickle.pgt_holds GROUP BY pgt_id), \
+         free AS (DELETE FROM pgtrickle.pgt_held h WHERE NOT EXISTS (SELECT FROM now WHERE now.pgt_id = h.pgt_id) \
+         RETURNING h.pgt_id), \
+         held AS (INSERT INTO pgtrickle.pgt_held AS h (pgt_id, reason) SELECT pgt_id, reason FROM now \
+         ON CONFLICT (pgt_id) DO UPDATE SET reason = EXCLUDED.reason WHERE h.reason <> EXCLUDED.reason RETURNING h.pgt_id) \
+         SELECT pgt_id FROM free UNION ALL SELECT pgt_id FROM held",
         &[],
+        Under::Snapshot(&latest),
     )
     .iter()
     .map(|row| row.int(0))
@@ -181,7 +217,7 @@ pub fn may_hold() -> bool {
     spi::first(
         "SELECT 1 WHERE EXISTS (SELECT FROM pgtrickle.pgt_source_gates) \
          OR EXISTS (SELECT FROM pgtrickle.pgt_watermark_groups) \
-         OR EXISTS (SELECT FROM pgtrickle.pgt_stream_tables WHERE held IS NOT NULL)",
+         OR EXISTS (SELECT FROM pgtrickle.pgt_held)",
         &[],
     )
     .is_some()

@@ -10,7 +10,7 @@ mod state;
 mod stream_tables;
 
 pub use groups::{
-    Group, advance_epoch, all_reads, group, groups, may_hold, refresh_groups, renew_holds,
+    Group, advance_epoch, all_reads, group, groups, held, may_hold, refresh_groups, renew_holds,
     replace_groups,
 };
 pub use history::{Action, HistoryRow, InitiatedBy, record};

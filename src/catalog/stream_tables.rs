@@ -84,8 +84,6 @@ pub struct StreamTable {
     pub stage_number: Option<i64>,
     /// The group it is refreshed with if that is atomic.
     pub consistency_group: Option<i64>,
-    /// Why it must not be refreshed now.
-    pub held: Option<String>,
     /// Most changes a refresh may find.
     pub fuse_ceiling: Option<u64>,
     pub fuse_blown: bool,
@@ -105,7 +103,7 @@ impl StreamTable {
 const COLUMNS: &str = "st.pgt_id, st.pgt_relid::pg_catalog.oid, n.nspname, c.relname, c.relowner, \
      st.def_view::pg_catalog.oid, vn.nspname, v.relname, st.schedule, st.refresh_mode, st.effective_refresh_mode, \
      st.downgrade_reason, st.status, st.timezone, st.generation, st.layout, st.stage_of, st.stage_number, \
-     st.consistency_group, st.held, CASE WHEN st.fuse = 'on' THEN st.fuse_ceiling END, st.fuse_blown_at IS NOT NULL";
+     st.consistency_group, CASE WHEN st.fuse = 'on' THEN st.fuse_ceiling END, st.fuse_blown_at IS NOT NULL";
 
 const TABLES: &str = "pgtrickle.pgt_stream_tables st \
      JOIN pg_catalog.pg_class c ON c.oid = st.pgt_relid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
@@ -130,11 +128,10 @@ fn read(row: &Row) -> Result<StreamTable> {
         stage_of: row.optional_int(16),
         stage_number: row.optional_int(17),
         consistency_group: row.optional_int(18),
-        held: row.optional_text(19),
         fuse_ceiling: row
-            .optional_int(20)
+            .optional_int(19)
             .and_then(|most| u64::try_from(most).ok()),
-        fuse_blown: row.bool(21),
+        fuse_blown: row.bool(20),
     })
 }
 

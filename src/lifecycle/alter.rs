@@ -1,5 +1,7 @@
 //! Altering a stream table.
 
+use std::collections::BTreeSet;
+
 use pgt_ivm::schedule::Tier;
 use pgt_ivm::sql::ast::Name;
 
@@ -33,7 +35,11 @@ pub fn alter(table: &StreamTable, changes: &Changes<'_>) -> Result<()> {
     let catalog_oid = catalog::catalog_oid()
         .ok_or_else(|| Error::new(Kind::State, "extension pg_trickle is not installed"))?;
     lock::definitions(catalog_oid);
-    lock::stream_table(catalog_oid, table.id);
+    // The refresh at the end, if there is one, is that of the whole group.
+    let (together, _) = crate::refresh::extent(&[table.id], false)?;
+    for id in together.into_iter().collect::<BTreeSet<i64>>() {
+        lock::stream_table(catalog_oid, id);
+    }
     create::check_diamond(changes.diamond_consistency, changes.diamond_schedule_policy)?;
     if let Some(schedule) = changes.schedule {
         super::check_schedule(schedule)?;
@@ -123,7 +129,10 @@ fn set_tier_and_fuse(table: &StreamTable, changes: &Changes<'_>) -> Result<()> {
 
 fn change_status(table: &StreamTable, status: &str) -> Result<()> {
     match status.to_ascii_uppercase().as_str() {
-        "SUSPENDED" => set(table.id, "status", "SUSPENDED"),
+        "SUSPENDED" => {
+            set(table.id, "status", "SUSPENDED");
+            storage::bump_generation_internal(table.id);
+        }
         "ACTIVE" => {
             let _scope = Scope::internal();
             spi::run(
@@ -136,6 +145,7 @@ fn change_status(table: &StreamTable, status: &str) -> Result<()> {
                 "UPDATE pgtrickle.pgt_refresh_state SET consecutive_errors = 0, retry_at = NULL WHERE pgt_id = $1",
                 &[Value::Int(table.id)],
             );
+            storage::bump_generation(table.id);
         }
         _ => {
             return Err(Error::new(

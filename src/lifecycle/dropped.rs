@@ -39,6 +39,7 @@ pub fn drop_stream_table(table: &StreamTable, cascade: bool) -> Result<()> {
 pub fn forget_dropped() {
     let _scope = Scope::internal();
     let _quiet = entry::defining();
+    super::groups::forget_dropped_sources();
     let gone = spi::run(
         "SELECT st.pgt_id FROM pgtrickle.pgt_stream_tables st WHERE st.stage_of IS NULL AND NOT EXISTS \
          (SELECT FROM pg_catalog.pg_class c WHERE c.oid = st.pgt_relid::pg_catalog.oid)",
@@ -54,7 +55,7 @@ pub fn forget_dropped() {
     );
     if !gone.is_empty() || lost.is_some() {
         capture::release_unread();
-        super::groups::forget_dropped();
+        super::groups::regroup();
         for row in &gone {
             xact::definition_will_change(row.int(0));
         }
@@ -78,6 +79,10 @@ fn forget(id: i64) {
     );
     spi::run(
         "DELETE FROM pgtrickle.pgt_refresh_history WHERE pgt_id = $1",
+        &[Value::Int(id)],
+    );
+    spi::run(
+        "DELETE FROM pgtrickle.pgt_held WHERE pgt_id = $1",
         &[Value::Int(id)],
     );
     drop_stages(&stages);

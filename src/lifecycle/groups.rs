@@ -1,5 +1,7 @@
 //! What belongs together and what is held back, after definitions, gates or watermarks changed.
 
+use std::collections::BTreeSet;
+
 use pgrx::pg_sys;
 use pgt_ivm::graph;
 
@@ -63,7 +65,8 @@ fn lock_holds() -> Result<()> {
 
 /// Has stream tables refreshed together.
 pub fn create_refresh_group(name: &str, members: &[StreamTable]) -> Result<()> {
-    if members.len() < 2 {
+    let distinct: BTreeSet<i64> = members.iter().map(|member| member.id).collect();
+    if distinct.len() < 2 {
         return Err(Error::new(
             Kind::InvalidArgument,
             "a refresh group needs at least two stream tables",
@@ -222,12 +225,6 @@ pub fn advance_watermark(
 
 /// Holds back what reads several of these tables while their watermarks differ by more than the tolerance.
 pub fn create_watermark_group(name: &str, sources: &[String], tolerance: f64) -> Result<()> {
-    if sources.len() < 2 {
-        return Err(Error::new(
-            Kind::InvalidArgument,
-            "a watermark group needs at least two tables",
-        ));
-    }
     if !tolerance.is_finite() || tolerance < 0.0 {
         return Err(Error::new(
             Kind::InvalidArgument,
@@ -238,7 +235,13 @@ pub fn create_watermark_group(name: &str, sources: &[String], tolerance: f64) ->
     let oids = sources
         .iter()
         .map(|source| own_source(source).map(|oid| oid.to_u32().to_string()))
-        .collect::<Result<std::collections::BTreeSet<_>>>()?;
+        .collect::<Result<BTreeSet<_>>>()?;
+    if oids.len() < 2 {
+        return Err(Error::new(
+            Kind::InvalidArgument,
+            "a watermark group needs at least two tables",
+        ));
+    }
     lock_holds()?;
     {
         let _scope = Scope::internal();
@@ -298,8 +301,17 @@ fn role_name() -> String {
     super::storage::owner_name(session::current_user())
 }
 
-/// Gates, watermarks and groups of tables and stream tables that are gone.
-pub(super) fn forget_dropped() {
+/// Gates and watermarks of tables that are gone.
+pub(super) fn forget_dropped_sources() {
+    let gone = spi::first(
+        "SELECT 1 FROM (SELECT source FROM pgtrickle.pgt_source_gates UNION ALL SELECT source FROM pgtrickle.pgt_watermarks \
+         UNION ALL SELECT pg_catalog.unnest(sources) FROM pgtrickle.pgt_watermark_groups) s \
+         WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = s.source) LIMIT 1",
+        &[],
+    );
+    if gone.is_none() {
+        return;
+    }
     for table in ["pgt_source_gates", "pgt_watermarks"] {
         spi::run(
             &format!(
@@ -318,6 +330,5 @@ pub(super) fn forget_dropped() {
         "DELETE FROM pgtrickle.pgt_watermark_groups WHERE pg_catalog.cardinality(sources) < 2",
         &[],
     );
-    regroup();
     renew_holds();
 }

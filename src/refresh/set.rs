@@ -71,26 +71,18 @@ pub fn refresh(request: &Request) -> Result<Vec<Outcome>> {
             "extension pg_trickle is not installed in this database",
         )
     })?;
-    let mut wanted = request.ids.clone();
-    let mut order = order(&wanted, request.with_upstream)?;
     let mut locked = BTreeSet::new();
     // The definitions may have changed while the locks were waited for.
     for _ in 0..10 {
+        let (order, groups) = extent(&request.ids, request.with_upstream)?;
+        // In the order of ids: refreshes that meet wait for each other and not in a circle.
         for id in order.iter().copied().collect::<BTreeSet<i64>>() {
             if locked.insert(id) {
                 lock::stream_table(catalog_oid, id);
             }
         }
-        let compiled = compile_all(&order)?;
-        let groups = atomic_groups(&compiled);
-        let members = groups.iter().flat_map(|group| &group.members);
-        let missing: Vec<i64> = members
-            .map(|(id, _)| *id)
-            .filter(|id| !order.contains(id))
-            .collect();
-        if !missing.is_empty() {
-            wanted.extend(missing);
-            order = self::order(&wanted, request.with_upstream)?;
+        let compiled = compile_all(&order, &request.ids)?;
+        if !groups.is_empty() && !is_extent(&order, request.with_upstream)? {
             continue;
         }
         refuse_own_writes(&compiled)?;
@@ -104,13 +96,14 @@ pub fn refresh(request: &Request) -> Result<Vec<Outcome>> {
         };
         refuse_unseen_truncation(&compiled, &snapshot)?;
         if !still_current(&compiled) {
-            let mut there = Vec::new();
-            for table in order.iter().filter_map(|id| catalog::load(*id).ok()) {
-                // What is kept of an older generation is replaced.
-                compile(&table)?;
-                there.push(table.id);
+            for id in &order {
+                match catalog::load(*id) {
+                    // What is kept of an older generation is replaced.
+                    Ok(table) => drop(compile(&table)?),
+                    Err(gone) if request.ids.contains(id) => return Err(gone),
+                    Err(_) => {}
+                }
             }
-            order = there;
             continue;
         }
         refuse_what_must_wait(&compiled, &groups, request)?;
@@ -137,6 +130,7 @@ thread_local! {
     static AT: Cell<Option<i64>> = const { Cell::new(None) };
     /// The stream table whose fuse blew, and the changes it found.
     static BLOWN: Cell<Option<(i64, u64)>> = const { Cell::new(None) };
+    static WAITED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// The stream table at which the last refresh of this session failed.
@@ -149,11 +143,45 @@ pub fn blown() -> Option<(i64, u64)> {
     BLOWN.take()
 }
 
+/// The last refresh of this session was not begun, because something it concerns must wait.
+pub fn had_to_wait() -> bool {
+    WAITED.replace(false)
+}
+
+/// What has to be refreshed at one snapshot if `ids` are: whole groups, and everything upstream if asked. In topological
+/// order, with the groups.
+pub fn extent(ids: &[i64], with_upstream: bool) -> Result<(Vec<i64>, Vec<Group>)> {
+    let mut wanted = ids.to_vec();
+    loop {
+        let order = order(&wanted, with_upstream)?;
+        let groups = atomic_groups(&order);
+        let missing: Vec<i64> = groups
+            .iter()
+            .flat_map(|group| &group.members)
+            .map(|(id, _)| *id)
+            .filter(|id| !order.contains(id))
+            .collect();
+        if missing.is_empty() {
+            return Ok((order, groups));
+        }
+        wanted.extend(missing);
+    }
+}
+
+/// The stream tables are still whole groups.
+fn is_extent(order: &[i64], with_upstream: bool) -> Result<bool> {
+    let (now, _) = extent(order, with_upstream)?;
+    Ok(now.len() == order.len())
+}
+
 /// The groups of these stream tables that are refreshed together.
-fn atomic_groups(compiled: &[Rc<Compiled>]) -> Vec<Group> {
-    compiled
-        .iter()
-        .filter_map(|stream_table| stream_table.table.consistency_group)
+fn atomic_groups(ids: &[i64]) -> Vec<Group> {
+    ids.iter()
+        .filter_map(|id| match cache::kept(*id) {
+            // Whether that is outdated is found out under the locks.
+            Some(known) => known.table.consistency_group,
+            None => catalog::load(*id).ok()?.consistency_group,
+        })
         .collect::<BTreeSet<i64>>()
         .into_iter()
         .filter_map(catalog::group)
@@ -167,9 +195,10 @@ fn refuse_what_must_wait(
     groups: &[Group],
     request: &Request,
 ) -> Result<()> {
+    WAITED.set(true);
     for stream_table in compiled {
         let table = &stream_table.table;
-        if let Some(reason) = &table.held {
+        if let Some(reason) = catalog::held(table.id) {
             return Err(Error::new(
                 Kind::State,
                 format!("stream table {} must wait: {reason}", table.display_name()),
@@ -186,9 +215,18 @@ fn refuse_what_must_wait(
             )
             .hint("Go on with pgtrickle.reset_fuse()."));
         }
+        if request.initiated_by == InitiatedBy::Scheduler && is_out(table.status) {
+            return Err(Error::new(
+                Kind::State,
+                format!(
+                    "stream table {} is out of the schedule",
+                    table.display_name()
+                ),
+            ));
+        }
     }
     for (id, status) in groups.iter().flat_map(|group| &group.members) {
-        if matches!(status, Status::Suspended | Status::Error) && !request.ids.contains(id) {
+        if is_out(*status) && !request.ids.contains(id) {
             let name = catalog::load(*id)?.display_name();
             return Err(Error::new(
                 Kind::State,
@@ -200,7 +238,12 @@ fn refuse_what_must_wait(
             )));
         }
     }
+    WAITED.set(false);
     Ok(())
+}
+
+fn is_out(status: Status) -> bool {
+    matches!(status, Status::Suspended | Status::Error)
 }
 
 fn advance_epochs(groups: &[Group], outcomes: &[Outcome]) {
@@ -270,15 +313,22 @@ pub fn upstream_of(id: i64) -> Result<Vec<i64>> {
     Ok(found.into_iter().collect())
 }
 
-/// What this session has compiled, whether outdated or not: that is found out under the locks.
-fn compile_all(order: &[i64]) -> Result<Vec<Rc<Compiled>>> {
-    order
-        .iter()
-        .map(|id| match cache::kept(*id) {
-            Some(known) => Ok(known),
-            None => compile(&catalog::load(*id)?),
-        })
-        .collect()
+/// What is compiled, whether outdated or not: that is found out under the locks. What is gone is left out unless it was
+/// asked for.
+fn compile_all(order: &[i64], asked: &[i64]) -> Result<Vec<Rc<Compiled>>> {
+    let mut all = Vec::with_capacity(order.len());
+    for id in order {
+        if let Some(known) = cache::kept(*id) {
+            all.push(known);
+            continue;
+        }
+        match catalog::load(*id) {
+            Ok(table) => all.push(compile(&table)?),
+            Err(gone) if asked.contains(id) => return Err(gone),
+            Err(_) => {}
+        }
+    }
+    Ok(all)
 }
 
 fn refuse_own_writes(compiled: &[Rc<Compiled>]) -> Result<()> {

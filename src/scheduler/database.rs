@@ -13,6 +13,9 @@ use crate::pg::shared::{self, WorkerState, WorkerView};
 use crate::pg::{depend, snapshot, worker};
 use crate::refresh;
 
+/// A unit that had to wait is tried again after this many milliseconds, if it is still in the schedule then.
+const POSTPONED_MS: i64 = 200;
+
 /// A worker without a job for this long is sent home.
 const IDLE_WORKER: Duration = Duration::from_secs(60);
 
@@ -273,6 +276,12 @@ impl Scheduler {
                     let now = now_ms();
                     let retry_at = now + retry_delay_ms(failures, jitter()) as i64;
                     self.board.failed(view.job, retry_at, now);
+                    self.free(view.slot);
+                }
+                WorkerState::Waiting => {
+                    self.started.remove(&view.job);
+                    let now = now_ms();
+                    self.board.postponed(view.job, now + POSTPONED_MS, now);
                     self.free(view.slot);
                 }
                 WorkerState::Assigned

@@ -163,7 +163,7 @@ fn read(
             "WITH st AS MATERIALIZED (SELECT * FROM pgtrickle.pgt_stream_tables st WHERE st.stage_of IS NULL \
              AND {condition} ORDER BY st.pgt_id LIMIT $2) \
              SELECT st.pgt_id, st.schedule, st.tier, \
-             st.status IN ('ACTIVE', 'INITIALIZING') AND st.effective_refresh_mode <> 'IMMEDIATE' AND st.held IS NULL, \
+             st.status IN ('ACTIVE', 'INITIALIZING') AND st.effective_refresh_mode <> 'IMMEDIATE' AND NOT EXISTS (SELECT FROM pgtrickle.pgt_held h WHERE h.pgt_id = st.pgt_id), \
              (EXTRACT(epoch FROM s.last_refresh_at) * 1000)::pg_catalog.int8, d.source::pg_catalog.oid, d.source_type, \
              up.pgt_id, st.moves FROM st LEFT JOIN pgtrickle.pgt_refresh_state s USING (pgt_id) \
              LEFT JOIN LATERAL (SELECT d.* FROM pgtrickle.pgt_dependencies d WHERE d.pgt_id = st.pgt_id UNION ALL \

@@ -62,7 +62,9 @@ fn run(id: i64) -> WorkerState {
     let failure = match refresh_once(id) {
         Ok(true) => return WorkerState::Done,
         // It is being restored: look again later.
-        Ok(false) => return WorkerState::Failed,
+        Ok(false) => return WorkerState::Waiting,
+        // It was taken out of the schedule, or held back, since the scheduler looked.
+        Err(_) if refresh::had_to_wait() => return WorkerState::Waiting,
         Err(failure) => failure,
     };
     let elapsed = started.elapsed().as_secs_f64() * 1000.0;
@@ -89,9 +91,6 @@ fn refresh_once(id: i64) -> Result<bool, Failure> {
             // Dropped while the job was waiting.
             Err(_) => return Ok(true),
         };
-        if table.held.is_some() {
-            return Ok(true);
-        }
         let group = table.consistency_group.and_then(catalog::group);
         let others = group.iter().filter(|group| group.atomic);
         for (member, _) in others.flat_map(|group| &group.members) {
@@ -217,7 +216,8 @@ fn record_failure(
         return Ok(WorkerState::Failed);
     };
     spi::run(
-        "UPDATE pgtrickle.pgt_stream_tables SET status = $2 WHERE pgt_id = $1",
+        "UPDATE pgtrickle.pgt_stream_tables SET status = $2, \
+         generation = pg_catalog.nextval('pgtrickle.pgt_generation_seq') WHERE pgt_id = $1",
         &[Value::Int(id), Value::Text(status.to_owned())],
     );
     pgrx::warning!("stream table {id} is now {status}: {}", failure.message);

@@ -312,7 +312,6 @@ fn epoch_does_not_go_back_when_groups_are_found_again() {
 }
 
 #[test]
-#[ignore = "it is set back to what it was"]
 fn epoch_is_not_lost_between_a_refresh_and_a_definition() {
     let db = database();
     let mut s = db.connect();
@@ -729,7 +728,6 @@ fn paused_member_holds_the_group() {
 }
 
 #[test]
-#[ignore = "refreshes that were under way count as failures of another member, which the third in a row suspends"]
 fn members_do_not_suffer_from_the_pause_of_another() {
     let db = database();
     let mut s = db.connect();
@@ -888,7 +886,6 @@ fn members_are_altered_while_their_group_is_refreshed() {
 }
 
 #[test]
-#[ignore = "42P01: the member that is gone is looked for"]
 fn refresh_that_waited_for_a_dropped_member_goes_on_without_it() {
     let db = database();
     let mut s = db.connect();
@@ -930,7 +927,6 @@ fn worker_that_waited_for_a_dropped_member_goes_on_without_it() {
 }
 
 #[test]
-#[ignore = "40P01: each locks the member asked for first"]
 fn refreshes_of_different_members_do_not_deadlock() {
     let db = database();
     let mut s = db.connect();
@@ -959,7 +955,6 @@ fn refreshes_of_different_members_do_not_deadlock() {
 }
 
 #[test]
-#[ignore = "40P01: each locks the member asked for first"]
 fn people_and_the_scheduler_refresh_a_diamond_together() {
     let db = database();
     let mut s = db.connect();
@@ -1169,7 +1164,6 @@ fn refresh_groups_are_refused_where_they_make_no_sense() {
 }
 
 #[test]
-#[ignore = "it becomes a group of one"]
 fn refresh_group_of_one_named_twice_is_refused() {
     let db = database();
     let mut s = db.connect();
@@ -1260,7 +1254,6 @@ fn groups_survive_a_dump() {
 }
 
 #[test]
-#[ignore = "55000: the other members are not set up again"]
 fn groups_survive_a_dump_whichever_member_is_refreshed_first() {
     let db = database();
     let copy = restored(&db);
@@ -1273,7 +1266,6 @@ fn groups_survive_a_dump_whichever_member_is_refreshed_first() {
 }
 
 #[test]
-#[ignore = "the exported definition says nothing of diamonds, tier and fuse"]
 fn exported_definition_keeps_mode_tier_and_fuse() {
     let db = database();
     let mut s = db.connect();

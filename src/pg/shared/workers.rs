@@ -36,12 +36,14 @@ pub enum WorkerState {
     Failed,
     /// The refresh failed for good; the stream table is out of the schedule.
     Stopped,
+    /// The unit must wait: it is out of the schedule, held back, being restored.
+    Waiting,
     /// Asked to end; takes no job any more.
     Leaving,
 }
 
 impl WorkerState {
-    const ALL: [WorkerState; 8] = [
+    const ALL: [WorkerState; 9] = [
         WorkerState::Starting,
         WorkerState::Idle,
         WorkerState::Assigned,
@@ -49,6 +51,7 @@ impl WorkerState {
         WorkerState::Done,
         WorkerState::Failed,
         WorkerState::Stopped,
+        WorkerState::Waiting,
         WorkerState::Leaving,
     ];
 

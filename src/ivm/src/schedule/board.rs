@@ -384,6 +384,14 @@ impl Board {
         });
     }
 
+    /// It had to wait and is looked at again at `retry_at`; no failure.
+    pub fn postponed(&mut self, key: i64, retry_at: i64, now: i64) {
+        self.ended(key, |standing| {
+            standing.dirty_since = Some(now);
+            standing.not_before = retry_at;
+        });
+    }
+
     /// Its worker died: try again at once.
     pub fn lost(&mut self, key: i64, now: i64) {
         self.ended(key, |standing| standing.dirty_since = Some(now));
