@@ -3,7 +3,7 @@
 use std::ffi::{CStr, CString};
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
-use pgt_ivm::schedule::Rules;
+use pgt_ivm::schedule::{Prediction, Rules};
 
 static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
 static SCHEDULER_INTERVAL_MS: GucSetting<i32> = GucSetting::<i32>::new(1000);
@@ -17,6 +17,9 @@ static WORKER_POOL_SIZE: GucSetting<i32> = GucSetting::<i32>::new(0);
 static AUTO_BACKOFF: GucSetting<bool> = GucSetting::<bool>::new(true);
 static TIERED_SCHEDULING: GucSetting<bool> = GucSetting::<bool>::new(true);
 static SHARED_MEMORY_MB: GucSetting<i32> = GucSetting::<i32>::new(16);
+static PREDICTION_WINDOW: GucSetting<i32> = GucSetting::<i32>::new(60);
+static PREDICTION_RATIO: GucSetting<f64> = GucSetting::<f64>::new(1.5);
+static PREDICTION_MIN_SAMPLES: GucSetting<i32> = GucSetting::<i32>::new(5);
 static TEMPLATE_CACHE: GucSetting<bool> = GucSetting::<bool>::new(true);
 static TEMPLATE_CACHE_MAX_ENTRIES: GucSetting<i32> = GucSetting::<i32>::new(256);
 static REFRESH_STRATEGY: GucSetting<Strategy> = GucSetting::<Strategy>::new(Strategy::Auto);
@@ -221,6 +224,30 @@ pub fn settings() -> Vec<Setting> {
             public: true,
         },
         Setting {
+            name: c"pg_trickle.prediction_window",
+            short: c"Age up to which measured refreshes are used to predict the time of the next one.",
+            long: c"Where a differential refresh is predicted to be slower an AUTO stream table is refreshed fully.",
+            kind: int(&PREDICTION_WINDOW, 1, 10_080, GucFlags::UNIT_MIN),
+            context: GucContext::Sighup,
+            public: true,
+        },
+        Setting {
+            name: c"pg_trickle.prediction_ratio",
+            short: c"How many times slower than the last full refresh a differential one has to be predicted for a full one to be preferred.",
+            long: c"",
+            kind: Kind::Real { variable: &PREDICTION_RATIO, min: 1.0, max: 1000.0 },
+            context: GucContext::Sighup,
+            public: true,
+        },
+        Setting {
+            name: c"pg_trickle.prediction_min_samples",
+            short: c"Measured refreshes without which nothing is predicted.",
+            long: c"Those of the first minute do not count, nor those of fewer than 1000 changes.",
+            kind: int(&PREDICTION_MIN_SAMPLES, 1, 16, GucFlags::default()),
+            context: GucContext::Sighup,
+            public: true,
+        },
+        Setting {
             name: c"pg_trickle.history_retention_days",
             short: c"Days the refresh history is kept.",
             long: c"",
@@ -401,6 +428,8 @@ pub enum Broken {
     ReadCommitted,
     /// The frontier forgets which transactions were in progress.
     FrontierXmax,
+    /// Measurements count from the first minute on.
+    WarmUp,
 }
 
 /// What a refresh needs of the settings, read once at the door.
@@ -411,6 +440,7 @@ pub struct RefreshSettings {
     pub verify: bool,
     pub log_delta_sql: bool,
     pub broken: Broken,
+    pub prediction: Prediction,
 }
 
 fn text(variable: &'static GucSetting<Option<CString>>) -> String {
@@ -422,15 +452,23 @@ fn text(variable: &'static GucSetting<Option<CString>>) -> String {
 
 impl RefreshSettings {
     pub fn read() -> RefreshSettings {
+        let broken = match text(&TEST_BREAK).as_str() {
+            "read_committed" => Broken::ReadCommitted,
+            "frontier_xmax" => Broken::FrontierXmax,
+            "warm_up" => Broken::WarmUp,
+            _ => Broken::Nothing,
+        };
         RefreshSettings {
             strategy: REFRESH_STRATEGY.get(),
             max_change_ratio: DIFFERENTIAL_MAX_CHANGE_RATIO.get(),
             verify: VERIFY_REFRESH.get(),
             log_delta_sql: LOG_DELTA_SQL.get(),
-            broken: match text(&TEST_BREAK).as_str() {
-                "read_committed" => Broken::ReadCommitted,
-                "frontier_xmax" => Broken::FrontierXmax,
-                _ => Broken::Nothing,
+            broken,
+            prediction: Prediction {
+                min_samples: PREDICTION_MIN_SAMPLES.get() as usize,
+                window: i64::from(PREDICTION_WINDOW.get()) * 60_000,
+                ratio: PREDICTION_RATIO.get(),
+                warm_up: broken != Broken::WarmUp,
             },
         }
     }

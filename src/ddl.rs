@@ -51,10 +51,12 @@ pub fn dropped() {
         return;
     }
     let _quiet = entry::defining();
+    // The indexes, triggers and row types of a dropped table went with it and are nobody else's.
     let dropped = spi::first(
         "SELECT pg_catalog.bool_or(object_type IN ('table', 'view', 'foreign table', 'materialized view')), \
-         pg_catalog.bool_or(object_type IN ('index', 'table constraint', 'table column', 'function', 'type')), \
-         pg_catalog.bool_or(object_type = 'trigger') \
+         pg_catalog.bool_or((original AND object_type IN ('index', 'table constraint')) \
+         OR ((original OR normal) AND object_type IN ('table column', 'function', 'type'))), \
+         pg_catalog.bool_or((original OR normal) AND object_type = 'trigger') \
          FROM pg_catalog.pg_event_trigger_dropped_objects() WHERE NOT is_temporary",
         &[],
     );

@@ -181,8 +181,8 @@ struct RelationFacts {
 fn relation_facts(source: pg_sys::Oid) -> Result<RelationFacts> {
     // A partitioned table has no storage; its leaves decide.
     spi::first(
-        "SELECT pg_catalog.bool_or(c.relpersistence = 'u') FROM pg_catalog.pg_class c WHERE c.oid = $1 \
-         OR c.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree($1::pg_catalog.oid::pg_catalog.regclass) WHERE isleaf)",
+        "SELECT pg_catalog.bool_or(c.relpersistence = 'u') FROM pg_catalog.pg_class c WHERE c.oid = ANY (ARRAY(SELECT $1 \
+         UNION SELECT relid FROM pg_catalog.pg_partition_tree($1::pg_catalog.oid::pg_catalog.regclass) WHERE isleaf))",
         &[Value::Oid(source)],
     )
     .map(|row| RelationFacts { unlogged: row.bool(0) })
@@ -233,8 +233,8 @@ fn partition_leaves(source: pg_sys::Oid) -> Vec<pg_sys::Oid> {
 fn tree(source: pg_sys::Oid) -> Vec<(pg_sys::Oid, String)> {
     spi::run(
         "SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c \
-         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1 OR c.oid IN \
-         (SELECT relid FROM pg_catalog.pg_partition_tree($1::pg_catalog.oid::pg_catalog.regclass)) ORDER BY 1",
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY (ARRAY(SELECT $1 UNION \
+         SELECT relid FROM pg_catalog.pg_partition_tree($1::pg_catalog.oid::pg_catalog.regclass))) ORDER BY 1",
         &[Value::Oid(source)],
     )
     .iter()

@@ -69,19 +69,28 @@ pub fn rotate(source: pg_sys::Oid, force: bool) -> Result<Rotation> {
     Ok(done)
 }
 
-/// Something may be gained by [`rotate`]: the current segment has grown, or another one is not empty yet.
-pub fn worth_rotating(source: pg_sys::Oid) -> bool {
+/// The sources for which something may be gained by [`rotate`]: the current segment has grown, or another one is not
+/// empty yet. Nothing is waited for: a log that is locked is left for later.
+pub fn worth_rotating() -> Vec<pg_sys::Oid> {
     let _scope = Scope::internal();
-    catalog::change_source(source, Under::Current).is_some_and(|known| {
-        known.segments.iter().any(|segment| {
-            let smallest = if is_current(&known, segment) {
-                SMALLEST_WORTH_ROTATING
-            } else {
-                1
-            };
-            size(segment) >= smallest
-        })
+    let mut worth: Vec<pg_sys::Oid> = spi::run(
+        "SELECT s.source, g.relid, g.layout = s.layout AND g.segment = s.cur_segment \
+         FROM pgtrickle.pgt_change_sources s JOIN pgtrickle.pgt_change_segments g USING (source) ORDER BY 1",
+        &[],
+    )
+    .iter()
+    .filter(|row| {
+        let smallest = if row.bool(2) {
+            SMALLEST_WORTH_ROTATING
+        } else {
+            1
+        };
+        relation::size_unless_locked(row.oid(1)).is_some_and(|bytes| bytes >= smallest)
     })
+    .map(|row| row.oid(0))
+    .collect();
+    worth.dedup();
+    worth
 }
 
 fn is_current(source: &ChangeSource, segment: &Segment) -> bool {

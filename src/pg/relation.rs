@@ -22,6 +22,26 @@ pub fn invalidate(relation: pg_sys::Oid) {
     unsafe { pg_sys::CacheInvalidateRelcacheByRelid(relation) }
 }
 
+/// The bytes of a relation's main fork; none if it is gone or somebody holds a lock on it that excludes readers.
+pub fn size_unless_locked(relation: pg_sys::Oid) -> Option<i64> {
+    let mode = pg_sys::AccessShareLock as i32;
+    // SAFETY: opened under the lock, closed and unlocked again.
+    unsafe {
+        if !pg_sys::ConditionalLockRelationOid(relation, mode) {
+            return None;
+        }
+        let open = pg_sys::RelationIdGetRelation(relation);
+        let bytes = (!open.is_null()).then(|| {
+            let blocks =
+                pg_sys::RelationGetNumberOfBlocksInFork(open, pg_sys::ForkNumber::MAIN_FORKNUM);
+            pg_sys::RelationClose(open);
+            i64::from(blocks) * i64::from(pg_sys::BLCKSZ)
+        });
+        pg_sys::UnlockRelationOid(relation, mode);
+        bytes
+    }
+}
+
 /// The relation of this name, without looking at any search_path.
 pub fn find(schema: &str, name: &str) -> Option<pg_sys::Oid> {
     let (schema, name) = (CString::new(schema).ok()?, CString::new(name).ok()?);

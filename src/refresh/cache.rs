@@ -116,6 +116,13 @@ pub fn known(relid: pg_sys::Oid) -> Option<StreamTable> {
     (catalog::generation(table.id) == Some((table.generation, relid))).then_some(table)
 }
 
+/// The stream table with this id, if its present definition is kept.
+pub fn current(id: i64) -> Option<StreamTable> {
+    let known = kept(id)?;
+    (catalog::generation(id) == Some((known.table.generation, known.table.relid)))
+        .then(|| known.table.clone())
+}
+
 /// Exactly this definition has been compiled by some session, so that everything it needs is in place.
 pub fn is_compiled(table: &StreamTable) -> bool {
     with_session(|session| {

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use pgt_ivm::apply::{self, Change};
 use pgt_ivm::rel::{CLOCK, SourceId};
-use pgt_ivm::schedule::Cost;
+use pgt_ivm::schedule::{Cost, Sample};
 use pgt_ivm::sql;
 use pgt_ivm::sql::ast::Statement;
 
@@ -16,6 +16,7 @@ use crate::config::{Broken, RefreshSettings, Strategy};
 use crate::error::{Error, Kind, Result};
 use crate::pg::direct::LogScan;
 use crate::pg::session::{self, Scope};
+use crate::pg::shared;
 use crate::pg::snapshot::{Snapshot, transaction_time};
 use crate::pg::spi::{self, Plan, Under, Value};
 use crate::pg::xact;
@@ -206,11 +207,12 @@ impl Unit {
                 }
                 if settings.strategy == Strategy::Auto
                     && prefer_full
-                    && self
-                        .plans
-                        .borrow()
-                        .cost
-                        .prefers_full(rows, state.last_full_ms)
+                    && self.cost().prefers_full(
+                        rows,
+                        state.last_full_ms,
+                        now_ms(),
+                        &settings.prediction,
+                    )
                 {
                     return self.full(state, "cost model", Action::Full, false, under);
                 }
@@ -218,15 +220,29 @@ impl Unit {
                 let started = Instant::now();
                 let outcome =
                     self.differential((&changes, &filled, moved), &values, state, settings, under)?;
-                let mut plans = self.plans.borrow_mut();
                 // The time of a statement's first run is mostly that of planning it.
-                if outcome.action == Action::Differential && plans.differential.len() == known {
-                    plans
-                        .cost
-                        .note(rows, started.elapsed().as_secs_f64() * 1000.0);
+                let planned = self.plans.borrow().differential.len() == known;
+                if outcome.action == Action::Differential && planned {
+                    self.note_cost(rows, started.elapsed().as_secs_f64() * 1000.0);
                 }
                 Ok(outcome)
             }
+        }
+    }
+
+    /// What is known of the cost of differential refreshes, by all sessions or else by this one.
+    fn cost(&self) -> Cost {
+        shared::cost(self.id).unwrap_or_else(|| self.plans.borrow().cost.clone())
+    }
+
+    fn note_cost(&self, rows: u64, ms: f64) {
+        let sample = Sample {
+            at: now_ms(),
+            rows,
+            ms,
+        };
+        if sample.counts() && !shared::note(self.id, sample) {
+            self.plans.borrow_mut().cost.note(sample);
         }
     }
 
@@ -349,8 +365,8 @@ impl Unit {
             .values()
             .map(|reference| {
                 spi::first(
-                    "SELECT pg_catalog.sum(GREATEST(c.reltuples, 0)) FROM pg_catalog.pg_class c WHERE c.oid = $1 OR \
-                     c.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree($1::pg_catalog.oid::pg_catalog.regclass))",
+                    "SELECT pg_catalog.sum(GREATEST(c.reltuples, 0)) FROM pg_catalog.pg_class c WHERE c.oid = ANY (ARRAY(SELECT $1 \
+                     UNION SELECT relid FROM pg_catalog.pg_partition_tree($1::pg_catalog.oid::pg_catalog.regclass)))",
                     &[Value::Oid(reference.relid)],
                 )
                 .map_or(0.0, |row| row.text(0).parse::<f64>().unwrap_or(0.0))
@@ -557,6 +573,10 @@ impl Unit {
             .ok_or_else(|| Error::new(Kind::Internal, "an apply statement returned no row"))?;
         Ok(read_outcome(row, action, Some(reason.to_owned())))
     }
+}
+
+fn now_ms() -> i64 {
+    (super::now() * 1000.0) as i64
 }
 
 /// Nothing was done; `logged` changes were found.

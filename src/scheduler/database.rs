@@ -10,11 +10,14 @@ use super::definitions::{Definitions, Reading};
 use super::maintenance;
 use crate::config::{self, SchedulerSettings};
 use crate::pg::shared::{self, WorkerState, WorkerView};
-use crate::pg::{depend, snapshot, worker};
+use crate::pg::{depend, session, snapshot, worker};
 use crate::refresh;
 
 /// A unit that had to wait is tried again after this many milliseconds, if it is still in the schedule then.
 const POSTPONED_MS: i64 = 200;
+
+/// Due units looked at for each worker, to give it one it has had before.
+const CHOICE: usize = 64;
 
 /// A worker without a job for this long is sent home.
 const IDLE_WORKER: Duration = Duration::from_secs(60);
@@ -37,6 +40,8 @@ pub(super) fn main(database: pg_sys::Oid) {
         return;
     }
     worker::at_exit(shared::leave_scheduler);
+    // Nobody's lock may stop the refreshes of a whole database.
+    session::set_for_session("lock_timeout", "200ms");
     let mut scheduler = Scheduler::new(database);
     while scheduler.turn() {}
     for view in shared::my_workers() {
@@ -58,6 +63,8 @@ struct Scheduler {
     read_with: Option<ReadWith>,
     /// Not before this are definitions read again.
     next_reading: Instant,
+    /// The worker that had a unit last.
+    last_worker: HashMap<i64, i32>,
     /// When the jobs at work were handed out.
     started: HashMap<i64, Instant>,
     idle_since: HashMap<usize, Instant>,
@@ -81,6 +88,7 @@ impl Scheduler {
             seen: None,
             read_with: None,
             next_reading: Instant::now(),
+            last_worker: HashMap::new(),
             started: HashMap::new(),
             idle_since: HashMap::new(),
             turn_since: Instant::now(),
@@ -116,15 +124,11 @@ impl Scheduler {
         let now = now_ms();
         let mut wake_at = now + settings.interval_ms as i64;
         if settings.enabled && !shared::is_draining() {
-            let decision = self.board.decide(now, settings.max_concurrent_refreshes);
-            let mut waiting = decision.due;
-            for key in decision.start {
-                if !self.dispatch(key, now, &settings) {
-                    break;
-                }
-                waiting -= 1;
-            }
-            shared::publish_queue(waiting);
+            let decision = self
+                .board
+                .decide(now, CHOICE * settings.max_concurrent_refreshes);
+            let started = self.dispatch_all(&decision.start, now, &settings);
+            shared::publish_queue(decision.due - started);
             wake_at = decision.wake_at.map_or(wake_at, |due| due.min(wake_at));
         } else {
             shared::publish_queue(0);
@@ -132,7 +136,7 @@ impl Scheduler {
         self.keep_pool(&settings);
         if self.last_maintenance.elapsed() >= MAINTENANCE {
             self.last_maintenance = Instant::now();
-            maintenance::pass(&self.definitions.watched(), &settings);
+            maintenance::pass(&settings);
             // Whatever way the extension went, its scheduler goes too.
             if matches!(
                 worker::transaction(|| Ok(depend::extension_exists())),
@@ -223,6 +227,8 @@ impl Scheduler {
         for id in self.definitions.take_changed() {
             self.board.mark_dirty(id, now);
         }
+        let board = &self.board;
+        self.last_worker.retain(|key, _| board.contains(*key));
         let definitions = &self.definitions;
         shared::retain_sources(|source| definitions.is_watched(source));
     }
@@ -262,7 +268,20 @@ impl Scheduler {
     }
 
     fn collect_results(&mut self) {
-        for view in shared::my_workers() {
+        let workers = shared::my_workers();
+        // A job that no worker has is nobody's, however that came about.
+        let now = now_ms();
+        let lost: Vec<i64> = self
+            .started
+            .keys()
+            .copied()
+            .filter(|key| !workers.iter().any(|view| view.job == *key))
+            .collect();
+        for key in lost {
+            self.started.remove(&key);
+            self.board.lost(key, now);
+        }
+        for view in workers {
             match view.state {
                 WorkerState::Done => {
                     let took = self.started.remove(&view.job).map(|at| at.elapsed());
@@ -318,38 +337,68 @@ impl Scheduler {
         self.idle_since.insert(slot, Instant::now());
     }
 
-    /// Hands a unit to an idle worker, starting one if allowed; false if none is free.
-    fn dispatch(&mut self, key: i64, now: i64, settings: &SchedulerSettings) -> bool {
-        let workers = shared::my_workers();
-        let idle = workers
-            .iter()
-            .find(|view| view.state == WorkerState::Idle)
-            .copied();
-        if let Some(idle) = idle {
-            if self.must_make_room() {
-                worker::terminate(idle.pid);
-                return false;
-            }
-            // Armed before the refresh can take its snapshot: no commit falls between.
-            let members = self.board.members(key).to_vec();
-            self.board.started(key, now);
-            for source in members.iter().flat_map(|id| self.definitions.sources(*id)) {
-                shared::arm(*source);
-            }
-            self.started.insert(key, Instant::now());
-            if shared::assign(idle.slot, key) {
-                return true;
-            }
-            self.started.remove(&key);
-            self.board.lost(key, now);
-            return false;
+    /// Hands units to idle workers, starting one if there are more; returns how many were handed out.
+    fn dispatch_all(&mut self, keys: &[i64], now: i64, settings: &SchedulerSettings) -> usize {
+        if keys.is_empty() {
+            return 0;
         }
-        if workers.len() < settings.max_concurrent_refreshes
+        let workers = shared::my_workers();
+        let mut waiting: Vec<i64> = keys.to_vec();
+        let mut started = 0;
+        for idle in workers
+            .iter()
+            .filter(|view| view.state == WorkerState::Idle)
+        {
+            if waiting.is_empty() {
+                return started;
+            }
+            if self.must_make_room() {
+                shared::send_home(idle.slot);
+                continue;
+            }
+            let key = waiting.remove(self.preferred(&waiting, idle.pid));
+            if !self.dispatch(key, idle, now) {
+                return started;
+            }
+            started += 1;
+        }
+        let at_work = workers.len();
+        if !waiting.is_empty()
+            && at_work < settings.max_concurrent_refreshes
             && !self.start_worker(&workers, settings)
         {
             // The cluster has as many as it may: somebody with more than his share gives one up.
             shared::send_one_home();
         }
+        started
+    }
+
+    /// The position of the unit that a worker gets: one it has refreshed before and has prepared statements for, else one
+    /// that nobody has, else the first.
+    fn preferred(&self, waiting: &[i64], pid: i32) -> usize {
+        let had_by = |wanted: Option<i32>| {
+            waiting
+                .iter()
+                .position(|key| self.last_worker.get(key).copied() == wanted)
+        };
+        had_by(Some(pid)).or_else(|| had_by(None)).unwrap_or(0)
+    }
+
+    /// Hands a unit to an idle worker; false if it is not idle any more.
+    fn dispatch(&mut self, key: i64, idle: &WorkerView, now: i64) -> bool {
+        // Armed before the refresh can take its snapshot: no commit falls between.
+        let members = self.board.members(key).to_vec();
+        self.board.started(key, now);
+        for source in members.iter().flat_map(|id| self.definitions.sources(*id)) {
+            shared::arm(*source);
+        }
+        self.started.insert(key, Instant::now());
+        if shared::assign(idle.slot, key) {
+            self.last_worker.insert(key, idle.pid);
+            return true;
+        }
+        self.started.remove(&key);
+        self.board.lost(key, now);
         false
     }
 
@@ -421,7 +470,7 @@ impl Scheduler {
                 .entry(view.slot)
                 .or_insert_with(Instant::now);
             if make_room || (spare > 0 && since.elapsed() > IDLE_WORKER) {
-                worker::terminate(view.pid);
+                shared::send_home(view.slot);
                 spare = spare.saturating_sub(1);
                 if make_room {
                     return;

@@ -77,14 +77,6 @@ impl Definitions {
             .map_or(&[], |known| known.sources.as_slice())
     }
 
-    /// Every source that is read.
-    pub fn watched(&self) -> Vec<pg_sys::Oid> {
-        self.readers
-            .keys()
-            .map(|oid| pg_sys::Oid::from(*oid))
-            .collect()
-    }
-
     pub fn is_watched(&self, source: pg_sys::Oid) -> bool {
         self.readers.contains_key(&source.to_u32())
     }

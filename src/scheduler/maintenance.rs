@@ -1,23 +1,29 @@
 //! What is done now and then: rotation of change logs, retention of the history, prepared transactions.
 
-use pgrx::pg_sys;
-
 use crate::capture;
 use crate::config::SchedulerSettings;
 use crate::pg::session::Scope;
 use crate::pg::spi::{self, Value};
 use crate::pg::worker;
 
+/// Somebody was in the way for longer than the scheduler waits.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+
 /// Rotates the logs that have grown and deletes old history. Each log is a transaction of its own, so that one that is
 /// locked delays no other.
-pub(super) fn pass(sources: &[pg_sys::Oid], settings: &SchedulerSettings) {
-    for source in sources {
-        let worth = worker::transaction(|| Ok(capture::worth_rotating(*source)));
-        if matches!(worth, Ok(true))
-            && let Err(failure) = worker::transaction(|| capture::rotate(*source, false))
-        {
-            pgrx::warning!("could not rotate a change log: {}", failure.message);
+pub(super) fn pass(settings: &SchedulerSettings) {
+    match worker::transaction(|| Ok(capture::worth_rotating())) {
+        Ok(sources) => {
+            for source in sources {
+                match worker::transaction(|| capture::rotate(source, false)) {
+                    Err(failure) if failure.sqlstate != LOCK_NOT_AVAILABLE => {
+                        pgrx::warning!("could not rotate a change log: {}", failure.message);
+                    }
+                    _ => {}
+                }
+            }
         }
+        Err(failure) => pgrx::warning!("could not look at the change logs: {}", failure.message),
     }
     let retained = worker::transaction(|| {
         let _scope = Scope::internal();

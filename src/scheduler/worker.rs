@@ -86,7 +86,7 @@ fn run(id: i64) -> WorkerState {
 /// False if the stream table is not complete yet.
 fn refresh_once(id: i64) -> Result<bool, Failure> {
     worker::transaction(|| {
-        let table = match catalog::load(id) {
+        let table = match refresh::current(id).map_or_else(|| catalog::load(id), Ok) {
             Ok(table) => table,
             // Dropped while the job was waiting.
             Err(_) => return Ok(true),

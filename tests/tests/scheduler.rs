@@ -469,3 +469,89 @@ fn commit_to_visible_takes_no_poll_interval() {
     // The slow clock ticks once a second: had it been what noticed, all ten would have taken that long.
     assert!(best < Duration::from_millis(500), "best of ten: {best:?}");
 }
+
+#[test]
+fn definition_that_is_not_committed_stops_nobody_else() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table a (k int primary key); create table b (k int primary key)");
+    s.stream_table("gone", "select k from a");
+    s.stream_table_with("v", "select k from b", "schedule => '100ms'");
+    let mut other = db.connect();
+    other.exec("begin; select pgtrickle.drop_stream_table('gone')");
+    // Longer than the time between two maintenance passes.
+    for k in 0..24 {
+        s.exec(&format!("insert into b values ({k})"));
+        db.wait_until(&format!("select count(*) = {} from v", k + 1));
+        std::thread::sleep(std::time::Duration::from_millis(500));
+    }
+    other.exec("rollback");
+    assert_eq!(
+        s.value("select max_us < 5000000 from pgtrickle.scheduler_statistics()"),
+        "t"
+    );
+}
+
+#[test]
+fn dropping_an_unrelated_table_invalidates_nothing() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table a (k int primary key, n int); create table other (k int primary key, check (k > 0))");
+    s.stream_table("v", "select k, n from a");
+    let generation = "select generation from pgtrickle.pgt_stream_tables";
+    let before = s.value(generation);
+    s.exec("create index on other (k); drop table other");
+    assert_eq!(s.value(generation), before);
+    s.exec("create index i on a (n); drop index i");
+    assert_ne!(s.value(generation), before, "its plans may have used it");
+}
+
+#[test]
+fn cost_model_prefers_the_faster_way() {
+    let server = Server::builder()
+        .guc("pg_trickle.enabled", "off")
+        .guc("pg_trickle.test_break", "warm_up")
+        .guc("pg_trickle.differential_max_change_ratio", "0")
+        .guc("pg_trickle.prediction_min_samples", "3")
+        .start();
+    let db = server.database();
+    let mut s = db.connect();
+    // An update of every row costs at least twice as much as the query: it evaluates the old and the new images.
+    s.exec(
+        "create table t (k int primary key, n int);
+         create function slow(n int) returns int language plpgsql immutable cost 1 as $$
+         declare until timestamptz := clock_timestamp() + interval '0.1 ms';
+         begin while clock_timestamp() < until loop null; end loop; return n; end $$;
+         insert into t select i, i from generate_series(1, 1500) i",
+    );
+    let v = s.stream_table_with(
+        "v",
+        "select k, slow(n) as n from t",
+        "refresh_mode => 'AUTO', schedule => '1d'",
+    );
+    let last = "select action, coalesce(reason, '') from pgtrickle.get_refresh_history('v', 1)";
+    let mut seen = Vec::new();
+    for _ in 0..8 {
+        s.exec("update t set n = n + 1");
+        v.refresh(&mut s);
+        seen.push(s.lines(last).join(""));
+    }
+    assert_eq!(seen[0], "DIFFERENTIAL|", "nothing is known yet: {seen:?}");
+    assert_eq!(seen[7], "FULL|cost model", "{seen:?}");
+    s.exec("update t set n = n + 1 where k < 10");
+    v.refresh(&mut s);
+    assert_eq!(
+        s.lines(last),
+        ["DIFFERENTIAL|"],
+        "a small change is not worth it"
+    );
+    v.assert_verified(&mut s);
+    let mut other = db.connect();
+    s.exec("update t set n = n + 1");
+    v.refresh(&mut other);
+    assert_eq!(
+        other.lines(last),
+        ["FULL|cost model"],
+        "every session knows what one has measured"
+    );
+}

@@ -6,10 +6,14 @@ use pgrx::lwlock::{PgLwLockExclusiveGuard, PgLwLockShareGuard};
 use pgrx::{PgLwLock, PgSharedMemoryInitialization, pg_sys};
 
 use super::cache;
+use super::costs::CostSlot;
 use super::sources::SourceSlot;
 
 /// Bytes of the area that hold sources: one in this many.
 const SHARE_OF_SOURCES: usize = 8;
+
+/// The same for costs.
+const SHARE_OF_COSTS: usize = 8;
 
 /// Start of the area, in every process that inherits it from the postmaster.
 static BASE: AtomicPtr<Header> = AtomicPtr::new(std::ptr::null_mut());
@@ -27,8 +31,9 @@ pub(super) struct Header {
     pub overflows: AtomicU64,
     /// The overflow has been logged.
     pub warned: AtomicBool,
-    /// Slots behind the header.
+    /// Slots of sources behind the header, and of costs behind these.
     sources: usize,
+    costs: usize,
     pub cache: cache::Counters,
 }
 
@@ -62,6 +67,7 @@ impl PgSharedMemoryInitialization for Area {
                 std::ptr::write_bytes(base.cast::<u8>(), 0, size);
                 (*base).sources =
                     (size / SHARE_OF_SOURCES - size_of::<Header>()) / size_of::<SourceSlot>();
+                (*base).costs = size / SHARE_OF_COSTS / size_of::<CostSlot>();
             }
             BASE.store(base, Ordering::Release);
         }
@@ -84,11 +90,22 @@ impl Area {
         unsafe { &*BASE.load(Ordering::Acquire) }
     }
 
-    /// What lies behind the sources.
+    pub fn costs(&self) -> &'static [CostSlot] {
+        let sources = self.sources();
+        // SAFETY: as for sources; both kinds of slots have the same alignment.
+        unsafe {
+            std::slice::from_raw_parts(
+                sources.as_ptr().add(sources.len()).cast::<CostSlot>(),
+                self.header().costs,
+            )
+        }
+    }
+
+    /// What lies behind the slots.
     pub fn cache(&self) -> cache::Place {
         let sources = self.sources();
         let header = std::ptr::from_ref(self.header()).cast::<u8>();
-        let used = size_of::<Header>() + size_of_val(sources);
+        let used = size_of::<Header>() + size_of_val(sources) + size_of_val(self.costs());
         cache::Place {
             // SAFETY: the area is larger than its header and sources.
             start: unsafe { header.cast_mut().add(used) },

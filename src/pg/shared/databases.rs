@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, AtomicU64, 
 
 use pgrx::{PGRXSharedMemory, PgLwLock, pg_sys};
 
-use super::{my_pid, my_process, set_latch, sources, workers};
+use super::{costs, my_pid, my_process, set_latch, sources, workers};
 use crate::pg::snapshot::database_id;
 
 const SLOTS: usize = 128;
@@ -216,6 +216,7 @@ pub fn forget_other_databases(existing: &[pg_sys::Oid]) {
         }
     }
     sources::forget_databases(&gone);
+    costs::forget_databases(&gone);
 }
 
 /// Puts a source's slot on the list of its database's dirty ones and wakes the scheduler.

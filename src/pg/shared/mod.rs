@@ -8,6 +8,7 @@
 
 mod area;
 pub mod cache;
+mod costs;
 mod databases;
 mod sources;
 mod workers;
@@ -21,6 +22,7 @@ use cache::LOCK;
 use databases::DATABASES;
 use workers::WORKERS;
 
+pub use costs::{cost, note};
 pub use databases::{
     Definitions, close_database, databases, definitions, definitions_changed, drain,
     enter_launcher, enter_scheduler, forget_other_databases, is_closed, is_draining,
@@ -30,7 +32,8 @@ pub use databases::{
 pub use sources::{arm, mark_dirty, overflows, retain_sources, take_dirty};
 pub use workers::{
     WorkerState, WorkerView, acknowledge, allocations, assign, enter_worker, finish_job,
-    my_workers, release_worker, reserve_worker, send_one_home, take_job, worker_left, workers_of,
+    my_workers, release_worker, reserve_worker, send_home, send_one_home, take_job, worker_left,
+    workers_of,
 };
 
 /// Asks for the shared memory. Only in the postmaster, while libraries are preloaded.

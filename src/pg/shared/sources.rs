@@ -23,6 +23,8 @@ pub(super) struct SourceSlot {
     next: AtomicU32,
     /// The scheduler wants to hear of the next commit.
     armed: AtomicBool,
+    /// It is on its database's list.
+    listed: AtomicBool,
 }
 
 /// A slot that was used once; look-ups go on behind it.
@@ -69,6 +71,7 @@ fn with_slot(key: u64, work: impl Fn(usize, &SourceSlot)) -> bool {
         })?;
         let slot = &slots[free];
         slot.next.store(0, Ordering::Release);
+        slot.listed.store(false, Ordering::Release);
         slot.armed.store(true, Ordering::Release);
         slot.key.store(key, Ordering::Release);
         Some(free)
@@ -88,7 +91,9 @@ pub fn mark_dirty(sources: &[pg_sys::Oid]) {
     let mut wake = false;
     for source in sources {
         let marked = with_slot(key(database, *source), |position, slot| {
-            if slot.armed.swap(false, Ordering::AcqRel) {
+            // Armed again before the list was taken, it is on the list already.
+            if slot.armed.swap(false, Ordering::AcqRel) && !slot.listed.swap(true, Ordering::AcqRel)
+            {
                 databases::push_dirty(database, position as u32 + 1, &slot.next);
             }
         });
@@ -111,6 +116,7 @@ pub fn take_dirty() -> Vec<pg_sys::Oid> {
         let slot = &slots[next as usize - 1];
         found.push(pg_sys::Oid::from(slot.key.load(Ordering::Acquire) as u32));
         next = slot.next.load(Ordering::Acquire);
+        slot.listed.store(false, Ordering::Release);
     }
     found
 }
@@ -135,7 +141,7 @@ pub fn retain_sources(wanted: impl Fn(pg_sys::Oid) -> bool) {
             && key >> 32 == database
             && key as u32 != 0
             && !wanted(pg_sys::Oid::from(key as u32))
-            && slot.armed.load(Ordering::Acquire)
+            && !slot.listed.load(Ordering::Acquire)
         {
             slot.key.store(TOMBSTONE, Ordering::Release);
         }

@@ -63,6 +63,24 @@ impl WorkerState {
     }
 }
 
+impl WorkerSlot {
+    /// From `from` to `to`, unless somebody else was first.
+    fn change(&self, from: WorkerState, to: WorkerState) -> bool {
+        self.state
+            .compare_exchange(from as u32, to as u32, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+
+    /// Asks the worker to end if it is idle: nobody can give it a job any more.
+    fn send_home(&self) -> bool {
+        let taken = self.change(WorkerState::Idle, WorkerState::Leaving);
+        if taken {
+            crate::pg::worker::terminate(self.pid.load(Ordering::Acquire));
+        }
+        taken
+    }
+}
+
 pub struct Workers {
     slots: [WorkerSlot; SLOTS],
     /// How many there may be in the cluster.
@@ -263,21 +281,12 @@ fn send_home_from(databases: &[u32]) -> bool {
         .slots
         .iter()
         .filter(|slot| databases.contains(&slot.database.load(Ordering::Acquire)))
-        .any(|slot| {
-            let taken = slot
-                .state
-                .compare_exchange(
-                    WorkerState::Idle as u32,
-                    WorkerState::Leaving as u32,
-                    Ordering::AcqRel,
-                    Ordering::Acquire,
-                )
-                .is_ok();
-            if taken {
-                crate::pg::worker::terminate(slot.pid.load(Ordering::Acquire));
-            }
-            taken
-        })
+        .any(WorkerSlot::send_home)
+}
+
+/// Asks a worker to end if it is idle.
+pub fn send_home(slot: usize) -> bool {
+    WORKERS.share().slots[slot].send_home()
 }
 
 /// Gives a slot back.
@@ -307,15 +316,7 @@ pub fn assign(slot: usize, job: i64) -> bool {
     let shared = WORKERS.share();
     let slot = &shared.slots[slot];
     slot.job.store(job, Ordering::Release);
-    let idle = slot
-        .state
-        .compare_exchange(
-            WorkerState::Idle as u32,
-            WorkerState::Assigned as u32,
-            Ordering::AcqRel,
-            Ordering::Acquire,
-        )
-        .is_ok();
+    let idle = slot.change(WorkerState::Idle, WorkerState::Assigned);
     if idle {
         set_latch(slot.process.load(Ordering::Acquire));
     }
@@ -333,14 +334,7 @@ pub fn acknowledge(slot: usize) {
 pub fn take_job(slot: usize) -> Option<i64> {
     let shared = WORKERS.share();
     let slot = &shared.slots[slot];
-    slot.state
-        .compare_exchange(
-            WorkerState::Assigned as u32,
-            WorkerState::Running as u32,
-            Ordering::AcqRel,
-            Ordering::Acquire,
-        )
-        .is_ok()
+    slot.change(WorkerState::Assigned, WorkerState::Running)
         .then(|| slot.job.load(Ordering::Acquire))
 }
 
@@ -357,12 +351,12 @@ pub fn worker_left(slot: usize) {
     {
         let shared = WORKERS.share();
         let view = &shared.slots[slot];
-        let state = WorkerState::from(view.state.load(Ordering::Acquire));
         view.process.store(0, Ordering::Release);
-        if matches!(
-            state,
-            WorkerState::Starting | WorkerState::Idle | WorkerState::Leaving
-        ) {
+        // Only who has no job may free the slot, and from then on nobody can give it one.
+        let free = view.change(WorkerState::Starting, WorkerState::Leaving)
+            || view.change(WorkerState::Idle, WorkerState::Leaving)
+            || view.change(WorkerState::Leaving, WorkerState::Leaving);
+        if free {
             view.pid.store(0, Ordering::Release);
             view.database.store(0, Ordering::Release);
         }

@@ -10,7 +10,7 @@ use croner::Cron;
 use croner::parser::{CronParser, Seconds};
 
 pub use board::{Board, Decision, Entry, Group, Policy, Rules};
-pub use cost::Cost;
+pub use cost::{Cost, Prediction, REMEMBERED as COST_SAMPLES, Sample};
 pub use retry::retry_delay_ms;
 pub use tier::Tier;
 
