@@ -28,7 +28,7 @@ test-server:
 demo *args:
     scripts/demo {{args}}
 
-# one benchmark (refresh, capture, latency, idle, tpch) or all of them
+# one benchmark (refresh, capture, latency, idle, scheduler, tpch) or all of them
 bench which="all" *args:
     scripts/build release
     . target/pgt/env && cargo run --release -p pgt_benches --bin {{which}} -- {{args}}

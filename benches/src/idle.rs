@@ -73,7 +73,7 @@ fn create(session: &mut Session, count: usize) {
 }
 
 /// CPU seconds used while watching, by kind of process; processes that come and go are looked at every second.
-fn watch(session: &mut Session, duration: Duration) -> BTreeMap<String, f64> {
+pub(crate) fn watch(session: &mut Session, duration: Duration) -> BTreeMap<String, f64> {
     let mut known: BTreeMap<i32, (String, f64, f64)> = BTreeMap::new();
     let started = Instant::now();
     let mut first = true;

@@ -16,6 +16,7 @@ mod process;
 pub mod refresh;
 mod report;
 mod sample;
+pub mod scheduler;
 mod server;
 pub mod tpch;
 

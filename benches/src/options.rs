@@ -1,7 +1,7 @@
 //! The command line shared by all benchmarks.
 
 /// How much to measure.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Small data and few repetitions: shows that a benchmark works, not what it measures.
     pub quick: bool,
@@ -11,10 +11,25 @@ pub struct Options {
     pub slope: bool,
     /// TPC-H: another scale factor.
     pub scale: Option<f64>,
+    /// Scheduler: other numbers of stream tables.
+    pub sizes: Option<Vec<usize>>,
+    /// Scheduler: only this part.
+    pub part: Option<Part>,
+}
+
+/// A part of benchmark `scheduler`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Many stream tables over few tables.
+    Many,
+    /// Stream tables over stream tables.
+    Graphs,
+    /// First calls in a session.
+    Calls,
 }
 
 impl Options {
-    /// Takes `--quick`, `--write`, `--slope` and `--scale F`; anything else ends the process with the usage.
+    /// Takes what [`usage`] lists; anything else ends the process with it.
     pub fn from_arguments() -> Self {
         let mut options = Self::default();
         let mut arguments = std::env::args().skip(1);
@@ -27,10 +42,28 @@ impl Options {
                     Some(Ok(scale)) => options.scale = Some(scale),
                     _ => usage(),
                 },
+                "--sizes" => options.sizes = Some(sizes(arguments.next())),
+                "--part" => {
+                    options.part = Some(match arguments.next().as_deref() {
+                        Some("many") => Part::Many,
+                        Some("graphs") => Part::Graphs,
+                        Some("calls") => Part::Calls,
+                        _ => usage(),
+                    });
+                }
                 _ => usage(),
             }
         }
         options
+    }
+
+    /// The numbers asked for, or else one of two lists.
+    pub fn sizes(&self, full: &[usize], quick: &[usize]) -> Vec<usize> {
+        match &self.sizes {
+            Some(sizes) => sizes.clone(),
+            None if self.quick => quick.to_vec(),
+            None => full.to_vec(),
+        }
     }
 
     /// One of two amounts.
@@ -39,10 +72,21 @@ impl Options {
     }
 }
 
+/// Numbers with commas between.
+fn sizes(text: Option<String>) -> Vec<usize> {
+    let text = text.unwrap_or_default();
+    let sizes: Result<Vec<usize>, _> = text.split(',').map(str::parse).collect();
+    match sizes {
+        Ok(sizes) if sizes.iter().all(|size| *size > 10) => sizes,
+        _ => usage(),
+    }
+}
+
 fn usage() -> ! {
     eprintln!(
         "usage: refresh|capture|latency|idle|all [--quick] [--write]
-       tpch [--quick] [--write] [--slope | --scale F]"
+       tpch [--quick] [--write] [--slope | --scale F]
+       scheduler [--quick] [--write] [--sizes N,..] [--part many|graphs|calls]"
     );
     std::process::exit(2);
 }

@@ -1,14 +1,17 @@
 //! Every benchmark; `--write` makes docs/BENCHMARKS.md of the results.
 
-use pgt_benches::{Machine, Options, Section, capture, document, idle, latency, refresh, tpch};
+use pgt_benches::{
+    Machine, Options, Section, capture, document, idle, latency, refresh, scheduler, tpch,
+};
 
 type Run = fn(&Options) -> Section;
 
-const BENCHMARKS: [(&str, Run); 6] = [
+const BENCHMARKS: [(&str, Run); 7] = [
     ("refresh", refresh::run),
     ("capture", capture::run),
     ("latency", latency::run),
     ("idle", idle::run),
+    ("scheduler", scheduler::run),
     ("tpch", tpch::run),
     ("tpch --slope", tpch::slope),
 ];

@@ -1,0 +1,134 @@
+//! The first refresh in a fresh backend, beside the second.
+
+use pgt_tests::{Server, Session, quote};
+
+use super::database;
+use crate::options::Options;
+use crate::report::{Section, number};
+use crate::sample::{Sample, timed};
+
+/// The setting that keeps compiled stream tables in shared memory, where there is one.
+const CACHE: &str = "pg_trickle.template_cache";
+
+/// A stream table, and how one row of its sources changes.
+struct Shape {
+    title: &'static str,
+    name: &'static str,
+    query: &'static str,
+    change: &'static str,
+}
+
+const SHAPES: [Shape; 2] = [
+    Shape {
+        title: "filter",
+        name: "s_small",
+        query: "select r_regionkey, r_name from region where r_regionkey >= 0",
+        change: "update region set r_name = md5(clock_timestamp()::text)::char(25) where r_regionkey = 1",
+    },
+    Shape {
+        title: "3-way join, GROUP BY",
+        name: "s_join",
+        query: "select c_mktsegment, o_orderpriority, count(*) as c, sum(l_extendedprice * (1 - l_discount)) as s
+            from customer join orders on o_custkey = c_custkey join lineitem on l_orderkey = o_orderkey
+            group by c_mktsegment, o_orderpriority",
+        change: "update lineitem set l_extendedprice = l_extendedprice + 1 where l_orderkey = 1 and l_linenumber = 1",
+    },
+];
+
+/// Milliseconds of the two first calls of a backend.
+#[derive(Default)]
+struct Calls {
+    connect: Sample,
+    first: Sample,
+    second: Sample,
+}
+
+pub fn run(options: &Options, section: &mut Section) {
+    let rounds = options.amount(30, 5);
+    let server = database::start();
+    let mut session = database::create(&server, "calls");
+    pgt_tests::tpch::load(session.client(), 0.01)
+        .unwrap_or_else(|e| panic!("could not load TPC-H data: {e:?}"));
+    session.exec("create index on orders (o_custkey); create index on lineitem (l_orderkey)");
+    for shape in &SHAPES {
+        session.exec(&format!(
+            "select pgtrickle.create_stream_table({}, {}, schedule => '1d', refresh_mode => 'DIFFERENTIAL')",
+            quote(shape.name),
+            quote(shape.query)
+        ));
+    }
+    session.exec("vacuum analyze");
+    let known = session.number(&format!(
+        "select count(*) from pg_settings where name = {}",
+        quote(CACHE)
+    ));
+    let values: &[Option<&str>] = if known > 0 {
+        &[Some("off"), Some("on")]
+    } else {
+        &[None]
+    };
+    let mut rows = Vec::new();
+    for value in values {
+        if let Some(value) = value {
+            database::configure(&mut session, CACHE, value);
+        }
+        for shape in &SHAPES {
+            eprintln!("scheduler: first calls, {} ..", shape.title);
+            let calls = measure(&server, &mut session, shape, rounds);
+            let title = match value {
+                Some(value) => format!("{}; {CACHE} {value}", shape.title),
+                None => shape.title.to_owned(),
+            };
+            rows.push(vec![
+                title,
+                number(calls.first.median()),
+                number(calls.first.percentile(99.0)),
+                number(calls.second.median()),
+                number(calls.connect.median()),
+            ]);
+        }
+    }
+    section.text(format!(
+        "`refresh_stream_table` in a session that has just connected, after one row has changed, and once more after another
+change: median of {rounds} sessions in milliseconds, as the client sees them. Nothing else is at work."
+    ));
+    section.table(
+        &[
+            "stream table",
+            "first call",
+            "first call, p99",
+            "second call",
+            "connecting",
+        ],
+        &rows,
+    );
+}
+
+fn measure(server: &Server, writer: &mut Session, shape: &Shape, rounds: usize) -> Calls {
+    let refresh = format!(
+        "select pgtrickle.refresh_stream_table({})",
+        quote(shape.name)
+    );
+    let mut calls = Calls::default();
+    for round in 0..=rounds {
+        writer.exec(shape.change);
+        let (connecting, mut session) = timed(|| server.connect("calls"));
+        // What follows is to be the first transaction of any size, but it does not wait for the disk.
+        session.exec("set synchronous_commit = off");
+        let (first, ()) = timed(|| session.exec(&refresh));
+        writer.exec(shape.change);
+        let (second, ()) = timed(|| session.exec(&refresh));
+        // Whatever other sessions may use has been made by the first round.
+        if round > 0 {
+            calls.connect.push_ms(connecting);
+            calls.first.push_ms(first);
+            calls.second.push_ms(second);
+        }
+    }
+    let ok = writer.value(&format!(
+        "select ok from pgtrickle.verify_stream_table('{}')",
+        shape.name
+    ));
+    assert!(ok == "t", "{} differs from its query", shape.name);
+    calls
+}

@@ -1,0 +1,357 @@
+//! Many stream tables in one database: what they cost the scheduler and its workers.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{self, sleep};
+use std::time::{Duration, Instant};
+
+use pgt_tests::{Server, Session};
+
+use super::database::{self, creation};
+use super::statistics::Statistics;
+use crate::idle;
+use crate::options::Options;
+use crate::report::{Goal, Section, number};
+use crate::sample::Sample;
+
+/// Stream tables over each table.
+const READERS: usize = 10;
+
+/// Stream tables created in one transaction.
+const BATCH: usize = 100;
+
+/// Sessions that create them.
+const CREATORS: usize = 2;
+
+/// Dependents of one source.
+const DEPENDENTS: usize = 1000;
+
+/// The wake-up that is hoped for with that many clean stream tables, in milliseconds.
+const WAKE_UPS: [(usize, f64); 2] = [(1_000, 1.0), (10_000, 20.0)];
+
+/// Wake-ups while some of the stream tables are dirty, until they are not.
+struct Wake {
+    dirty: usize,
+    /// From the commit to the last of them, in milliseconds.
+    lag: Sample,
+    /// The same in the first round, in which the workers compile.
+    first_lag: f64,
+    wakeups: Sample,
+    mean_ms: Sample,
+    busy_ms: Sample,
+}
+
+/// Everything measured with one number of stream tables.
+struct Measured {
+    count: usize,
+    created: Duration,
+    settled: Duration,
+    reading_ms: f64,
+    idle_wake_ms: f64,
+    dirty: Vec<Wake>,
+    /// CPU of all processes, percent of one core.
+    idle: Vec<(String, f64)>,
+    /// Bytes per stream table.
+    scheduler: f64,
+    worker: f64,
+}
+
+pub fn run(options: &Options, section: &mut Section) {
+    let measured: Vec<Measured> = options
+        .sizes(&[100, 1_000, 10_000], &[100])
+        .into_iter()
+        .map(|count| measure(options, count))
+        .collect();
+    report(section, &measured);
+    fan_out(options, section);
+}
+
+fn source(number: usize) -> String {
+    format!("src_{number}")
+}
+
+fn measure(options: &Options, count: usize) -> Measured {
+    let server = database::start();
+    let mut session = database::create(&server, "many");
+    let sources = count.div_ceil(READERS);
+    create_sources(&mut session, sources);
+    // The first one brings the scheduler up.
+    session.exec(&stream(0, sources));
+    let scheduler = database::process(&mut session, "scheduler");
+    database::until_quiet(&mut session);
+    let before = database::memory(scheduler);
+
+    let started = Instant::now();
+    create_streams(&server, count, sources);
+    let created = started.elapsed();
+    database::until_quiet(&mut session);
+    let settled = started.elapsed() - created;
+    eprintln!("scheduler: {count} created in {created:.1?}, at rest {settled:.1?} later");
+    let reading_ms = Statistics::read(&mut session).reading_us / 1000.0;
+    session.exec("vacuum analyze");
+    let memory = (database::memory(scheduler) - before) / (count - 1) as f64;
+
+    let idle = watch_idle(options, &mut session);
+    let idle_wake_ms = idle_wake_up(options, &mut session);
+    let dirty = [1, sources].map(|touched| {
+        // Until every worker has met every stream table, where that does not take minutes.
+        let (warm_up, rounds) = if touched * READERS <= 1_000 {
+            (options.amount(15, 2), options.amount(10, 3))
+        } else {
+            (2, 2)
+        };
+        wake_ups(&mut session, sources, touched, count, (warm_up, rounds))
+    });
+    let worker = worker_memory(&mut session, sources, count);
+    Measured {
+        count,
+        created,
+        settled,
+        reading_ms,
+        idle_wake_ms,
+        dirty: dirty.into(),
+        idle,
+        scheduler: memory,
+        worker,
+    }
+}
+
+fn create_sources(session: &mut Session, sources: usize) {
+    for number in 0..sources {
+        session.exec(&format!(
+            "create table {0} (k bigint primary key, n int not null);
+             insert into {0} select i, i from generate_series(1, 20) i",
+            source(number)
+        ));
+    }
+}
+
+/// The statement that creates stream table number `number`.
+fn stream(number: usize, sources: usize) -> String {
+    let query = format!(
+        "select k, n from {} where n > {}",
+        source(number % sources),
+        3 + number / sources
+    );
+    creation(&format!("s_{number}"), &query, "")
+}
+
+/// Creates all but the first, in batches.
+fn create_streams(server: &Server, count: usize, sources: usize) {
+    let next = AtomicUsize::new(1);
+    let started = Instant::now();
+    thread::scope(|scope| {
+        for _ in 0..CREATORS {
+            scope.spawn(|| {
+                let mut session = database::connect(server, "many");
+                loop {
+                    let first = next.fetch_add(BATCH, Ordering::Relaxed);
+                    if first >= count {
+                        return;
+                    }
+                    let batch: Vec<String> = (first..(first + BATCH).min(count))
+                        .map(|number| stream(number, sources))
+                        .collect();
+                    session.exec(&batch.join("\n"));
+                    if first % 1000 == 1 {
+                        eprintln!("scheduler: {first} created, {:.1?}", started.elapsed());
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// CPU of all processes while nobody writes, in percent of one core.
+fn watch_idle(options: &Options, session: &mut Session) -> Vec<(String, f64)> {
+    let watched = Duration::from_secs(options.amount(60, 10) as u64);
+    sleep(Duration::from_secs(options.amount(15, 2) as u64));
+    let used = idle::watch(session, watched);
+    used.into_iter()
+        .map(|(kind, cpu)| (kind, 100.0 * cpu / watched.as_secs_f64()))
+        .collect()
+}
+
+/// The mean wake-up with nothing due, in milliseconds; the clock runs faster for it.
+fn idle_wake_up(options: &Options, session: &mut Session) -> f64 {
+    database::configure(session, "pg_trickle.scheduler_interval_ms", "10");
+    let before = Statistics::read(session);
+    sleep(Duration::from_secs(options.amount(10, 3) as u64));
+    let mean = Statistics::read(session).since(&before).mean_ms();
+    database::configure(session, "pg_trickle.scheduler_interval_ms", "1000");
+    mean
+}
+
+/// Inserts a row into the first `touched` sources in one transaction, again and again.
+fn wake_ups(
+    session: &mut Session,
+    sources: usize,
+    touched: usize,
+    count: usize,
+    (warm_up, rounds): (usize, usize),
+) -> Wake {
+    let readers: Vec<String> = (0..count)
+        .filter(|number| number % sources < touched)
+        .map(|number| format!("s_{number}"))
+        .collect();
+    let mut wake = Wake {
+        dirty: readers.len(),
+        lag: Sample::default(),
+        first_lag: f64::NAN,
+        wakeups: Sample::default(),
+        mean_ms: Sample::default(),
+        busy_ms: Sample::default(),
+    };
+    eprintln!("scheduler: {} of {count} dirty ..", readers.len());
+    for round in 0..warm_up + rounds {
+        let before = Statistics::read(session);
+        let k = touch(session, touched);
+        database::until_quiet(session);
+        let during = Statistics::read(session).since(&before);
+        let lag = database::wait_lag_ms(session, "src_0", &readers, k, Duration::from_millis(5));
+        if round == 0 {
+            wake.first_lag = lag;
+        }
+        if round >= warm_up {
+            wake.lag.push(lag);
+            wake.wakeups.push(during.wakeups);
+            wake.mean_ms.push(during.mean_ms());
+            wake.busy_ms.push(during.busy_us / 1000.0);
+        }
+    }
+    wake
+}
+
+/// One more row in each of these sources; its key.
+fn touch(session: &mut Session, touched: usize) -> i64 {
+    let k = session.number("select max(k) + 1 from src_0");
+    let inserts: Vec<String> = (0..touched)
+        .map(|number| format!("insert into {} values ({k}, 1000000)", source(number)))
+        .collect();
+    // Texts of many statements are one transaction.
+    session.exec(&inserts.join(";"));
+    k
+}
+
+/// What a worker that has refreshed every stream table keeps of each, in bytes.
+fn worker_memory(session: &mut Session, sources: usize, count: usize) -> f64 {
+    for pid in database::processes(session, "worker") {
+        session.exec(&format!("select pg_terminate_backend({pid}, 5000)"));
+    }
+    database::configure(session, "pg_trickle.max_concurrent_refreshes", "1");
+    touch(session, 1);
+    let worker = database::process(session, "worker");
+    database::until_quiet(session);
+    let before = database::memory(worker);
+    touch(session, sources);
+    database::until_quiet(session);
+    let grown = database::memory(worker) - before;
+    grown / (count - READERS) as f64
+}
+
+fn report(section: &mut Section, measured: &[Measured]) {
+    section.text(format!(
+        "Stream tables `select k, n from src_i where n > c`, scheduled as `continuous`, {READERS} over each small table. They are
+created in transactions of {BATCH} by {CREATORS} sessions. *At rest* is when the scheduler has read them and had each
+looked at once. A wake-up with nothing due is the mean over some seconds of a faster clock; memory is the growth of
+the anonymous pages, of the scheduler from 1 stream table to all of them, of a worker that has refreshed each of them once."
+    ));
+    let row = |m: &Measured| {
+        vec![
+            m.count.to_string(),
+            number(m.created.as_secs_f64()),
+            number(m.settled.as_secs_f64()),
+            number(m.reading_ms),
+            number(m.idle_wake_ms),
+            number(total(&m.idle)),
+            number(m.scheduler / 1024.0),
+            number(m.worker / 1024.0),
+        ]
+    };
+    section.table(
+        &[
+            "stream tables",
+            "created, s",
+            "at rest after, s",
+            "definitions read, ms",
+            "wake-up with nothing due, ms",
+            "idle CPU, % of a core",
+            "scheduler, KB each",
+            "worker, KB each",
+        ],
+        &measured.iter().map(row).collect::<Vec<_>>(),
+    );
+    let mut rows = Vec::new();
+    for m in measured {
+        for (kind, percent) in &m.idle {
+            rows.push(vec![format!("{}: {kind}", m.count), number(*percent)]);
+        }
+    }
+    section.table(&["idle CPU by process", "% of a core"], &rows);
+    section.text(
+        "Then one transaction inserts a row into one source, or into each. Wake-ups of the scheduler from there until it is at
+rest again (the clock's among them); medians. *All visible* is from the commit to that of the last refresh; *the first
+time* workers compile, and they still do in some of the later rounds with 10,000.",
+    );
+    let mut rows = Vec::new();
+    for m in measured {
+        for wake in &m.dirty {
+            rows.push(vec![
+                format!("{} of {}", wake.dirty, m.count),
+                format!("{:.0}", wake.wakeups.median()),
+                number(wake.mean_ms.median()),
+                number(wake.busy_ms.median()),
+                number(wake.lag.median()),
+                number(wake.first_lag),
+            ]);
+        }
+    }
+    section.table(
+        &[
+            "dirty",
+            "wake-ups",
+            "mean wake-up, ms",
+            "all wake-ups, ms",
+            "all visible, ms",
+            "the first time, ms",
+        ],
+        &rows,
+    );
+    for m in measured {
+        let wanted = WAKE_UPS.iter().find(|(count, _)| *count == m.count);
+        if let Some((count, limit)) = wanted {
+            let what = format!("{count} stream tables: wake-up with nothing due");
+            section.goal(Goal::at_most(what, *limit, m.idle_wake_ms, "ms"));
+        }
+        if m.count == 1_000 {
+            let what = "1000 clean stream tables: CPU of all processes";
+            section.goal(Goal::at_most(what, 0.5, total(&m.idle), "% of a core"));
+        }
+    }
+}
+
+fn total(idle: &[(String, f64)]) -> f64 {
+    idle.iter().map(|(_, percent)| percent).sum()
+}
+
+/// One change, many readers of its table.
+fn fan_out(options: &Options, section: &mut Section) {
+    let count = options.amount(DEPENDENTS, 100);
+    let (warm_up, rounds) = (options.amount(15, 2), options.amount(10, 3));
+    let server = database::start();
+    let mut session = database::create(&server, "many");
+    create_sources(&mut session, 1);
+    session.exec(&stream(0, 1));
+    create_streams(&server, count, 1);
+    database::until_quiet(&mut session);
+    session.exec("vacuum analyze");
+    let wake = wake_ups(&mut session, 1, 1, count, (warm_up, rounds));
+    section.text(format!(
+        "One row inserted into one table of which {count} stream tables are dependents: after {:.0} ms (median of {rounds}; largest
+{:.0} ms, the first time, when workers compile, {:.0} ms) the last of them has been refreshed, with {:.0} wake-ups of {} ms.",
+        wake.lag.median(),
+        wake.lag.largest(),
+        wake.first_lag,
+        wake.wakeups.median(),
+        number(wake.mean_ms.median()),
+    ));
+}
