@@ -83,7 +83,7 @@ fn measure(options: &Options, count: usize) -> Measured {
     let started = Instant::now();
     create_streams(&server, count, sources);
     let created = started.elapsed();
-    database::until_quiet(&mut session);
+    until_known(&mut session, count);
     let settled = started.elapsed() - created;
     eprintln!("scheduler: {count} created in {created:.1?}, at rest {settled:.1?} later");
     let reading_ms = Statistics::read(&mut session).reading_us / 1000.0;
@@ -159,6 +159,14 @@ fn create_streams(server: &Server, count: usize, sources: usize) {
             });
         }
     });
+}
+
+/// Waits until the scheduler has read all definitions and had each stream table looked at.
+fn until_known(session: &mut Session, count: usize) {
+    while Statistics::read(session).stream_tables < count as f64 {
+        sleep(Duration::from_millis(20));
+    }
+    database::until_quiet(session);
 }
 
 /// CPU of all processes while nobody writes, in percent of one core.
@@ -342,7 +350,7 @@ fn fan_out(options: &Options, section: &mut Section) {
     create_sources(&mut session, 1);
     session.exec(&stream(0, 1));
     create_streams(&server, count, 1);
-    database::until_quiet(&mut session);
+    until_known(&mut session, count);
     session.exec("vacuum analyze");
     let wake = wake_ups(&mut session, 1, 1, count, (warm_up, rounds));
     section.text(format!(

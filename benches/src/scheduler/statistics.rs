@@ -10,12 +10,14 @@ pub struct Statistics {
     pub max_us: f64,
     /// Of `busy_us`, what reading definitions took.
     pub reading_us: f64,
+    /// Stream tables it knows of now.
+    pub stream_tables: f64,
 }
 
 impl Statistics {
     pub fn read(session: &mut Session) -> Self {
         let rows = session.rows(
-            "select wakeups, busy_us, max_us, reading_us from pgtrickle.scheduler_statistics()",
+            "select wakeups, busy_us, max_us, reading_us, stream_tables from pgtrickle.scheduler_statistics()",
         );
         let value = |column: usize| {
             rows.first()
@@ -27,6 +29,7 @@ impl Statistics {
             busy_us: value(1),
             max_us: value(2),
             reading_us: value(3),
+            stream_tables: value(4),
         }
     }
 
@@ -37,6 +40,7 @@ impl Statistics {
             busy_us: self.busy_us - before.busy_us,
             max_us: self.max_us,
             reading_us: self.reading_us - before.reading_us,
+            stream_tables: self.stream_tables,
         }
     }
 
