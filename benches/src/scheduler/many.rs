@@ -47,6 +47,8 @@ struct Measured {
     settled: Duration,
     reading_ms: f64,
     idle_wake_ms: f64,
+    /// The longest wake-up from beginning to end, definitions read in it.
+    longest_ms: f64,
     dirty: Vec<Wake>,
     /// CPU of all processes, percent of one core.
     idle: Vec<(String, f64)>,
@@ -108,6 +110,7 @@ fn measure(options: &Options, count: usize) -> Measured {
         settled,
         reading_ms,
         idle_wake_ms,
+        longest_ms: Statistics::read(&mut session).max_us / 1000.0,
         dirty: dirty.into(),
         idle,
         scheduler: memory,
@@ -260,7 +263,8 @@ fn report(section: &mut Section, measured: &[Measured]) {
     section.text(format!(
         "Stream tables `select k, n from src_i where n > c`, scheduled as `continuous`, {READERS} over each small table. They are
 created in transactions of {BATCH} by {CREATORS} sessions. *At rest* is when the scheduler has read them and had each
-looked at once. A wake-up with nothing due is the mean over some seconds of a faster clock; memory is the growth of
+looked at once. A wake-up with nothing due is the mean over some seconds of a faster clock; the longest is that of the whole run, with
+definitions read in it; memory is the growth of
 the anonymous pages, of the scheduler from 1 stream table to all of them, of a worker that has refreshed each of them once."
     ));
     let row = |m: &Measured| {
@@ -270,6 +274,7 @@ the anonymous pages, of the scheduler from 1 stream table to all of them, of a w
             number(m.settled.as_secs_f64()),
             number(m.reading_ms),
             number(m.idle_wake_ms),
+            number(m.longest_ms),
             number(total(&m.idle)),
             number(m.scheduler / 1024.0),
             number(m.worker / 1024.0),
@@ -282,6 +287,7 @@ the anonymous pages, of the scheduler from 1 stream table to all of them, of a w
             "at rest after, s",
             "definitions read, ms",
             "wake-up with nothing due, ms",
+            "longest wake-up, ms",
             "idle CPU, % of a core",
             "scheduler, KB each",
             "worker, KB each",
