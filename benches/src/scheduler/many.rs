@@ -11,7 +11,7 @@ use super::statistics::Statistics;
 use crate::idle;
 use crate::options::Options;
 use crate::report::{Goal, Section, number};
-use crate::sample::Sample;
+use crate::sample::{Sample, timed};
 
 /// Stream tables over each table.
 const READERS: usize = 10;
@@ -40,11 +40,26 @@ struct Wake {
     busy_ms: Sample,
 }
 
+/// Milliseconds that a change of definitions takes when there are many already.
+#[derive(Default)]
+struct OneMore {
+    /// A stream table over a table.
+    create: Sample,
+    /// A stream table over a stream table.
+    create_above: Sample,
+    drop: Sample,
+    /// A table that nothing is made of.
+    drop_unrelated: Sample,
+    /// What the scheduler needs to read one changed definition.
+    reading: Sample,
+}
+
 /// Everything measured with one number of stream tables.
 struct Measured {
     count: usize,
     created: Duration,
     settled: Duration,
+    one_more: OneMore,
     reading_ms: f64,
     idle_wake_ms: f64,
     /// The longest wake-up from beginning to end, definitions read in it.
@@ -104,10 +119,12 @@ fn measure(options: &Options, count: usize) -> Measured {
         wake_ups(&mut session, sources, touched, count, (warm_up, rounds))
     });
     let worker = worker_memory(&mut session, sources, count);
+    let one_more = one_more(&mut session);
     Measured {
         count,
         created,
         settled,
+        one_more,
         reading_ms,
         idle_wake_ms,
         longest_ms: Statistics::read(&mut session).max_us / 1000.0,
@@ -259,6 +276,39 @@ fn worker_memory(session: &mut Session, sources: usize, count: usize) -> f64 {
     grown / (count - READERS) as f64
 }
 
+/// Creates and drops one more, a few times.
+fn one_more(session: &mut Session) -> OneMore {
+    let mut times = OneMore::default();
+    for _ in 0..3 {
+        let mut run = |sql: &str| timed(|| session.exec(sql)).0;
+        times.create.push_ms(run(&creation(
+            "more",
+            "select k, n from src_0 where n > 50",
+            "",
+        )));
+        times.create_above.push_ms(run(&creation(
+            "above",
+            "select k, n from s_0 where n > 50",
+            "",
+        )));
+        times
+            .drop
+            .push_ms(run("select pgtrickle.drop_stream_table('above')"));
+        times
+            .drop
+            .push_ms(run("select pgtrickle.drop_stream_table('more')"));
+        run("create table unrelated (k int)");
+        times.drop_unrelated.push_ms(run("drop table unrelated"));
+        database::until_quiet(session);
+        let before = Statistics::read(session);
+        session.exec("select pgtrickle.alter_stream_table('s_1', schedule => '1s')");
+        database::until_quiet(session);
+        let reading = Statistics::read(session).since(&before).reading_us;
+        times.reading.push(reading / 1000.0);
+    }
+    times
+}
+
 fn report(section: &mut Section, measured: &[Measured]) {
     section.text(format!(
         "Stream tables `select k, n from src_i where n > c`, scheduled as `continuous`, {READERS} over each small table. They are
@@ -301,6 +351,31 @@ the anonymous pages, of the scheduler from 1 stream table to all of them, of a w
         }
     }
     section.table(&["idle CPU by process", "% of a core"], &rows);
+    section.text(
+        "One change of a definition where there are that many stream tables, medians in milliseconds; the last column is how long
+the scheduler reads one definition that was altered.",
+    );
+    let row = |m: &Measured| {
+        vec![
+            m.count.to_string(),
+            number(m.one_more.create.median()),
+            number(m.one_more.create_above.median()),
+            number(m.one_more.drop.median()),
+            number(m.one_more.drop_unrelated.median()),
+            number(m.one_more.reading.median()),
+        ]
+    };
+    section.table(
+        &[
+            "stream tables",
+            "create one more",
+            "create one over another",
+            "drop one",
+            "drop an unrelated table",
+            "read one",
+        ],
+        &measured.iter().map(row).collect::<Vec<_>>(),
+    );
     section.text(
         "Then one transaction inserts a row into one source, or into each. Wake-ups of the scheduler from there until it is at
 rest again (the clock's among them); medians. *All visible* is from the commit to that of the last refresh; *the first
