@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use pgt_tests::{Server, Session};
 
 use super::database::{self, creation};
+use super::one_more::{OneMore, one_more};
 use super::statistics::Statistics;
+use super::wake::{self, Wake, touch, wake_ups};
 use crate::idle;
 use crate::options::Options;
 use crate::report::{Goal, Section, number};
-use crate::sample::{Sample, timed};
 
 /// Stream tables over each table.
 const READERS: usize = 10;
@@ -22,37 +23,8 @@ const BATCH: usize = 100;
 /// Sessions that create them.
 const CREATORS: usize = 2;
 
-/// Dependents of one source.
-const DEPENDENTS: usize = 1000;
-
 /// The wake-up that is hoped for with that many clean stream tables, in milliseconds.
 const WAKE_UPS: [(usize, f64); 2] = [(1_000, 1.0), (10_000, 20.0)];
-
-/// Wake-ups while some of the stream tables are dirty, until they are not.
-struct Wake {
-    dirty: usize,
-    /// From the commit to the last of them, in milliseconds.
-    lag: Sample,
-    /// The same in the first round, in which the workers compile.
-    first_lag: f64,
-    wakeups: Sample,
-    mean_ms: Sample,
-    busy_ms: Sample,
-}
-
-/// Milliseconds that a change of definitions takes when there are many already.
-#[derive(Default)]
-struct OneMore {
-    /// A stream table over a table.
-    create: Sample,
-    /// A stream table over a stream table.
-    create_above: Sample,
-    drop: Sample,
-    /// A table that nothing is made of.
-    drop_unrelated: Sample,
-    /// What the scheduler needs to read one changed definition.
-    reading: Sample,
-}
 
 /// Everything measured with one number of stream tables.
 struct Measured {
@@ -79,10 +51,10 @@ pub fn run(options: &Options, section: &mut Section) {
         .map(|count| measure(options, count))
         .collect();
     report(section, &measured);
-    fan_out(options, section);
+    wake::fan_out(options, section);
 }
 
-fn source(number: usize) -> String {
+pub fn source(number: usize) -> String {
     format!("src_{number}")
 }
 
@@ -135,7 +107,7 @@ fn measure(options: &Options, count: usize) -> Measured {
     }
 }
 
-fn create_sources(session: &mut Session, sources: usize) {
+pub fn create_sources(session: &mut Session, sources: usize) {
     for number in 0..sources {
         session.exec(&format!(
             "create table {0} (k bigint primary key, n int not null);
@@ -146,7 +118,7 @@ fn create_sources(session: &mut Session, sources: usize) {
 }
 
 /// The statement that creates stream table number `number`.
-fn stream(number: usize, sources: usize) -> String {
+pub fn stream(number: usize, sources: usize) -> String {
     let query = format!(
         "select k, n from {} where n > {}",
         source(number % sources),
@@ -156,7 +128,7 @@ fn stream(number: usize, sources: usize) -> String {
 }
 
 /// Creates all but the first, in batches.
-fn create_streams(server: &Server, count: usize, sources: usize) {
+pub fn create_streams(server: &Server, count: usize, sources: usize) {
     let next = AtomicUsize::new(1);
     let started = Instant::now();
     thread::scope(|scope| {
@@ -182,7 +154,7 @@ fn create_streams(server: &Server, count: usize, sources: usize) {
 }
 
 /// Waits until the scheduler has read all definitions and had each stream table looked at.
-fn until_known(session: &mut Session, count: usize) {
+pub fn until_known(session: &mut Session, count: usize) {
     while Statistics::read(session).stream_tables < count as f64 {
         sleep(Duration::from_millis(20));
     }
@@ -209,57 +181,6 @@ fn idle_wake_up(options: &Options, session: &mut Session) -> f64 {
     mean
 }
 
-/// Inserts a row into the first `touched` sources in one transaction, again and again.
-fn wake_ups(
-    session: &mut Session,
-    sources: usize,
-    touched: usize,
-    count: usize,
-    (warm_up, rounds): (usize, usize),
-) -> Wake {
-    let readers: Vec<String> = (0..count)
-        .filter(|number| number % sources < touched)
-        .map(|number| format!("s_{number}"))
-        .collect();
-    let mut wake = Wake {
-        dirty: readers.len(),
-        lag: Sample::default(),
-        first_lag: f64::NAN,
-        wakeups: Sample::default(),
-        mean_ms: Sample::default(),
-        busy_ms: Sample::default(),
-    };
-    eprintln!("scheduler: {} of {count} dirty ..", readers.len());
-    for round in 0..warm_up + rounds {
-        let before = Statistics::read(session);
-        let k = touch(session, touched);
-        database::until_quiet(session);
-        let during = Statistics::read(session).since(&before);
-        let lag = database::wait_lag_ms(session, "src_0", &readers, k, Duration::from_millis(5));
-        if round == 0 {
-            wake.first_lag = lag;
-        }
-        if round >= warm_up {
-            wake.lag.push(lag);
-            wake.wakeups.push(during.wakeups);
-            wake.mean_ms.push(during.mean_ms());
-            wake.busy_ms.push(during.busy_us / 1000.0);
-        }
-    }
-    wake
-}
-
-/// One more row in each of these sources; its key.
-fn touch(session: &mut Session, touched: usize) -> i64 {
-    let k = session.number("select max(k) + 1 from src_0");
-    let inserts: Vec<String> = (0..touched)
-        .map(|number| format!("insert into {} values ({k}, 1000000)", source(number)))
-        .collect();
-    // Texts of many statements are one transaction.
-    session.exec(&inserts.join(";"));
-    k
-}
-
 /// What a worker that has refreshed every stream table keeps of each, in bytes.
 fn worker_memory(session: &mut Session, sources: usize, count: usize) -> f64 {
     for pid in database::processes(session, "worker") {
@@ -274,39 +195,6 @@ fn worker_memory(session: &mut Session, sources: usize, count: usize) -> f64 {
     database::until_quiet(session);
     let grown = database::memory(worker) - before;
     grown / (count - READERS) as f64
-}
-
-/// Creates and drops one more, a few times.
-fn one_more(session: &mut Session) -> OneMore {
-    let mut times = OneMore::default();
-    for _ in 0..3 {
-        let mut run = |sql: &str| timed(|| session.exec(sql)).0;
-        times.create.push_ms(run(&creation(
-            "more",
-            "select k, n from src_0 where n > 50",
-            "",
-        )));
-        times.create_above.push_ms(run(&creation(
-            "above",
-            "select k, n from s_0 where n > 50",
-            "",
-        )));
-        times
-            .drop
-            .push_ms(run("select pgtrickle.drop_stream_table('above')"));
-        times
-            .drop
-            .push_ms(run("select pgtrickle.drop_stream_table('more')"));
-        run("create table unrelated (k int)");
-        times.drop_unrelated.push_ms(run("drop table unrelated"));
-        database::until_quiet(session);
-        let before = Statistics::read(session);
-        session.exec("select pgtrickle.alter_stream_table('s_1', schedule => '1s')");
-        database::until_quiet(session);
-        let reading = Statistics::read(session).since(&before).reading_us;
-        times.reading.push(reading / 1000.0);
-    }
-    times
 }
 
 fn report(section: &mut Section, measured: &[Measured]) {
@@ -420,27 +308,4 @@ time* workers compile, and they still do in some of the later rounds with 10,000
 
 fn total(idle: &[(String, f64)]) -> f64 {
     idle.iter().map(|(_, percent)| percent).sum()
-}
-
-/// One change, many readers of its table.
-fn fan_out(options: &Options, section: &mut Section) {
-    let count = options.amount(DEPENDENTS, 100);
-    let (warm_up, rounds) = (options.amount(15, 2), options.amount(10, 3));
-    let server = database::start();
-    let mut session = database::create(&server, "many");
-    create_sources(&mut session, 1);
-    session.exec(&stream(0, 1));
-    create_streams(&server, count, 1);
-    until_known(&mut session, count);
-    session.exec("vacuum analyze");
-    let wake = wake_ups(&mut session, 1, 1, count, (warm_up, rounds));
-    section.text(format!(
-        "One row inserted into one table of which {count} stream tables are dependents: after {:.0} ms (median of {rounds}; largest
-{:.0} ms, the first time, when workers compile, {:.0} ms) the last of them has been refreshed, with {:.0} wake-ups of {} ms.",
-        wake.lag.median(),
-        wake.lag.largest(),
-        wake.first_lag,
-        wake.wakeups.median(),
-        number(wake.mean_ms.median()),
-    ));
 }

@@ -4,7 +4,9 @@ mod database;
 mod first_call;
 mod graphs;
 mod many;
+mod one_more;
 mod statistics;
+mod wake;
 
 use crate::options::{Options, Part};
 use crate::report::Section;
