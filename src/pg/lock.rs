@@ -26,6 +26,19 @@ pub fn stream_table(catalog: pg_sys::Oid, pgt_id: i64) {
     }
 }
 
+/// Gives back what [`stream_table`] took, before anything was done under it.
+pub fn release_stream_table(catalog: pg_sys::Oid, pgt_id: i64) {
+    // SAFETY: releases one hold of a heavyweight lock.
+    unsafe {
+        pg_sys::UnlockDatabaseObject(
+            catalog,
+            pg_sys::Oid::from(pgt_id as u32),
+            0,
+            pg_sys::ExclusiveLock as i32,
+        );
+    }
+}
+
 /// ACCESS SHARE on a relation, until the transaction ends.
 pub fn relation_read(relation: pg_sys::Oid) {
     // SAFETY: as above.

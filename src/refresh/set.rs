@@ -71,15 +71,17 @@ pub fn refresh(request: &Request) -> Result<Vec<Outcome>> {
             "extension pg_trickle is not installed in this database",
         )
     })?;
-    let mut locked = BTreeSet::new();
+    let mut locked: BTreeSet<i64> = BTreeSet::new();
     // The definitions may have changed while the locks were waited for.
     for _ in 0..10 {
+        for id in std::mem::take(&mut locked) {
+            lock::release_stream_table(catalog_oid, id);
+        }
         let (order, groups) = extent(&request.ids, request.with_upstream)?;
         // In the order of ids: refreshes that meet wait for each other and not in a circle.
-        for id in order.iter().copied().collect::<BTreeSet<i64>>() {
-            if locked.insert(id) {
-                lock::stream_table(catalog_oid, id);
-            }
+        locked.extend(&order);
+        for id in &locked {
+            lock::stream_table(catalog_oid, *id);
         }
         let compiled = compile_all(&order, &request.ids)?;
         if !groups.is_empty() && !is_extent(&order, request.with_upstream)? {

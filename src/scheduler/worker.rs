@@ -28,15 +28,13 @@ fn leave() {
 
 pub(super) fn main(database: pg_sys::Oid, slot: usize) {
     worker::connect(Some(database));
-    if shared::is_closed(database) {
-        shared::release_worker(slot);
+    if shared::is_closed(database) || !shared::enter_worker(slot) {
         return;
     }
     SLOT.set(Some(slot));
     worker::at_exit(leave);
     // Rows and frontier travel in one transaction: a crash can only repeat work.
     session::set_for_session("synchronous_commit", "off");
-    shared::enter_worker(slot);
     loop {
         match shared::take_job(slot) {
             Some(id) => {

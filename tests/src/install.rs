@@ -41,6 +41,13 @@ impl Install {
         self.bindir.join(name)
     }
 
+    /// PgBouncer, as the set-up script found it.
+    pub fn pgbouncer() -> PathBuf {
+        let link = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/pgt/pgbouncer");
+        fs::canonicalize(link)
+            .expect("no PgBouncer: install it, then run scripts/setup, which looks for it")
+    }
+
     pub(crate) fn library(&self) -> PathBuf {
         self.stage.join("lib/pg_trickle.so")
     }

@@ -15,6 +15,7 @@
 mod builder;
 mod database;
 mod install;
+mod pooler;
 pub mod random;
 mod server;
 mod session;
@@ -25,6 +26,7 @@ pub mod tpch;
 pub use builder::ServerBuilder;
 pub use database::Database;
 pub use install::Install;
+pub use pooler::Pooler;
 pub use server::Server;
 pub use session::{Row, Running, Session, SqlError, quote};
 pub use stream_table::StreamTable;

@@ -338,7 +338,7 @@ fn temporary_directory() -> PathBuf {
 }
 
 /// The user that servers run as when the caller is root.
-fn unprivileged() -> Option<&'static str> {
+pub(crate) fn unprivileged() -> Option<&'static str> {
     if !geteuid().is_root() {
         return None;
     }
@@ -350,7 +350,7 @@ fn unprivileged() -> Option<&'static str> {
     })
 }
 
-fn ids(user: &str) -> (u32, u32) {
+pub(crate) fn ids(user: &str) -> (u32, u32) {
     let passwd = fs::read_to_string("/etc/passwd").expect("/etc/passwd");
     let line = passwd
         .lines()

@@ -452,6 +452,18 @@ pub(super) fn wake_waiting() {
     }
 }
 
+/// The databases whose scheduler is alive.
+pub(super) fn with_scheduler() -> Vec<u32> {
+    DATABASES
+        .share()
+        .slots
+        .iter()
+        .filter(|slot| crate::pg::worker::alive(slot.scheduler_pid.load(Ordering::Acquire)))
+        .map(|slot| slot.oid.load(Ordering::Acquire))
+        .filter(|oid| *oid != 0)
+        .collect()
+}
+
 /// Oid and queue of every database with a running scheduler.
 pub(super) fn queues() -> Vec<(u32, u32)> {
     DATABASES

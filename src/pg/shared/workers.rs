@@ -64,6 +64,17 @@ impl WorkerState {
 }
 
 impl WorkerSlot {
+    /// Its process exists. One that is still to come is taken for dead: it finds out that its slot is not its own.
+    fn is_alive(&self) -> bool {
+        crate::pg::worker::alive(self.pid.load(Ordering::Acquire))
+    }
+
+    fn free(&self) {
+        self.process.store(0, Ordering::Release);
+        self.pid.store(0, Ordering::Release);
+        self.database.store(0, Ordering::Release);
+    }
+
     /// From `from` to `to`, unless somebody else was first.
     fn change(&self, from: WorkerState, to: WorkerState) -> bool {
         self.state
@@ -234,8 +245,15 @@ pub(super) fn all_taken() -> bool {
 
 /// Reserves a slot for a worker about to be started, if the cluster may have one more.
 pub fn reserve_worker(limit: u32, quota: u32) -> Option<usize> {
+    let scheduled = databases::with_scheduler();
     // Counting and taking go together.
     let shared = WORKERS.exclusive();
+    for slot in &shared.slots {
+        let database = slot.database.load(Ordering::Acquire);
+        if database != 0 && !scheduled.contains(&database) && !slot.is_alive() {
+            slot.free();
+        }
+    }
     shared.limit.store(limit, Ordering::Release);
     shared.quota.store(quota, Ordering::Release);
     let used = shared
@@ -291,24 +309,28 @@ pub fn send_home(slot: usize) -> bool {
 
 /// Gives a slot back.
 pub fn release_worker(slot: usize) {
-    let shared = WORKERS.share();
-    let slot = &shared.slots[slot];
-    slot.process.store(0, Ordering::Release);
-    slot.pid.store(0, Ordering::Release);
-    slot.database.store(0, Ordering::Release);
+    WORKERS.share().slots[slot].free();
 }
 
-/// The calling process takes its slot.
-pub fn enter_worker(slot: usize) {
+/// The calling process takes its slot; false if that has been given to somebody else meanwhile.
+pub fn enter_worker(slot: usize) -> bool {
     {
-        let shared = WORKERS.share();
+        // Nobody gives out or reaps slots at the same time.
+        let shared = WORKERS.exclusive();
         let slot = &shared.slots[slot];
+        if slot.database.load(Ordering::Acquire) != database_id().to_u32()
+            || slot.pid.load(Ordering::Acquire) != 0
+        {
+            return false;
+        }
         slot.pid.store(my_pid(), Ordering::Release);
         slot.process.store(my_process(), Ordering::Release);
-        slot.state
-            .store(WorkerState::Idle as u32, Ordering::Release);
+        if !slot.change(WorkerState::Starting, WorkerState::Idle) {
+            return false;
+        }
     }
     databases::wake_scheduler(database_id());
+    true
 }
 
 /// Gives an idle worker a unit to refresh; false if it is not idle any more.
