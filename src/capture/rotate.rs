@@ -24,6 +24,8 @@ pub struct Rotation {
     pub dropped_layouts: u32,
     /// A segment that is not current could not be truncated.
     pub blocked: bool,
+    /// It could not even be looked at, because somebody was reading or writing it.
+    pub busy: bool,
 }
 
 /// One pass over the log of `source`: truncates what every reader has passed, then switches the current segment if it
@@ -39,10 +41,13 @@ pub fn rotate(source: pg_sys::Oid, force: bool) -> Result<Rotation> {
     };
     for segment in &known.segments {
         if !is_current(&known, segment) && size(segment) > 0 {
-            if try_truncate(&known, segment) {
-                done.truncated += 1;
-            } else {
-                done.blocked = true;
+            match try_truncate(&known, segment) {
+                Some(true) => done.truncated += 1,
+                Some(false) => done.blocked = true,
+                None => {
+                    done.blocked = true;
+                    done.busy = true;
+                }
             }
         }
     }
@@ -105,9 +110,10 @@ fn size(segment: &Segment) -> i64 {
     .map_or(0, |row| row.int(0))
 }
 
-fn try_truncate(source: &ChangeSource, segment: &Segment) -> bool {
+/// Truncates a segment that every reader has passed; none if somebody is in the way.
+fn try_truncate(source: &ChangeSource, segment: &Segment) -> Option<bool> {
     if !lock::try_relation_exclusive(segment.relid) {
-        return false;
+        return None;
     }
     let name = segment.name(source.source);
     // After the lock: what is committed now is all that will ever be in it.
@@ -134,11 +140,11 @@ fn try_truncate(source: &ChangeSource, segment: &Segment) -> bool {
             &[Value::Oid(source.source)],
         ),
     };
-    if !passed.is_some_and(|row| row.bool(0)) {
-        return false;
+    let passed = passed.is_some_and(|row| row.bool(0));
+    if passed {
+        spi::command(&format!("TRUNCATE {name}"));
     }
-    spi::command(&format!("TRUNCATE {name}"));
-    true
+    Some(passed)
 }
 
 /// Layouts before the current one whose segments are all empty.

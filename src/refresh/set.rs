@@ -120,6 +120,7 @@ pub fn refresh(request: &Request) -> Result<Vec<Outcome>> {
         advance_epochs(&groups, &outcomes);
         return Ok(outcomes);
     }
+    WAITED.set(true);
     Err(Error::new(
         Kind::State,
         "definitions keep changing while a refresh is prepared",

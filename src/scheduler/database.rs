@@ -25,6 +25,9 @@ const IDLE_WORKER: Duration = Duration::from_secs(60);
 /// Time between two maintenance passes (rotation, retention).
 const MAINTENANCE: Duration = Duration::from_secs(10);
 
+/// The same where somebody was in the way of the last one.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// An idle scheduler without stream tables leaves after this long; the launcher brings it back.
 const NOTHING_TO_DO: Duration = Duration::from_secs(5);
 
@@ -70,7 +73,7 @@ struct Scheduler {
     idle_since: HashMap<usize, Instant>,
     /// Since when this database has the workers it has.
     turn_since: Instant,
-    last_maintenance: Instant,
+    next_maintenance: Instant,
     empty_since: Option<Instant>,
     overflows: u64,
     /// Transactions seen prepared, and how many there have been.
@@ -92,7 +95,7 @@ impl Scheduler {
             started: HashMap::new(),
             idle_since: HashMap::new(),
             turn_since: Instant::now(),
-            last_maintenance: Instant::now(),
+            next_maintenance: Instant::now() + MAINTENANCE,
             empty_since: None,
             overflows: 0,
             prepared: maintenance::prepared_transactions().unwrap_or_default(),
@@ -134,9 +137,9 @@ impl Scheduler {
             shared::publish_queue(0);
         }
         self.keep_pool(&settings);
-        if self.last_maintenance.elapsed() >= MAINTENANCE {
-            self.last_maintenance = Instant::now();
-            maintenance::pass(&settings);
+        if self.next_maintenance <= Instant::now() {
+            let busy = maintenance::pass(&settings);
+            self.next_maintenance = Instant::now() + if busy { AGAIN } else { MAINTENANCE };
             // Whatever way the extension went, its scheduler goes too.
             if matches!(
                 worker::transaction(|| Ok(depend::extension_exists())),

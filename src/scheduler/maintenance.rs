@@ -11,15 +11,19 @@ const LOCK_NOT_AVAILABLE: &str = "55P03";
 
 /// Rotates the logs that have grown and deletes old history. Each log is a transaction of its own, so that one that is
 /// locked delays no other.
-pub(super) fn pass(settings: &SchedulerSettings) {
+///
+/// True if somebody was in the way of something that is worth another try soon.
+pub(super) fn pass(settings: &SchedulerSettings) -> bool {
+    let mut busy = false;
     match worker::transaction(|| Ok(capture::worth_rotating())) {
         Ok(sources) => {
             for source in sources {
                 match worker::transaction(|| capture::rotate(source, false)) {
+                    Ok(done) => busy |= done.busy,
                     Err(failure) if failure.sqlstate != LOCK_NOT_AVAILABLE => {
                         pgrx::warning!("could not rotate a change log: {}", failure.message);
                     }
-                    _ => {}
+                    Err(_) => busy = true,
                 }
             }
         }
@@ -38,6 +42,7 @@ pub(super) fn pass(settings: &SchedulerSettings) {
     if let Err(failure) = retained {
         pgrx::warning!("could not delete old refresh history: {}", failure.message);
     }
+    busy
 }
 
 /// The transactions of this database that are prepared and not yet decided; none if that could not be found out.
