@@ -194,7 +194,7 @@ CREATE FUNCTION pgtrickle.cache_stats(
     OUT l0_hits bigint, OUT l0_misses bigint, OUT l1_hits bigint, OUT l1_misses bigint, OUT l2_hits bigint,
     OUT compilations bigint, OUT evictions bigint, OUT l0_entries bigint, OUT l0_bytes bigint, OUT l1_entries bigint
 ) RETURNS SETOF record LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'cache_stats_wrapper';
-COMMENT ON FUNCTION pgtrickle.cache_stats IS 'the caches of compiled stream tables: shared (l0), of this session (l1), in the catalog (l2); counts of the whole cluster';
+COMMENT ON FUNCTION pgtrickle.cache_stats IS 'the caches of compiled stream tables: shared (l0) and of this session (l1); counts of the whole cluster';
 
 CREATE FUNCTION pgtrickle.clear_caches() RETURNS bigint LANGUAGE c AS 'MODULE_PATHNAME', 'clear_caches_wrapper';
 COMMENT ON FUNCTION pgtrickle.clear_caches IS 'forgets the compiled stream tables of this database everywhere; how many there were';
