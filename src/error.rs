@@ -14,6 +14,13 @@ pub enum Kind {
     HasDependents,
     Permission,
     State,
+    /// A refresh must not be done now: held back, out of the schedule, overtaken by definitions.
+    MustWait,
+    /// This stream table's fuse ended a refresh that found this many changes.
+    FuseBlown {
+        id: i64,
+        rows: u64,
+    },
     SourceChanged,
     TooMany,
     Serialization,
@@ -36,7 +43,9 @@ impl Kind {
             Kind::Cycle => Code::ERRCODE_INVALID_RECURSION,
             Kind::HasDependents => Code::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
             Kind::Permission => Code::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            Kind::State => Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Kind::State | Kind::MustWait | Kind::FuseBlown { .. } => {
+                Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
+            }
             Kind::SourceChanged => Code::ERRCODE_INVALID_OBJECT_DEFINITION,
             Kind::TooMany => Code::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
             Kind::DuplicateObject => Code::ERRCODE_DUPLICATE_OBJECT,

@@ -10,7 +10,6 @@ use crate::error::{Error, Kind, Result as OwnResult};
 use crate::lifecycle::{self, Changes};
 use crate::pg::shared::{self, WorkerState};
 use crate::pg::{lock, session};
-use crate::refresh;
 
 #[pg_extern(sql = false)]
 fn create_refresh_group(group_name: &str, members: Vec<Option<String>>) -> Result<(), ErrorReport> {
@@ -86,14 +85,16 @@ fn reset_fuse(name: &str, action: &str) -> Result<(), ErrorReport> {
     if !table.fuse_blown {
         lifecycle::require_owner(&table)?;
         // It may have ended a refresh that somebody asked for, and then nothing was written down.
-        let refreshed = super::refresh::manual(&table, None);
-        if refresh::blown().is_none() {
-            refreshed?;
-            return Err(Error::new(
-                Kind::State,
-                format!("the fuse of {} has not blown", table.display_name()),
-            )
-            .into());
+        match super::refresh::manual(&table, None) {
+            Err(error) if matches!(error.kind, Kind::FuseBlown { id, .. } if id == table.id) => {}
+            Err(error) => return Err(error.into()),
+            Ok(()) => {
+                return Err(Error::new(
+                    Kind::State,
+                    format!("the fuse of {} has not blown", table.display_name()),
+                )
+                .into());
+            }
         }
     }
     lifecycle::alter(

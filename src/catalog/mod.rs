@@ -29,9 +29,20 @@ pub use stream_tables::{
 
 use pgrx::pg_sys;
 
+use crate::error::{Error, Kind, Result};
 use crate::pg::relation;
 
 /// The oid of `pgtrickle.pgt_stream_tables`, under which stream tables are locked; none without the extension.
 pub fn catalog_oid() -> Option<pg_sys::Oid> {
     relation::find("pgtrickle", "pgt_stream_tables")
+}
+
+/// As [`catalog_oid`]; an error without the extension.
+pub fn installed() -> Result<pg_sys::Oid> {
+    catalog_oid().ok_or_else(|| {
+        Error::new(
+            Kind::State,
+            "extension pg_trickle is not installed in this database",
+        )
+    })
 }

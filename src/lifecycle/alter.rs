@@ -32,8 +32,7 @@ pub struct Changes<'a> {
 pub fn alter(table: &StreamTable, changes: &Changes<'_>) -> Result<()> {
     super::require_owner(table)?;
     let _quiet = entry::defining();
-    let catalog_oid = catalog::catalog_oid()
-        .ok_or_else(|| Error::new(Kind::State, "extension pg_trickle is not installed"))?;
+    let catalog_oid = catalog::installed()?;
     lock::definitions(catalog_oid);
     // The refresh at the end, if there is one, is that of the whole group.
     let (together, _) = crate::refresh::extent(&[table.id], false)?;

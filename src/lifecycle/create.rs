@@ -334,8 +334,7 @@ pub(super) fn attach_sources(
     analysis: &Analysis,
     planned: Option<&Planned>,
 ) -> Result<()> {
-    let catalog_oid = catalog::catalog_oid()
-        .ok_or_else(|| Error::new(Kind::State, "extension pg_trickle is not installed"))?;
+    let catalog_oid = catalog::installed()?;
     lock::stream_table(catalog_oid, table.id);
     let mut touched: BTreeSet<u32> = BTreeSet::new();
     let mut stage_relids: Vec<pg_sys::Oid> = Vec::new();

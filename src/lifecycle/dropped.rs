@@ -10,8 +10,7 @@ use crate::pg::{depend, entry, lock, xact};
 /// Drops a stream table. Without `cascade` it must not be read by another one.
 pub fn drop_stream_table(table: &StreamTable, cascade: bool) -> Result<()> {
     super::require_owner(table)?;
-    let catalog_oid = catalog::catalog_oid()
-        .ok_or_else(|| Error::new(Kind::State, "extension pg_trickle is not installed"))?;
+    let catalog_oid = catalog::installed()?;
     lock::definitions(catalog_oid);
     lock::stream_table(catalog_oid, table.id);
     let readers = catalog::downstream_of(table.relid);

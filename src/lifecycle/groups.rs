@@ -49,17 +49,13 @@ fn renew_holds() {
 }
 
 fn lock_definitions() -> Result<()> {
-    let catalog_oid = catalog::catalog_oid()
-        .ok_or_else(|| Error::new(Kind::State, "extension pg_trickle is not installed"))?;
-    lock::definitions(catalog_oid);
+    lock::definitions(catalog::installed()?);
     Ok(())
 }
 
 /// Gates and watermarks are looked at by one transaction at a time: two that close a gap together would each see it.
 fn lock_holds() -> Result<()> {
-    let catalog_oid = catalog::catalog_oid()
-        .ok_or_else(|| Error::new(Kind::State, "extension pg_trickle is not installed"))?;
-    lock::holds(catalog_oid);
+    lock::holds(catalog::installed()?);
     Ok(())
 }
 

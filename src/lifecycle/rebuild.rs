@@ -142,8 +142,7 @@ fn layout(view: pg_sys::Oid, planned: Option<&Planned>) -> Layout {
 /// the next refresh, which is a full one; where the storage itself changes they are gone within this transaction.
 pub(super) fn rebuild(table: &StreamTable, new_view: Option<pg_sys::Oid>) -> Result<()> {
     let _quiet = entry::defining();
-    let catalog_oid = catalog::catalog_oid()
-        .ok_or_else(|| Error::new(Kind::State, "extension pg_trickle is not installed"))?;
+    let catalog_oid = catalog::installed()?;
     lock::definitions(catalog_oid);
     lock::stream_table(catalog_oid, table.id);
     let view = new_view.unwrap_or(table.view);

@@ -9,6 +9,8 @@ use pgrx::pg_guard;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 
+use crate::error::Kind;
+
 unsafe extern "C-unwind" {
     // Signal handlers, needed as plain C function pointers.
     fn die(signal: c_int);
@@ -132,6 +134,8 @@ pub fn wait(timeout: Duration) {
 pub struct Failure {
     pub sqlstate: String,
     pub message: String,
+    /// What kind of error of our own it was, if it was one.
+    pub kind: Option<Kind>,
     caught: Option<Rc<CaughtError>>,
 }
 
@@ -171,6 +175,7 @@ pub fn transaction<R>(work: impl FnOnce() -> Result<R, crate::error::Error>) -> 
             Ok(value) => Ok(value),
             Err(error) => Err(Failure {
                 sqlstate: sqlstate(error.code() as i32),
+                kind: Some(error.kind),
                 message: error.message,
                 caught: None,
             }),
@@ -209,6 +214,7 @@ pub(super) fn failure(caught: CaughtError) -> Failure {
     Failure {
         sqlstate,
         message,
+        kind: None,
         caught: Some(Rc::new(caught)),
     }
 }

@@ -1,5 +1,5 @@
-//! Compiled stream tables, kept in three places: in this session (with its prepared statements), in shared memory for all
-//! sessions, and in the catalog for the time after a restart.
+//! Compiled stream tables, kept in two places: in this session (with its prepared statements), and in shared memory for
+//! all sessions.
 //!
 //! Everywhere they are kept by generation and relation, which the catalog knows; whoever uses one checks that under the
 //! stream table's lock.
@@ -15,7 +15,6 @@ use pgrx::pg_sys;
 use super::compile::Compiled;
 use crate::catalog::{self, StreamTable};
 use crate::config;
-use crate::pg::session::Scope;
 use crate::pg::shared::cache::{self as shared, Count};
 
 /// What this session keeps, the least recently used one first to go.
@@ -138,9 +137,7 @@ pub fn session_entries() -> usize {
     with_session(|session| session.compiled.len())
 }
 
-/// Forgets every compiled stream table of this database, in all sessions. Returns how many were in shared memory and the
-/// catalog.
+/// Forgets every compiled stream table of this database, in all sessions. Returns how many were in shared memory.
 pub fn clear() -> u64 {
-    let _scope = Scope::internal();
     shared::clear()
 }

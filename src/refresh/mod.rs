@@ -12,7 +12,5 @@ mod verify;
 
 pub use cache::{clear, current, is_compiled, known, session_entries};
 pub use compile::{Compiled, Unit, columns_read, compile, view_columns};
-pub use set::{
-    Outcome, Request, Then, blown, extent, failed_at, had_to_wait, now, refresh, upstream_of,
-};
+pub use set::{Outcome, Request, Then, extent, failed_at, now, refresh, upstream_of};
 pub use unit::storage_columns;

@@ -65,12 +65,7 @@ pub struct Outcome {
 ///
 /// Fails with 0A000 if this transaction has written to a source: what it wrote would be seen now and again later.
 pub fn refresh(request: &Request) -> Result<Vec<Outcome>> {
-    let catalog_oid = catalog::catalog_oid().ok_or_else(|| {
-        Error::new(
-            Kind::State,
-            "extension pg_trickle is not installed in this database",
-        )
-    })?;
+    let catalog_oid = catalog::installed()?;
     let mut locked: BTreeSet<i64> = BTreeSet::new();
     // The definitions may have changed while the locks were waited for.
     for _ in 0..10 {
@@ -120,9 +115,8 @@ pub fn refresh(request: &Request) -> Result<Vec<Outcome>> {
         advance_epochs(&groups, &outcomes);
         return Ok(outcomes);
     }
-    WAITED.set(true);
     Err(Error::new(
-        Kind::State,
+        Kind::MustWait,
         "definitions keep changing while a refresh is prepared",
     )
     .hint("Try again."))
@@ -131,24 +125,11 @@ pub fn refresh(request: &Request) -> Result<Vec<Outcome>> {
 thread_local! {
     /// The stream table being refreshed.
     static AT: Cell<Option<i64>> = const { Cell::new(None) };
-    /// The stream table whose fuse blew, and the changes it found.
-    static BLOWN: Cell<Option<(i64, u64)>> = const { Cell::new(None) };
-    static WAITED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// The stream table at which the last refresh of this session failed.
 pub fn failed_at() -> Option<i64> {
     AT.take()
-}
-
-/// The stream table whose fuse ended the last refresh of this session, and the changes it found.
-pub fn blown() -> Option<(i64, u64)> {
-    BLOWN.take()
-}
-
-/// The last refresh of this session was not begun, because something it concerns must wait.
-pub fn had_to_wait() -> bool {
-    WAITED.replace(false)
 }
 
 /// What has to be refreshed at one snapshot if `ids` are: whole groups, and everything upstream if asked. In topological
@@ -198,19 +179,18 @@ fn refuse_what_must_wait(
     groups: &[Group],
     request: &Request,
 ) -> Result<()> {
-    WAITED.set(true);
     for stream_table in compiled {
         let table = &stream_table.table;
         if let Some(reason) = catalog::held(table.id) {
             return Err(Error::new(
-                Kind::State,
+                Kind::MustWait,
                 format!("stream table {} must wait: {reason}", table.display_name()),
             )
             .hint("See pgtrickle.source_gates() and pgtrickle.watermark_status()."));
         }
         if request.fuses && table.fuse_blown {
             return Err(Error::new(
-                Kind::State,
+                Kind::MustWait,
                 format!(
                     "the fuse of stream table {} has blown",
                     table.display_name()
@@ -220,7 +200,7 @@ fn refuse_what_must_wait(
         }
         if request.initiated_by == InitiatedBy::Scheduler && is_out(table.status) {
             return Err(Error::new(
-                Kind::State,
+                Kind::MustWait,
                 format!(
                     "stream table {} is out of the schedule",
                     table.display_name()
@@ -232,7 +212,7 @@ fn refuse_what_must_wait(
         if is_out(*status) && !request.ids.contains(id) {
             let name = catalog::load(*id)?.display_name();
             return Err(Error::new(
-                Kind::State,
+                Kind::MustWait,
                 format!("stream table {name} of the same group is out of the schedule"),
             )
             .detail("The stream tables of a group are refreshed together or not at all.")
@@ -241,7 +221,6 @@ fn refuse_what_must_wait(
             )));
         }
     }
-    WAITED.set(false);
     Ok(())
 }
 
@@ -458,9 +437,11 @@ fn refresh_one(
             unit.refresh(&state, &how, under)?
         };
         if outcome.action == Action::Skip {
-            BLOWN.set(Some((table.id, outcome.delta_rows as u64)));
             return Err(Error::new(
-                Kind::State,
+                Kind::FuseBlown {
+                    id: table.id,
+                    rows: outcome.delta_rows as u64,
+                },
                 format!(
                     "the fuse of stream table {} has blown",
                     table.display_name()

@@ -7,6 +7,7 @@ use pgrx::pg_sys;
 
 use crate::catalog::{self, Action, HistoryRow, InitiatedBy, Mode, StreamTable};
 use crate::config::{RefreshSettings, SchedulerSettings};
+use crate::error::Kind;
 use crate::lifecycle;
 use crate::pg::session::{self, Scope};
 use crate::pg::shared::{self, WorkerState};
@@ -62,15 +63,14 @@ fn run(id: i64) -> WorkerState {
         // It is being restored: look again later.
         Ok(false) => return WorkerState::Waiting,
         // It was taken out of the schedule, or held back, since the scheduler looked.
-        Err(_) if refresh::had_to_wait() => return WorkerState::Waiting,
+        Err(failure) if failure.kind == Some(Kind::MustWait) => return WorkerState::Waiting,
         Err(failure) => failure,
     };
     let elapsed = started.elapsed().as_secs_f64() * 1000.0;
     let failed = refresh::failed_at().unwrap_or(id);
-    let blown = refresh::blown();
-    let recorded = worker::transaction(|| match blown {
-        Some((id, rows)) => record_blown_fuse(id, rows, started_at, elapsed),
-        None => record_failure(failed, &failure, started_at, elapsed),
+    let recorded = worker::transaction(|| match failure.kind {
+        Some(Kind::FuseBlown { id, rows }) => record_blown_fuse(id, rows, started_at, elapsed),
+        _ => record_failure(failed, &failure, started_at, elapsed),
     });
     match recorded {
         Ok(state) => state,

@@ -50,12 +50,11 @@ pub enum Count {
     SharedMiss,
     SessionHit,
     SessionMiss,
-    CatalogHit,
     Compilation,
     Eviction,
 }
 
-const COUNTS: usize = 7;
+const COUNTS: usize = 6;
 
 /// Slots and ring, as they lie in the area.
 pub(super) struct Place {
@@ -103,6 +102,15 @@ impl View {
         unsafe { *self.slots.add(number) = slot }
     }
 
+    /// Where this database's stream table `id` is, if it is there. The caller holds the lock.
+    fn entry(&self, id: i64) -> Option<Slot> {
+        let head = counters().head.load(Ordering::Acquire);
+        let database = database_id().to_u32();
+        self.probe(database, id)
+            .map(|number| self.slot(number))
+            .find(|slot| slot.database == database && slot.id == id && self.is_there(slot, head))
+    }
+
     /// The ring has not come around to it.
     fn is_there(&self, slot: &Slot, head: u64) -> bool {
         slot.position > 0 && head - (slot.position - 1) <= self.ring_bytes as u64
@@ -119,19 +127,14 @@ pub fn count(what: Count) {
     }
 }
 
-/// The compiled form of stream table `id` stored for this generation and relation, or for any if none is given.
+/// The compiled form of stream table `id`, of whatever generation.
 pub fn find(id: i64) -> Option<Vec<u8>> {
     if !super::available() {
         return None;
     }
     let _lock = LOCK.share();
     let view = view();
-    let head = counters().head.load(Ordering::Acquire);
-    let database = database_id().to_u32();
-    let slot = view
-        .probe(database, id)
-        .map(|number| view.slot(number))
-        .find(|slot| slot.database == database && slot.id == id && view.is_there(slot, head))?;
+    let slot = view.entry(id)?;
     let mut bytes = vec![0; slot.length as usize];
     let start = (slot.position - 1) as usize % view.ring_bytes;
     let first = bytes.len().min(view.ring_bytes - start);
@@ -153,18 +156,9 @@ pub fn has(id: i64, generation: i64, relation: pg_sys::Oid) -> bool {
         return false;
     }
     let _lock = LOCK.share();
-    let view = view();
-    let head = counters().head.load(Ordering::Acquire);
-    let database = database_id().to_u32();
-    view.probe(database, id)
-        .map(|number| view.slot(number))
-        .any(|slot| {
-            slot.database == database
-                && slot.id == id
-                && slot.generation == generation
-                && slot.relation == relation.to_u32()
-                && view.is_there(&slot, head)
-        })
+    view()
+        .entry(id)
+        .is_some_and(|slot| slot.generation == generation && slot.relation == relation.to_u32())
 }
 
 /// Stores a compiled stream table. One that is larger than a quarter of the ring is not worth what it displaces.
