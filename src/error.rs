@@ -22,6 +22,8 @@ pub enum Kind {
         rows: u64,
     },
     SourceChanged,
+    /// Adding up the changes does not explain the result.
+    Unexplained,
     TooMany,
     Serialization,
     InUse,
@@ -47,6 +49,7 @@ impl Kind {
                 Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
             }
             Kind::SourceChanged => Code::ERRCODE_INVALID_OBJECT_DEFINITION,
+            Kind::Unexplained => Code::ERRCODE_DATA_EXCEPTION,
             Kind::TooMany => Code::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
             Kind::DuplicateObject => Code::ERRCODE_DUPLICATE_OBJECT,
             Kind::UndefinedObject => Code::ERRCODE_UNDEFINED_OBJECT,

@@ -5,7 +5,7 @@ use pgrx::prelude::*;
 
 use crate::catalog::{self, InitiatedBy, StreamTable};
 use crate::config::RefreshSettings;
-use crate::error::{Error, Result as OwnResult};
+use crate::error::{Error, Kind, Result as OwnResult};
 use crate::lifecycle;
 use crate::pg::spi::{self, Value};
 use crate::refresh::{self, Outcome, Request, Then};
@@ -91,4 +91,14 @@ fn refresh_if_stale(name: &str, max_age: pgrx::datum::Interval) -> Result<bool, 
         manual(&table, None).map_err(|error: Error| ErrorReport::from(error))?;
     }
     Ok(stale)
+}
+
+/// What a delta statement calls where it does not know the new rows.
+#[pg_extern(sql = false)]
+fn pgt_give_up() -> Result<bool, ErrorReport> {
+    Err(Error::new(
+        Kind::Unexplained,
+        "the changes alone do not explain the new rows",
+    )
+    .into())
 }

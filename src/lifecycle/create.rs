@@ -341,12 +341,15 @@ pub(super) fn attach_sources(
     let mut units: Vec<(i64, Reads)> = Vec::new();
     match planned {
         Some(planned) => {
+            let mut stored = Vec::new();
             for (number, stage) in planned.stages.iter().enumerate() {
-                let (id, relid) = create_stage(table, number, &stage.query)?;
+                let (id, relid, name) = create_stage(table, number, &stage.query)?;
                 let reads = read_columns(&stage.query, &stage_relids)?;
                 stage_relids.push(relid);
+                stored.push((relid, name));
                 units.push((id, reads));
             }
+            super::indexes::index_stages(planned, &stored);
             units.push((table.id, read_columns(&planned.query, &stage_relids)?));
         }
         None => {
@@ -473,7 +476,7 @@ fn create_stage(
     table: &StreamTable,
     number: usize,
     query: &pgt_ivm::rel::Query,
-) -> Result<(i64, pg_sys::Oid)> {
+) -> Result<(i64, pg_sys::Oid, Name)> {
     let layout = Layout::of(query);
     let id = next_id();
     let _scope = Scope::internal();
@@ -500,7 +503,7 @@ fn create_stage(
         },
     )?;
     catalog::ensure_state(id);
-    Ok((id, relid))
+    Ok((id, relid, name))
 }
 
 /// Refuses a query that reads what reads this stream table.

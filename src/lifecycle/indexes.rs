@@ -1,12 +1,18 @@
-//! Indexes that a user's tables lack: without them a change of one table has to read all of another.
+//! The columns by which plans look rows up: without an index a change of one table has to read all of another. Stages get
+//! theirs here; what the users' tables lack is told.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use pgrx::pg_sys;
+use pgt_ivm::apply::{Identity, Layout};
 use pgt_ivm::rel::{AggregateKind, ColId, Rel, SourceId};
 use pgt_ivm::rewrite::{Planned, STAGE_SOURCE};
 use pgt_ivm::scalar::{Scalar, Shape};
+use pgt_ivm::sql;
+use pgt_ivm::sql::ast::Name;
 
+use crate::pg::relation;
+use crate::pg::session::Scope;
 use crate::pg::spi::{self, Value};
 
 /// Notes by which columns of its tables a stream table's plans look rows up.
@@ -15,7 +21,9 @@ pub(super) fn save_lookups(id: i64, planned: Option<&Planned>) {
         "DELETE FROM pgtrickle.pgt_lookups WHERE pgt_id = $1",
         &[Value::Int(id)],
     );
-    for (source, columns) in planned.map(lookups).unwrap_or_default() {
+    let wanted = planned.map(lookups).unwrap_or_default();
+    for (source, columns) in wanted.range(..SourceId(STAGE_SOURCE)) {
+        let source = pg_sys::Oid::from(source.0 as u32);
         let list: Vec<String> = columns.iter().map(ToString::to_string).collect();
         spi::run(
             "INSERT INTO pgtrickle.pgt_lookups (pgt_id, source, columns) \
@@ -26,6 +34,40 @@ pub(super) fn save_lookups(id: i64, planned: Option<&Planned>) {
                 Value::Text(format!("{{{}}}", list.join(","))),
             ],
         );
+    }
+}
+
+/// Creates the indexes by which other plans look up rows of the stages, given as they are stored.
+pub(super) fn index_stages(planned: &Planned, stages: &[(pg_sys::Oid, Name)]) {
+    let _scope = Scope::internal();
+    for (source, columns) in lookups(planned).range(SourceId(STAGE_SOURCE)..) {
+        let number = (source.0 - STAGE_SOURCE) as usize;
+        let (query, (relid, table)) = (&planned.stages[number].query, &stages[number]);
+        let name = |attnum: i16| &query.output[attnum as usize - 1].name;
+        let identity = match Layout::of(query).identity {
+            Identity::Key(names) => names,
+            _ => vec![],
+        };
+        // The identity's own index serves whoever looks for its first column.
+        let served = |column: &String| {
+            identity.first() == Some(column)
+                || identity.contains(column)
+                    && columns
+                        .iter()
+                        .any(|other| identity.first() == Some(name(*other)))
+        };
+        for attnum in columns {
+            let column = name(*attnum);
+            if served(column) {
+                continue;
+            }
+            if let Some(method) = relation::lookup_method(*relid, *attnum) {
+                let column = sql::quote_identifier(column);
+                spi::command(&format!(
+                    "CREATE INDEX ON {table} USING {method} ({column})"
+                ));
+            }
+        }
     }
 }
 
@@ -40,7 +82,8 @@ pub(super) fn missing(id: i64) -> Vec<(String, String)> {
     .collect()
 }
 
-fn lookups(planned: &Planned) -> Vec<(pg_sys::Oid, BTreeSet<i16>)> {
+/// The columns by which rows of each source are looked up.
+fn lookups(planned: &Planned) -> BTreeMap<SourceId, BTreeSet<i16>> {
     let mut wanted: BTreeMap<SourceId, BTreeSet<i16>> = BTreeMap::new();
     for query in planned
         .stages
@@ -61,10 +104,6 @@ fn lookups(planned: &Planned) -> Vec<(pg_sys::Oid, BTreeSet<i16>)> {
         look(&query.root, &columns, &mut wanted);
     }
     wanted
-        .into_iter()
-        .filter(|(source, _)| source.0 < STAGE_SOURCE)
-        .map(|(source, columns)| (pg_sys::Oid::from(source.0 as u32), columns))
-        .collect()
 }
 
 /// Notes the columns by which rows of a table are looked up: those equated in joins, those compared with the time, and

@@ -16,6 +16,26 @@ pub(super) unsafe fn attribute(
     unsafe { &*pg_sys::TupleDescAttr(desc, position as i32) }
 }
 
+/// The access method of an index by which values of a column are found. A btree cannot hold long values.
+pub fn lookup_method(relation: pg_sys::Oid, attnum: i16) -> Option<&'static str> {
+    let wanted = pg_sys::TYPECACHE_BTREE_OPFAMILY | pg_sys::TYPECACHE_HASH_OPFAMILY;
+    // SAFETY: catalog cache look-ups; entries of the type cache live as long as the session.
+    unsafe {
+        let ty = pg_sys::get_atttype(relation, attnum);
+        if ty == pg_sys::InvalidOid {
+            return None;
+        }
+        let cache = &*pg_sys::lookup_type_cache(ty, wanted as i32);
+        if pg_sys::get_typlen(ty) > 0 && cache.btree_opf != pg_sys::InvalidOid {
+            Some("btree")
+        } else if cache.hash_opf != pg_sys::InvalidOid {
+            Some("hash")
+        } else {
+            None
+        }
+    }
+}
+
 /// Tells every backend, at commit, that what it remembers of `relation` is outdated.
 pub fn invalidate(relation: pg_sys::Oid) {
     // SAFETY: queues an invalidation message.

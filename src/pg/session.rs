@@ -1,6 +1,6 @@
 //! Whose rights and which settings code runs with.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys;
 
@@ -102,6 +102,14 @@ pub fn set(name: &str, value: &str) {
     let (Ok(name), Ok(value)) = (CString::new(name), CString::new(value)) else {
         return;
     };
+    // SAFETY: the text is compared before anything else can replace it.
+    let same = unsafe {
+        let current = pg_sys::GetConfigOption(name.as_ptr(), true, false);
+        !current.is_null() && CStr::from_ptr(current) == value.as_c_str()
+    };
+    if same {
+        return;
+    }
     // SAFETY: GUC_ACTION_SAVE ties the value to the nest level opened by the scope.
     unsafe {
         pg_sys::set_config_option(

@@ -232,6 +232,19 @@ impl Plan {
         }
     }
 
+    /// The statement has been planned and, as far as is known, need not be planned again.
+    pub fn is_planned(&self) -> bool {
+        // SAFETY: the plan was kept; its sources live as long.
+        unsafe {
+            let sources = pg_sys::SPI_plan_get_plan_sources(self.pointer);
+            super::node::list_items::<pg_sys::CachedPlanSource>(sources)
+                .into_iter()
+                .all(|source| {
+                    (*source).is_valid && !(*source).gplan.is_null() && (*(*source).gplan).is_valid
+                })
+        }
+    }
+
     /// Runs the statement and returns its rows.
     pub fn run(&self, values: &[Value], under: Under<'_>) -> Vec<Row> {
         debug_assert_eq!(values.len(), self.types.len());

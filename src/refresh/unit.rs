@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 use std::time::Instant;
 
-use pgt_ivm::apply::{self, Change};
+use pgt_ivm::apply::{self, Care, Change};
 use pgt_ivm::rel::{CLOCK, SourceId};
 use pgt_ivm::schedule::{Cost, Sample};
 use pgt_ivm::sql;
@@ -36,7 +36,12 @@ pub(super) struct Plans {
     differential: HashMap<(Change, Filled), Rc<Plan>>,
     full: Option<Rc<Plan>>,
     cost: Cost,
+    /// Refreshes for which the fast statement is not tried, since it has just given up.
+    slower: u32,
 }
+
+/// Refreshes without a try of the fast statement after one that gave up.
+const GIVEN_UP: u32 = 64;
 
 /// The log segments that hold something new, as positions in the list of the one source that changed; empty for all.
 type Filled = Vec<(SourceId, Vec<usize>)>;
@@ -391,17 +396,16 @@ impl Unit {
                 .chain(moved.then_some(CLOCK))
                 .collect(),
             limit: SIZE_CLASSES.iter().copied().find(|class| largest <= *class),
-            careful: false,
+            care: self.care(),
         };
-        let fast = xact::attempt(|| self.apply((&change, filled), values, settings, under));
-        let row = match fast {
-            Ok(row) if !row.bool(5) => row,
-            // A value that cannot be folded, or an expression that failed, perhaps on a value of neither state.
-            Ok(_) => self.careful((&mut change, filled), values, settings, under)?,
+        let row = match xact::attempt(|| self.apply((&change, filled), values, settings, under)) {
+            Ok(row) => row,
             Err(failure) if failure.may_be_the_delta() => {
-                match xact::attempt(|| self.careful((&mut change, filled), values, settings, under))
-                {
-                    Ok(row) => row?,
+                // It gave up, or an expression failed, perhaps on a value of neither state.
+                self.plans.borrow_mut().slower = GIVEN_UP;
+                change.care = Care::Careful;
+                match xact::attempt(|| self.apply((&change, filled), values, settings, under)) {
+                    Ok(row) => row,
                     Err(second) if second.may_be_the_delta() => {
                         // Rows that never stood together may have met; the query itself knows.
                         let reason =
@@ -413,7 +417,9 @@ impl Unit {
             }
             Err(failure) => failure.raise(),
         };
-        let outcome = read_outcome(&row, Action::Differential, None);
+        let logged = changes.iter().map(|(_, rows)| *rows as i64).sum();
+        let mut outcome = read_outcome(&row, Action::Differential, None);
+        outcome.delta_rows = row.optional_int(3).unwrap_or(logged);
         if row.bool(4) {
             // Never seen without a defect somewhere; the stored rows are put right and the event is on record.
             pgrx::warning!(
@@ -431,15 +437,16 @@ impl Unit {
         Ok(outcome)
     }
 
-    fn careful(
-        &self,
-        (change, filled): (&mut Change, &Filled),
-        values: &[Value],
-        settings: &RefreshSettings,
-        under: Under<'_>,
-    ) -> Result<spi::Row> {
-        change.careful = true;
-        Ok(self.apply((change, filled), values, settings, under))
+    /// How much is expected of the next delta.
+    fn care(&self) -> Care {
+        let mut plans = self.plans.borrow_mut();
+        match plans.slower.checked_sub(1) {
+            Some(left) => {
+                plans.slower = left;
+                Care::Net
+            }
+            None => Care::Fast,
+        }
     }
 
     /// The sources with only those log segments that hold something new: each one costs the start of a scan.
@@ -464,14 +471,6 @@ impl Unit {
         settings: &RefreshSettings,
         under: Under<'_>,
     ) -> spi::Row {
-        // Small deltas are looked up through indexes; with the default the planner would rather read small tables whole.
-        let _scope = change
-            .limit
-            .is_some_and(|limit| limit <= SMALL_DELTA)
-            .then(Scope::settings);
-        if _scope.is_some() {
-            session::set("random_page_cost", "1.1");
-        }
         let kind = (change.clone(), filled.clone());
         let known = self.plans.borrow().differential.get(&kind).cloned();
         let plan = known.unwrap_or_else(|| {
@@ -496,6 +495,13 @@ impl Unit {
                 .insert(kind, plan.clone());
             plan
         });
+        // Small deltas are looked up through indexes; with the default the planner would rather read small tables whole.
+        let small = change.limit.is_some_and(|limit| limit <= SMALL_DELTA);
+        let _scope = (small && !plan.is_planned()).then(|| {
+            let scope = Scope::settings();
+            session::set("random_page_cost", "1.1");
+            scope
+        });
         match plan.run(values, under).into_iter().next() {
             Some(row) => row,
             None => pgrx::error!("an apply statement returned no row"),
@@ -518,7 +524,7 @@ impl Unit {
         let change = Change {
             dirty: dirty.clone(),
             limit,
-            careful: false,
+            care: Care::Fast,
         };
         Ok(apply::differential(
             query,

@@ -76,6 +76,14 @@ const QUERIES: &[(&str, &str)] = &[
         "with s as (select id, k from a where n > 0) select x.id, y.k from s x join s y on x.k = y.id",
     ),
     (
+        "equal_aggregates_are_one_stage",
+        "with s as (select k, sum(n) as total from a group by k) select x.k, y.total from s x join s y on x.total = y.k",
+    ),
+    (
+        "join_used_often_is_a_stage",
+        "with s as (select a.id, b.m from a join b on a.k = b.k) select x.id from s x, s y, s z where x.m = y.id and y.m = z.id",
+    ),
+    (
         "left_join",
         "select a.id, b.m from a left join b on a.k = b.k",
     ),

@@ -305,6 +305,18 @@ fn recursion_and_arrays() {
 }
 
 #[test]
+fn sub_queries_used_often() {
+    run(&[
+        "with t as (select dept, sum(salary) as s from emp group by dept) select a.dept, b.s, c.s as most from t a, t b, (select max(s) as s from t) c where a.s < b.s",
+        "with p as (select e.id, e.salary, d.name from emp e join dept d on d.id = e.dept) select x.id, y.id as other, z.id as third from p x, p y, p z where x.id < y.id and y.id < z.id and x.name = y.name and y.name = z.name",
+        "with p as (select d.name, e.tags from emp e left join dept d on d.id = e.dept) select name from p union all select name || '!' from p where name is not null union all select tags[1] from p union all select tags[2] from p",
+        "with p as (select e.dept, e.salary, l.v from emp e join loose l on l.k = e.dept), q as (select x.dept, y.v from p x join p y on x.v = y.dept), r as (select a.dept, b.v from q a join q b on a.v = b.dept and a.dept < b.dept) select dept, v, count(*) as n from r where dept < 4 group by dept, v",
+        "select (select count(*) from emp e join dept d on d.id = e.dept where d.boss = o.id) as n, (select sum(salary) from emp e join dept d on d.id = e.dept where d.boss = o.id) as s, (select max(salary) from emp e join dept d on d.id = e.dept where d.boss = o.id) as m, o.id from dept o",
+        "select k from loose where v in (select v from loose group by v having count(*) > 1) and k in (select v from loose group by v having count(*) > 1)",
+    ]);
+}
+
+#[test]
 fn aggregates_over_nothing() {
     run(&[
         "select count(distinct dept) as a, regr_count(salary, id) as b, max(bonus) as c, count(bonus) as d from emp",

@@ -576,3 +576,37 @@ fn result_that_moves_with_the_clock() {
         w.name()
     );
 }
+
+#[test]
+fn stages_have_indexes_for_those_who_look_their_rows_up() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec(
+        "create table a (id int primary key, k int not null, n int, t text);
+         create table b (id int primary key, n bigint, t text);
+         insert into a select i, i % 5, i, 't' || i from generate_series(1, 20) i;
+         insert into b select i, i, 't' || i from generate_series(1, 20) i",
+    );
+    let by_number = s.stream_table(
+        "by_number",
+        "select b.id, g.k from b join (select k, count(*) as c from a group by k) g on g.c = b.n",
+    );
+    let by_text = s.stream_table(
+        "by_text",
+        "select b.id, g.k from b join (select k, max(t) as t from a group by k) g on g.t = b.t",
+    );
+    assert_eq!(
+        s.lines(
+            "select substring(indexdef from 'USING .*') from pg_indexes where schemaname = 'pgtrickle_stages'
+             and indexname not like '%identity' order by 1"
+        ),
+        ["USING btree (c1)", "USING hash (c1)"]
+    );
+    // Longer than what a btree can hold.
+    s.exec(
+        "update b set t = repeat('z', 10000) || id where id = 3;
+         update a set t = repeat('z', 10000) || '3' where id = 3; update b set n = 4 where id = 7",
+    );
+    by_number.follows(&mut s);
+    by_text.follows(&mut s);
+}

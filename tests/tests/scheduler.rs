@@ -526,7 +526,7 @@ fn cost_model_prefers_the_faster_way() {
     );
     let v = s.stream_table_with(
         "v",
-        "select k, slow(n) as n from t",
+        "select slow(n) % 7 as g, count(*) as c from t group by slow(n) % 7",
         "refresh_mode => 'AUTO', schedule => '1d'",
     );
     let last = "select action, coalesce(reason, '') from pgtrickle.get_refresh_history('v', 1)";

@@ -235,7 +235,7 @@ impl PartialOrd for ReadRelation {
     }
 }
 
-fn list_items<T>(list: *mut pg_sys::List) -> Vec<*mut T> {
+pub(super) fn list_items<T>(list: *mut pg_sys::List) -> Vec<*mut T> {
     if list.is_null() {
         return vec![];
     }

@@ -4,7 +4,9 @@ use super::outcome::{self, DONE, Outcome, cte, from_cte, modify};
 use super::state::{evaluate_state, stored_value};
 use super::{Identity, Layout, Role, Target};
 use crate::rel::{Query, Rel};
-use crate::sql::ast::{Cte, CteBody, Expr, From, JoinKind, Merge, Name, Select, Statement};
+use crate::sql::ast::{
+    Cte, CteBody, Expr, From, JoinKind, Matched, Merge, Name, Select, Statement,
+};
 use crate::sql::{self, Lowered, Sources};
 
 fn value(position: usize) -> String {
@@ -179,17 +181,6 @@ fn keyed_difference(layout: &Layout, target: &Target) -> Vec<Cte> {
         .iter()
         .map(|column| new(&column.name))
         .collect();
-    let mut returning = vec![(Expr::MergeAction, "action".to_owned())];
-    let visible: Vec<&str> = layout
-        .visible()
-        .map(|column| column.name.as_str())
-        .collect();
-    if target.output.is_some() {
-        for (position, name) in visible.iter().enumerate() {
-            returning.push((Expr::column("old", *name), format!("o{position}")));
-            returning.push((Expr::column("new", *name), format!("v{position}")));
-        }
-    }
     let merge = Merge {
         table: target.table.clone(),
         alias: "s".into(),
@@ -197,39 +188,14 @@ fn keyed_difference(layout: &Layout, target: &Target) -> Vec<Cte> {
         on: outcome::identify(layout, "s", &new),
         matched: vec![(
             Some(outcome::differ(stored, fresh)),
-            Some(assignments.clone()),
+            Matched::Update(assignments.clone()),
         )],
         not_matched: Some((None, assignments)),
         delete_unmatched: true,
-        returning,
+        returning: outcome::returned(layout, target),
     };
     let mut ctes = vec![modify(DONE, CteBody::Merge(Box::new(merge)))];
-    let side = |prefix: &str| {
-        (0..visible.len())
-            .map(|position| Expr::column("x", format!("{prefix}{position}")))
-            .collect::<Vec<_>>()
-    };
-    let is_not =
-        |action: &str| Expr::column("x", "action").infix("<>", Expr::Literal(action.to_owned()));
-    let differs = || {
-        Expr::Or(vec![
-            Expr::column("x", "action").infix("<>", Expr::Literal("UPDATE".into())),
-            outcome::differ(side("o"), side("v")),
-        ])
-    };
-    let branch = |action: &str| Select {
-        from: vec![from_cte(DONE, "x")],
-        conditions: vec![is_not(action), differs()],
-        ..Select::default()
-    };
-    ctes.extend(outcome::write_output(
-        target,
-        visible.len(),
-        vec![
-            (Expr::Integer(-1), side("o"), branch("INSERT")),
-            (Expr::Integer(1), side("v"), branch("DELETE")),
-        ],
-    ));
+    ctes.extend(outcome::output_of_done(layout, target));
     ctes
 }
 

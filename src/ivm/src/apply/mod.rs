@@ -4,9 +4,9 @@
 //! found again. [`differential`] carries one delta into the stored rows by one statement; [`full`] does the same for the
 //! difference between the stored rows and the query evaluated now; [`initial`] fills an empty table.
 //!
-//! Every statement returns one row: `inserted, updated, deleted, delta_rows bigint, drift, again boolean`. `drift` means
-//! that the stored rows are not what the delta assumes; the caller has to refuse the refresh. `again` means that nothing
-//! was done and the careful statement is needed.
+//! Every statement returns one row: `inserted, updated, deleted, delta_rows bigint, drift boolean`. `delta_rows` is null
+//! where they are the logged rows, which the caller has counted. `drift` means that the stored rows are not what the
+//! delta assumes; the caller has to refuse the refresh.
 
 mod bag;
 mod full;
@@ -22,9 +22,10 @@ use serde::{Deserialize, Serialize};
 
 pub use layout::{Grouped, Identity, Layout, Role, State, StateKind, StoredColumn};
 
-use crate::rel::{CLOCK, Query, SourceId};
-use crate::sql::Sources;
-use crate::sql::ast::{Name, Select, Statement};
+use crate::delta::{self, EarlyConditions};
+use crate::rel::{CLOCK, Query, Rel, SourceId};
+use crate::sql::ast::{Cte, Name, Select, Statement};
+use crate::sql::{self, Sources};
 
 /// Where a result is stored and where its own changes are written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,9 +42,19 @@ pub struct Change {
     pub dirty: BTreeSet<SourceId>,
     /// A bound of the logged rows of any one source.
     pub limit: Option<u64>,
-    /// Net every source first and be ready to evaluate any group again: slower, and works where the fast statement meets
-    /// a value it cannot fold (`again` in its result) or an expression that fails on a value of neither state.
-    pub careful: bool,
+    pub care: Care,
+}
+
+/// What a differential statement is ready for. The less, the faster it starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Care {
+    /// It ends with an error where a key of a plain result changed more than once, where a value cannot be folded, and
+    /// where the stored rows are not what the delta assumes.
+    Fast,
+    /// Changes of the result are netted, any group can be evaluated again, and drift is reported.
+    Net,
+    /// Every source is netted first too: no expression is computed from a value that is in neither state.
+    Careful,
 }
 
 impl Change {
@@ -51,6 +62,29 @@ impl Change {
     fn sources(&self) -> impl Iterator<Item = SourceId> {
         self.dirty.iter().copied().filter(|id| *id != CLOCK)
     }
+
+    /// What can be tested before anything is netted.
+    fn early(&self, root: &Rel) -> EarlyConditions {
+        match self.care {
+            Care::Careful => EarlyConditions::new(),
+            _ => delta::early(root, &self.dirty),
+        }
+    }
+
+    /// The changes of the sources, netted or as they were logged.
+    fn delta_tables(&self, sources: &Sources, net: bool, early: &EarlyConditions) -> Vec<Cte> {
+        self.sources()
+            .flat_map(|id| sql::delta_table(id, &sources[&id], self.limit, net, early.get(&id)))
+            .collect()
+    }
+}
+
+/// The terms of the change of `rel`, without what its sources' changes have passed early.
+fn terms(rel: &Rel, change: &Change, early: &EarlyConditions) -> Vec<Rel> {
+    delta::terms(rel, &change.dirty)
+        .iter()
+        .map(|term| delta::without(term, early))
+        .collect()
 }
 
 /// The statement that applies a change.

@@ -1,8 +1,8 @@
 //! The row every apply statement returns, and the expressions apply statements share.
 
-use super::{Identity, Layout, Target};
+use super::{Change, Identity, Layout, Target};
 use crate::scalar::Type;
-use crate::sql::ast::{Cte, CteBody, Expr, From, Query, Select};
+use crate::sql::ast::{Cte, CteBody, Expr, From, Name, Query, Select};
 use crate::sql::{self, param};
 
 /// The CTE of the MERGE (or of the insert and delete) that changed the stored rows.
@@ -41,7 +41,6 @@ pub(super) struct Outcome {
     pub deleted: Option<Expr>,
     pub delta_rows: Option<Expr>,
     pub drift: Option<Expr>,
-    pub again: Option<Expr>,
 }
 
 impl Outcome {
@@ -78,6 +77,26 @@ impl Outcome {
         self.count(DONE, Some(condition))
     }
 
+    /// What the MERGE did.
+    pub(super) fn count_actions(&mut self) {
+        self.inserted = Some(self.actions("INSERT"));
+        self.updated = Some(self.actions("UPDATE"));
+        self.deleted = Some(self.actions("DELETE"));
+    }
+
+    /// The rows of the sources' deltas; none if they are `logged` as they are and the caller has counted them.
+    pub(super) fn count_changes(&mut self, change: &Change, logged: bool) {
+        if logged && change.limit.is_some() {
+            self.delta_rows = Some(Expr::Null.cast("pg_catalog.int8"));
+            return;
+        }
+        let counts: Vec<Expr> = change
+            .sources()
+            .map(|id| self.count(&sql::delta_name(id), None))
+            .collect();
+        self.delta_rows = counts.into_iter().reduce(|sum, rows| sum.infix("+", rows));
+    }
+
     pub(super) fn select(self) -> CteBody {
         let zero = || Expr::Integer(0).cast("pg_catalog.int8");
         let items = vec![
@@ -91,10 +110,6 @@ impl Outcome {
             (
                 self.drift.unwrap_or(Expr::Boolean(false)),
                 "drift".to_owned(),
-            ),
-            (
-                self.again.unwrap_or(Expr::Boolean(false)),
-                "again".to_owned(),
             ),
         ];
         let from = self
@@ -246,4 +261,55 @@ pub(super) fn write_output(
 pub(super) fn differ(a: Vec<Expr>, b: Vec<Expr>) -> Expr {
     let record = |values: Vec<Expr>| Expr::Row(values).cast("pg_catalog.record");
     record(a).operator("pg_catalog.*<>", record(b))
+}
+
+/// Ends the statement with an error: a more careful one has to do it.
+pub(super) fn give_up() -> Expr {
+    Expr::Call(Name::new("pgtrickle", "pgt_give_up"), vec![])
+}
+
+/// False, unless `condition` holds.
+pub(super) fn give_up_if(condition: Expr) -> Expr {
+    Expr::Case(vec![(condition, give_up())], Box::new(Expr::Boolean(false)))
+}
+
+/// What a MERGE returns: its action, and the visible columns before (`o*`) and after (`v*`) if somebody reads the
+/// result's changes.
+pub(super) fn returned(layout: &Layout, target: &Target) -> Vec<(Expr, String)> {
+    let mut returning = vec![(Expr::MergeAction, "action".to_owned())];
+    if target.output.is_some() {
+        for (position, column) in layout.visible().enumerate() {
+            returning.push((Expr::column("old", &*column.name), format!("o{position}")));
+            returning.push((Expr::column("new", &*column.name), format!("v{position}")));
+        }
+    }
+    returning
+}
+
+/// The change of the visible columns, from what the MERGE [`returned`].
+pub(super) fn output_of_done(layout: &Layout, target: &Target) -> Option<Cte> {
+    let width = layout.visible().count();
+    let side = |prefix: &str| {
+        (0..width)
+            .map(|position| Expr::column("x", format!("{prefix}{position}")))
+            .collect::<Vec<_>>()
+    };
+    let is_not =
+        |action: &str| Expr::column("x", "action").infix("<>", Expr::Literal(action.to_owned()));
+    let branch = |action: &str| Select {
+        from: vec![from_cte(DONE, "x")],
+        conditions: vec![
+            is_not(action),
+            Expr::Or(vec![is_not("UPDATE"), differ(side("o"), side("v"))]),
+        ],
+        ..Select::default()
+    };
+    write_output(
+        target,
+        width,
+        vec![
+            (Expr::Integer(-1), side("o"), branch("INSERT")),
+            (Expr::Integer(1), side("v"), branch("DELETE")),
+        ],
+    )
 }

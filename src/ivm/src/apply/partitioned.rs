@@ -5,8 +5,8 @@
 //! are now), then the difference as in a full refresh.
 
 use super::outcome::{Outcome, cte};
-use super::{Change, Identity, Layout, Target, full, outcome};
-use crate::delta;
+use super::{Care, Change, Identity, Layout, Target, full, outcome, terms};
+use crate::delta::{self, EarlyConditions};
 use crate::rel::{Body, PartitionInput, Query, Rel, SortKey};
 use crate::scalar::{Scalar, Type};
 use crate::sql::ast::{Cte, Expr, From, JoinKind, Select, Statement, TextPiece};
@@ -21,11 +21,9 @@ pub(super) fn differential(
     target: &Target,
     change: &Change,
 ) -> Statement {
-    let net_first = change.careful || delta::changes_meet(&query.root, &change.dirty);
-    let mut ctes: Vec<Cte> = change
-        .sources()
-        .flat_map(|id| sql::delta_table(id, &sources[&id], change.limit, net_first))
-        .collect();
+    let net_first = change.care == Care::Careful || delta::changes_meet(&query.root, &change.dirty);
+    let early = change.early(&query.root);
+    let mut ctes = change.delta_tables(sources, net_first, &early);
     let (partitions, body) = operator(&query.root);
     ctes.push(match body {
         Some(Body::Limit {
@@ -37,9 +35,9 @@ pub(super) fn differential(
             (order, count),
             (layout, target),
             sources,
-            change,
+            (change, &early),
         ),
-        _ => touched(partitions, sources, change),
+        _ => touched(partitions, sources, change, &early),
     });
     let row = sql::lower_touched(&query.root, sources, TOUCHED);
     ctes.push(cte("q", full::stored_columns(row, layout)));
@@ -49,13 +47,7 @@ pub(super) fn differential(
         stored_partitions(layout, target, matches!(body, Some(Body::Limit { .. }))),
     ));
     let mut outcome = Outcome::default();
-    let delta_rows = change
-        .sources()
-        .map(|id| outcome.count(&sql::delta_name(id), None))
-        .collect::<Vec<_>>();
-    outcome.delta_rows = delta_rows
-        .into_iter()
-        .reduce(|sum, rows| sum.infix("+", rows));
+    outcome.count_changes(change, !net_first);
     outcome.inserted = Some(outcome.count("come", None));
     outcome.deleted = Some(outcome.count("gone", None));
     Statement {
@@ -78,26 +70,29 @@ fn key(position: usize) -> String {
 }
 
 /// `touched(k*)`: the distinct keys of rows that came or went. Without keys, one row if there is any.
-fn touched(inputs: &[PartitionInput], sources: &Sources, change: &Change) -> Cte {
+fn touched(
+    inputs: &[PartitionInput],
+    sources: &Sources,
+    change: &Change,
+    early: &EarlyConditions,
+) -> Cte {
     let width = inputs.first().map_or(0, |input| input.keys.len());
     let branches: Vec<Select> = inputs
         .iter()
         .flat_map(|input| {
-            delta::terms(&input.rel, &change.dirty)
-                .into_iter()
-                .map(|term| {
-                    let row = sql::lower(&term, sources);
-                    let mut items: Vec<(Expr, String)> = input
-                        .keys
-                        .iter()
-                        .enumerate()
-                        .map(|(position, value)| (sql::scalar(value, &row), key(position)))
-                        .collect();
-                    if items.is_empty() {
-                        items.push((Expr::Integer(1), "one".into()));
-                    }
-                    row.select(items)
-                })
+            terms(&input.rel, change, early).into_iter().map(|term| {
+                let row = sql::lower(&term, sources);
+                let mut items: Vec<(Expr, String)> = input
+                    .keys
+                    .iter()
+                    .enumerate()
+                    .map(|(position, value)| (sql::scalar(value, &row), key(position)))
+                    .collect();
+                if items.is_empty() {
+                    items.push((Expr::Integer(1), "one".into()));
+                }
+                row.select(items)
+            })
         })
         .collect();
     if width == 0 {
@@ -141,7 +136,7 @@ fn touched_window(
     (order, count): (&[SortKey], &Scalar),
     (layout, target): (&Layout, &Target),
     sources: &Sources,
-    change: &Change,
+    (change, early): (&Change, &EarlyConditions),
 ) -> Cte {
     let names: &[String] = match &layout.identity {
         Identity::Partition(names) => names,
@@ -149,7 +144,7 @@ fn touched_window(
     };
     let mut branches: Vec<Select> = inputs
         .iter()
-        .flat_map(|input| delta::terms(&input.rel, &change.dirty))
+        .flat_map(|input| terms(&input.rel, change, early))
         .map(|term| {
             let row = sql::lower(&term, sources);
             let mut items: Vec<(Expr, String)> = order

@@ -4,6 +4,7 @@
 //! `Delta`); the change is the bag union of the terms, each row weighted by the product of its leaves' weights. Which
 //! sources changed is known before, so a term is only built for those.
 
+mod early;
 mod join;
 mod linear;
 mod matching;
@@ -12,6 +13,8 @@ mod outer;
 mod union;
 
 use std::collections::BTreeSet;
+
+pub use early::{Early, EarlyConditions, early, without};
 
 use crate::rel::{At, CLOCK, Rel, SourceId};
 

@@ -322,6 +322,16 @@ pub struct Query {
 }
 
 impl Rel {
+    /// Nothing but scans, filters, projections and inner joins.
+    pub fn is_plain(&self) -> bool {
+        match self {
+            Rel::Scan(_) => true,
+            Rel::Filter { input, .. } | Rel::Project { input, .. } => input.is_plain(),
+            Rel::Join { inputs, .. } => inputs.iter().all(Rel::is_plain),
+            _ => false,
+        }
+    }
+
     /// The columns the node produces.
     pub fn columns(&self) -> BTreeSet<ColId> {
         match self {

@@ -1,13 +1,20 @@
 //! A plan has at most one stateful operator, at its root: every other one becomes a stage, a stored intermediate result
-//! with its own plan, read like any source.
+//! with its own plan, read like any source. So does a join that occurs often in a plan. What is the same is one stage.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::facts;
-use crate::rel::{At, OutputColumn, PartitionInput, Query, Rel, Scan, ScanColumn, SourceId};
+use crate::rel::{
+    self, At, ColId, Numbers, OutputColumn, PartitionInput, Query, Rel, Scan, ScanColumn, SourceId,
+};
 
 /// Source ids of stages start here, above every oid.
 pub const STAGE_SOURCE: u64 = 1 << 32;
+
+/// A join that occurs this often in one plan is stored. Twice it is cheaper to evaluate its change twice.
+const OFTEN: usize = 3;
 
 /// A stored intermediate result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,17 +32,14 @@ pub struct Planned {
 
 /// Cuts `query` at its inner stateful operators.
 pub fn cut(query: &Query) -> Planned {
-    let mut stages = Vec::new();
-    let mut instance = query
-        .root
-        .scans()
-        .iter()
-        .map(|scan| scan.instance)
-        .max()
-        .unwrap_or(0);
-    let root = keep_root(&query.root, &mut stages, &mut instance);
+    let scans = query.root.scans();
+    let mut cutter = Cutter {
+        stages: vec![],
+        instance: scans.iter().map(|scan| scan.instance).max().unwrap_or(0),
+    };
+    let root = cutter.plan(&query.root);
     Planned {
-        stages,
+        stages: cutter.stages,
         query: Query {
             root,
             output: query.output.clone(),
@@ -43,39 +47,111 @@ pub fn cut(query: &Query) -> Planned {
     }
 }
 
-/// The root of a plan: a stateful operator stays where it is and only what is below it is cut. An aggregate may have a
-/// projection above it, a partitioned operator any filters and projections.
-fn keep_root(rel: &Rel, stages: &mut Vec<Stage>, instance: &mut u32) -> Rel {
-    match rel {
-        Rel::Aggregate { input, keys, calls } => Rel::Aggregate {
-            input: Box::new(below(input, stages, instance)),
-            keys: keys.clone(),
-            calls: calls.clone(),
-        },
-        Rel::Partitioned { inputs, keys, body } => Rel::Partitioned {
-            inputs: inputs
-                .iter()
-                .map(|input| PartitionInput {
-                    rel: below(&input.rel, stages, instance),
-                    keys: input.keys.clone(),
-                })
-                .collect(),
-            keys: keys.clone(),
-            body: body.clone(),
-        },
-        Rel::Project { input, columns }
-            if matches!(**input, Rel::Aggregate { .. }) || is_partitioned(input) =>
-        {
-            Rel::Project {
-                input: Box::new(keep_root(input, stages, instance)),
-                columns: columns.clone(),
+struct Cutter {
+    stages: Vec<Stage>,
+    /// The last instance number given out.
+    instance: u32,
+}
+
+impl Cutter {
+    /// A plan for `rel`: reads stages where it had stateful operators below its root.
+    fn plan(&mut self, rel: &Rel) -> Rel {
+        self.keep_root(rel, &often(rel))
+    }
+
+    /// The root of a plan: a stateful operator stays where it is and only what is below it is cut. An aggregate may have
+    /// a projection above it, a partitioned operator any filters and projections.
+    fn keep_root(&mut self, rel: &Rel, often: &[Rel]) -> Rel {
+        match rel {
+            Rel::Aggregate { input, keys, calls } => Rel::Aggregate {
+                input: Box::new(self.below(input, often)),
+                keys: keys.clone(),
+                calls: calls.clone(),
+            },
+            Rel::Partitioned { inputs, keys, body } => Rel::Partitioned {
+                inputs: inputs
+                    .iter()
+                    .map(|input| PartitionInput {
+                        rel: self.below(&input.rel, often),
+                        keys: input.keys.clone(),
+                    })
+                    .collect(),
+                keys: keys.clone(),
+                body: body.clone(),
+            },
+            Rel::Project { input, columns }
+                if matches!(**input, Rel::Aggregate { .. }) || is_partitioned(input) =>
+            {
+                Rel::Project {
+                    input: Box::new(self.keep_root(input, often)),
+                    columns: columns.clone(),
+                }
             }
+            Rel::Filter { input, conditions } if is_partitioned(input) => Rel::Filter {
+                input: Box::new(self.keep_root(input, often)),
+                conditions: conditions.clone(),
+            },
+            other => other.map_inputs(&mut |input| self.below(input, often)),
         }
-        Rel::Filter { input, conditions } if is_partitioned(input) => Rel::Filter {
-            input: Box::new(keep_root(input, stages, instance)),
-            conditions: conditions.clone(),
-        },
-        other => below(other, stages, instance),
+    }
+
+    fn below(&mut self, rel: &Rel, often: &[Rel]) -> Rel {
+        let stored = match rel {
+            Rel::Aggregate { .. } | Rel::Partitioned { .. } => true,
+            other => is_join(other) && often.contains(&canonical(other).0),
+        };
+        if stored {
+            self.stage(rel)
+        } else {
+            rel.map_inputs(&mut |input| self.below(input, often))
+        }
+    }
+
+    /// A scan of the stage that keeps `rel`.
+    fn stage(&mut self, rel: &Rel) -> Rel {
+        let unique = facts::keys(rel);
+        let (root, mut renamed) = canonical(&self.plan(rel));
+        let types = root.column_types();
+        let output: Vec<OutputColumn> = types
+            .iter()
+            .enumerate()
+            .map(|(position, (id, (ty, _)))| OutputColumn {
+                id: *id,
+                name: format!("c{position}"),
+                ty: ty.clone(),
+            })
+            .collect();
+        let columns = output
+            .iter()
+            .enumerate()
+            .filter_map(|(position, column)| {
+                Some(ScanColumn {
+                    id: renamed.remove(&column.id)?,
+                    attnum: position as i16 + 1,
+                    name: column.name.clone(),
+                    ty: column.ty.clone(),
+                    nullable: types[&column.id].1,
+                })
+            })
+            .collect();
+        let query = Query { root, output };
+        let position = self
+            .stages
+            .iter()
+            .position(|stage| stage.query == query)
+            .unwrap_or_else(|| {
+                let source = SourceId(STAGE_SOURCE + self.stages.len() as u64);
+                self.stages.push(Stage { source, query });
+                self.stages.len() - 1
+            });
+        self.instance += 1;
+        Rel::Scan(Scan {
+            source: self.stages[position].source,
+            instance: self.instance,
+            at: At::New,
+            columns,
+            keys: unique,
+        })
     }
 }
 
@@ -88,46 +164,162 @@ fn is_partitioned(rel: &Rel) -> bool {
     }
 }
 
-fn below(rel: &Rel, stages: &mut Vec<Stage>, instance: &mut u32) -> Rel {
-    match rel {
-        Rel::Aggregate { .. } | Rel::Partitioned { .. } => {
-            let unique = facts::keys(rel);
-            let root = keep_root(rel, stages, instance);
-            let types = root.column_types();
-            let output: Vec<OutputColumn> = types
-                .iter()
-                .enumerate()
-                .map(|(position, (id, (ty, _)))| OutputColumn {
-                    id: *id,
-                    name: format!("c{position}"),
-                    ty: ty.clone(),
-                })
-                .collect();
-            let columns = output
-                .iter()
-                .enumerate()
-                .map(|(position, column)| ScanColumn {
-                    id: column.id,
-                    attnum: position as i16 + 1,
-                    name: column.name.clone(),
-                    ty: column.ty.clone(),
-                    nullable: types[&column.id].1,
-                })
-                .collect();
-            let source = SourceId(STAGE_SOURCE + stages.len() as u64);
-            stages.push(Stage {
-                source,
-                query: Query { root, output },
-            });
-            *instance += 1;
-            Rel::Scan(Scan {
-                source,
-                instance: *instance,
-                at: At::New,
-                columns,
-                keys: unique,
-            })
+/// Reads more than one thing.
+fn is_join(rel: &Rel) -> bool {
+    matches!(
+        rel,
+        Rel::Join { .. } | Rel::Outer { .. } | Rel::Match { .. } | Rel::Project { .. }
+    ) && rel.scans().len() > 1
+}
+
+/// The joins below the root of a plan that occur often, in canonical form.
+fn often(root: &Rel) -> Vec<Rel> {
+    fn visit(rel: &Rel, found: &mut Vec<(Rel, usize)>) {
+        for input in rel.inputs() {
+            if is_join(input) {
+                let (form, _) = canonical(input);
+                match found.iter_mut().find(|(known, _)| *known == form) {
+                    Some((_, count)) => *count += 1,
+                    None => found.push((form, 1)),
+                }
+            }
+            visit(input, found);
         }
-        other => other.map_inputs(&mut |input| below(input, stages, instance)),
+    }
+    if root.scans().len() < 2 * OFTEN {
+        return vec![];
+    }
+    let mut found = Vec::new();
+    visit(root, &mut found);
+    found
+        .into_iter()
+        .filter(|(_, count)| *count >= OFTEN)
+        .map(|(form, _)| form)
+        .collect()
+}
+
+/// The tree with columns and instances numbered in the order of their appearance, and what each column was before: trees
+/// that mean the same, column by column, become equal.
+fn canonical(rel: &Rel) -> (Rel, BTreeMap<ColId, ColId>) {
+    #[derive(Default)]
+    struct InOrder {
+        columns: BTreeMap<ColId, ColId>,
+        instances: BTreeMap<u32, u32>,
+    }
+    impl Numbers for InOrder {
+        fn column(&mut self, id: ColId) -> ColId {
+            let next = ColId(self.columns.len() as u32 + 1);
+            *self.columns.entry(id).or_insert(next)
+        }
+
+        fn instance(&mut self, instance: u32) -> u32 {
+            let next = self.instances.len() as u32 + 1;
+            *self.instances.entry(instance).or_insert(next)
+        }
+    }
+    let mut numbers = InOrder::default();
+    let copy = rel::copy(rel, &mut numbers);
+    let before = numbers.columns.iter().map(|(old, new)| (*new, *old));
+    (copy, before.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scalar::Type;
+
+    fn column(id: u32) -> ScanColumn {
+        ScanColumn {
+            id: ColId(id),
+            attnum: 1,
+            name: "a".into(),
+            ty: Type {
+                name: "pg_catalog.int4".into(),
+                collation: None,
+                equality: Some("pg_catalog.=".into()),
+                hashable: true,
+                bitwise: true,
+            },
+            nullable: true,
+        }
+    }
+
+    fn scan(source: u64, number: u32) -> Rel {
+        Rel::Scan(Scan {
+            source: SourceId(source),
+            instance: number,
+            at: At::New,
+            columns: vec![column(number)],
+            keys: vec![],
+        })
+    }
+
+    fn join(inputs: Vec<Rel>) -> Rel {
+        Rel::Join {
+            inputs,
+            conditions: vec![],
+        }
+    }
+
+    fn distinct(number: u32) -> Rel {
+        let column = column(number);
+        Rel::Aggregate {
+            input: Box::new(scan(1, number)),
+            keys: vec![(
+                ColId(number + 100),
+                crate::scalar::Scalar::column(column.id, column.ty, true),
+            )],
+            calls: vec![],
+        }
+    }
+
+    fn stages(root: Rel) -> usize {
+        cut(&Query {
+            root,
+            output: vec![],
+        })
+        .stages
+        .len()
+    }
+
+    #[test]
+    fn equal_sub_queries_are_one_stage() {
+        assert_eq!(stages(join(vec![distinct(1), distinct(2)])), 1);
+        let of_another_table = Rel::Filter {
+            input: Box::new(join(vec![distinct(1), scan(2, 2)])),
+            conditions: vec![],
+        };
+        assert_eq!(stages(of_another_table), 1);
+    }
+
+    #[test]
+    fn joins_used_often_are_stages() {
+        let pair = |number: u32| join(vec![scan(1, number), scan(2, number + 1)]);
+        assert_eq!(stages(join(vec![pair(1), pair(3)])), 0);
+        assert_eq!(stages(join(vec![pair(1), pair(3), pair(5)])), 1);
+        let other = join(vec![scan(2, 5), scan(1, 6)]);
+        assert_eq!(stages(join(vec![pair(1), pair(3), other])), 0);
+    }
+
+    #[test]
+    fn columns_of_a_shared_stage_are_those_of_each_reader() {
+        let planned = cut(&Query {
+            root: join(vec![distinct(1), distinct(2)]),
+            output: vec![],
+        });
+        let read: Vec<_> = planned
+            .query
+            .root
+            .scans()
+            .iter()
+            .map(|scan| (scan.source, scan.instance, scan.columns[0].id))
+            .collect();
+        assert_eq!(
+            read,
+            [
+                (SourceId(STAGE_SOURCE), 3, ColId(101)),
+                (SourceId(STAGE_SOURCE), 4, ColId(102))
+            ]
+        );
     }
 }

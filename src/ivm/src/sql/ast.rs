@@ -256,6 +256,14 @@ pub enum CteBody {
 /// Columns and the values they get.
 pub type Assignments = Vec<(String, Expr)>;
 
+/// What a MERGE does to a row that has a partner.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Matched {
+    Delete,
+    Update(Assignments),
+    Nothing,
+}
+
 /// A MERGE into `table AS alias`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Merge {
@@ -263,8 +271,8 @@ pub struct Merge {
     pub alias: String,
     pub using: From,
     pub on: Expr,
-    /// Condition (besides matching) and whether the row goes (`None`) or changes (assignments).
-    pub matched: Vec<(Option<Expr>, Option<Assignments>)>,
+    /// Condition (besides matching) and what happens to the row; the first that holds.
+    pub matched: Vec<(Option<Expr>, Matched)>,
     /// Condition and values for rows that come.
     pub not_matched: Option<(Option<Expr>, Assignments)>,
     /// Rows of the table without a partner are deleted.

@@ -3,7 +3,7 @@
 use std::fmt::{self, Display, Formatter, Write};
 
 use super::ast::{
-    Cte, CteBody, Expr, From, JoinKind, Merge, Name, Query, Select, Statement, TextPiece,
+    Cte, CteBody, Expr, From, JoinKind, Matched, Merge, Name, Query, Select, Statement, TextPiece,
 };
 
 /// An identifier in double quotes.
@@ -397,14 +397,15 @@ impl Display for Merge {
             self.using,
             self.on
         )?;
-        for (condition, assignments) in &self.matched {
+        for (condition, action) in &self.matched {
             f.write_str("\n    WHEN MATCHED")?;
             if let Some(condition) = condition {
                 write!(f, " AND {condition}")?;
             }
-            match assignments {
-                None => f.write_str(" THEN DELETE")?,
-                Some(assignments) => {
+            match action {
+                Matched::Delete => f.write_str(" THEN DELETE")?,
+                Matched::Nothing => f.write_str(" THEN DO NOTHING")?,
+                Matched::Update(assignments) => {
                     f.write_str(" THEN UPDATE SET ")?;
                     list(
                         f,

@@ -1,0 +1,156 @@
+//! The changes of a source, read from its log.
+
+use super::ast::{Cte, CteBody, Expr, From, Query, Select};
+use super::lower::{SourceTable, delta_name, fill, image, log_column, param, union_all};
+use crate::delta::Early;
+use crate::rel::SourceId;
+
+/// Condition that a log row (table alias `l`) is new to the reader.
+fn unseen(source: &SourceTable) -> Expr {
+    match source.version {
+        None => {
+            let xid = Expr::column("l", "xid");
+            Expr::Or(vec![
+                Expr::And(vec![
+                    xid.clone().infix(">=", Expr::Param(param::XMAX)),
+                    xid.clone().infix("<", Expr::Param(param::BOUND)),
+                ]),
+                Expr::EqualAny(Box::new(xid), Box::new(Expr::Param(param::IN_PROGRESS))),
+            ])
+        }
+        Some(position) => Expr::column("l", "version").infix(
+            ">",
+            Expr::Element(
+                Box::new(Expr::Param(param::CONSUMED).cast("pg_catalog.int8[]")),
+                position,
+            ),
+        ),
+    }
+}
+
+/// The new log rows that pass the early conditions.
+fn log_branches(source: &SourceTable, items: &[(Expr, String)], early: Option<&Early>) -> Query {
+    let mut conditions = vec![unseen(source)];
+    if let Some(early) = early {
+        conditions.extend(early.conditions.iter().map(|condition| {
+            fill(condition, &|id| match early.columns.get(&id) {
+                Some(attnum) => Expr::column("l", log_column(*attnum)),
+                None => Expr::Null,
+            })
+        }));
+    }
+    let branches = source
+        .log
+        .iter()
+        .map(|segment| Select {
+            items: items.to_vec(),
+            from: vec![From::Table {
+                name: segment.clone(),
+                alias: "l".into(),
+                only: true,
+            }],
+            conditions: conditions.clone(),
+            ..Select::default()
+        })
+        .collect();
+    union_all(branches)
+}
+
+/// The change of a source since the frontier, as CTEs of which the last is named by [`delta_name`]: its columns and the
+/// weight `w` (integer).
+///
+/// With `net` there is one row per distinct image, so that no expression computed from it ever sees a value that was in
+/// neither state; without, whoever reads it has to sum up weights. `limit` is an upper bound of the number of logged
+/// rows, known from the probe: it tells the planner the size of the delta and never cuts.
+pub fn delta_table(
+    id: SourceId,
+    source: &SourceTable,
+    limit: Option<u64>,
+    net: bool,
+    early: Option<&Early>,
+) -> Vec<Cte> {
+    let columns: Vec<String> = source
+        .columns
+        .keys()
+        .map(|attnum| log_column(*attnum))
+        .collect();
+    let plain = |alias: &str| -> Vec<(Expr, String)> {
+        columns
+            .iter()
+            .map(|name| (Expr::column(alias, name.clone()), name.clone()))
+            .collect()
+    };
+    let materialized = |name: String, query: Query| Cte {
+        name,
+        materialized: true,
+        body: CteBody::Query(query),
+    };
+    let weight = |value: Expr| (value.cast("pg_catalog.int4"), "w".to_owned());
+
+    let mut items = plain("l");
+    items.push(weight(Expr::column("l", "w")));
+    let log = log_branches(source, &items, early);
+    let logged = format!("{}_log", delta_name(id));
+    let name = if net {
+        format!("{}_raw", delta_name(id))
+    } else {
+        delta_name(id)
+    };
+    // The limit stands outside the scan of the log: on the scan itself it would promise early matches.
+    let mut ctes = match limit {
+        None => vec![materialized(name.clone(), log)],
+        Some(limit) => {
+            let mut items = plain("l");
+            items.push((Expr::column("l", "w"), "w".into()));
+            let bounded = Select {
+                items,
+                from: vec![From::Cte {
+                    name: logged.clone(),
+                    alias: "l".into(),
+                }],
+                limit: Some(limit),
+                ..Select::default()
+            };
+            // Read once it is no step of its own.
+            let bounded = Cte {
+                name: name.clone(),
+                materialized: false,
+                body: CteBody::Query(bounded.into()),
+            };
+            vec![materialized(logged, log), bounded]
+        }
+    };
+    if net {
+        let sum = Expr::aggregate("sum", Expr::column("l", "w"));
+        let mut items: Vec<(Expr, String)> = columns
+            .iter()
+            .map(|column| {
+                (
+                    Expr::aggregate("any_value", Expr::column("l", column.clone())),
+                    column.clone(),
+                )
+            })
+            .collect();
+        items.push(weight(sum.clone()));
+        let image_of: Vec<Expr> = columns
+            .iter()
+            .map(|column| Expr::column("l", column.clone()))
+            .collect();
+        let select = Select {
+            items,
+            from: vec![From::Cte {
+                name,
+                alias: "l".into(),
+            }],
+            group_by: if image_of.is_empty() {
+                vec![]
+            } else {
+                vec![image(image_of)]
+            },
+            having: Some(sum.infix("<>", Expr::Integer(0))),
+            ..Select::default()
+        };
+        ctes.push(materialized(delta_name(id), select.into()));
+    }
+    ctes
+}
