@@ -91,30 +91,53 @@ fn lookups(planned: &Planned) -> BTreeMap<SourceId, BTreeSet<i16>> {
         .map(|stage| &stage.query)
         .chain([&planned.query])
     {
-        let columns: BTreeMap<ColId, (SourceId, i16)> = query
-            .root
-            .scans()
-            .iter()
-            .flat_map(|scan| {
-                scan.columns
-                    .iter()
-                    .map(|column| (column.id, (scan.source, column.attnum)))
-            })
-            .collect();
+        let mut columns = Origins::new();
+        trace(&query.root, &mut columns);
         look(&query.root, &columns, &mut wanted);
     }
     wanted
 }
 
+/// The columns of sources that a column is a mere copy of.
+type Origins = BTreeMap<ColId, Vec<(SourceId, i16)>>;
+
+fn trace(rel: &Rel, origins: &mut Origins) {
+    for input in rel.inputs() {
+        trace(input, origins);
+    }
+    match rel {
+        Rel::Scan(scan) => origins.extend(
+            scan.columns
+                .iter()
+                .map(|column| (column.id, vec![(scan.source, column.attnum)])),
+        ),
+        Rel::Project { columns, .. } => {
+            for (id, value) in columns {
+                if let Some(origin) = value.as_column().and_then(|from| origins.get(&from)) {
+                    origins.insert(*id, origin.clone());
+                }
+            }
+        }
+        Rel::UnionAll { inputs, columns } => {
+            for (position, (id, _)) in columns.iter().enumerate() {
+                let found = inputs
+                    .iter()
+                    .filter_map(|(_, from)| origins.get(from.get(position)?))
+                    .flatten()
+                    .copied()
+                    .collect();
+                origins.insert(*id, found);
+            }
+        }
+        _ => {}
+    }
+}
+
 /// Notes the columns by which rows of a table are looked up: those equated in joins, those compared with the time, and
 /// group keys whose groups may have to be evaluated again.
-fn look(
-    rel: &Rel,
-    columns: &BTreeMap<ColId, (SourceId, i16)>,
-    wanted: &mut BTreeMap<SourceId, BTreeSet<i16>>,
-) {
+fn look(rel: &Rel, columns: &Origins, wanted: &mut BTreeMap<SourceId, BTreeSet<i16>>) {
     let mut note = |id: ColId| {
-        if let Some((source, attnum)) = columns.get(&id) {
+        for (source, attnum) in columns.get(&id).into_iter().flatten() {
             wanted.entry(*source).or_default().insert(*attnum);
         }
     };

@@ -400,6 +400,12 @@ impl LogScan<'_> {
         // SAFETY: opened and closed here, with a lock that is already held; the slot fits the relation.
         unsafe {
             let heap = pg_sys::table_open(segment, pg_sys::AccessShareLock as i32);
+            let main = pg_sys::ForkNumber::MAIN_FORKNUM;
+            if pg_sys::RelationGetNumberOfBlocksInFork(heap, main) == 0 {
+                // Most segments, most of the time.
+                pg_sys::table_close(heap, pg_sys::NoLock as i32);
+                return Some(0);
+            }
             let list = pg_sys::RelationGetIndexList(heap);
             let index = (pg_sys::list_length(list) > 0).then(|| {
                 pg_sys::index_open(

@@ -88,11 +88,38 @@ unsafe fn prepare(query: *mut pg_sys::Query) {
             prepare((*cte).ctequery.cast());
         }
         for link in sublinks(query) {
-            prepare((*link).subselect.cast());
+            let select: *mut pg_sys::Query = (*link).subselect.cast();
+            if (*link).subLinkType == pg_sys::SubLinkType::EXISTS_SUBLINK {
+                forget_what_is_selected(&mut *select);
+            }
+            prepare(select);
         }
         (*query).targetList = flatten((*query).targetList.cast()).cast();
         (*query).havingQual = flatten((*query).havingQual);
         flatten_from((*query).jointree.cast(), query);
+    }
+}
+
+/// What an EXISTS selects and how it is sorted is never evaluated, unless it decides how many rows there are. PostgreSQL's
+/// `simplify_EXISTS_query` does the same.
+fn forget_what_is_selected(query: &mut pg_sys::Query) {
+    let decides = query.commandType != pg_sys::CmdType::CMD_SELECT
+        || !query.setOperations.is_null()
+        || query.hasAggs
+        || !query.groupClause.is_null()
+        || !query.groupingSets.is_null()
+        || query.hasWindowFuncs
+        || query.hasTargetSRFs
+        || query.hasModifyingCTE
+        || !query.havingQual.is_null()
+        || !query.limitOffset.is_null()
+        || !query.limitCount.is_null()
+        || !query.rowMarks.is_null();
+    if !decides {
+        query.targetList = std::ptr::null_mut();
+        query.distinctClause = std::ptr::null_mut();
+        query.sortClause = std::ptr::null_mut();
+        query.hasDistinctOn = false;
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::ast::{Cte, CteBody, Expr, From, JoinKind, Name, Query, Select};
 use super::lower::{Lowered, Sources, column_name, derived, lower, scalar, union_all};
 use crate::rel::{ColId, Kept, Rel};
-use crate::scalar::{Scalar, Type};
+use crate::scalar::{Scalar, Shape, Type};
 
 /// One side of an explicit join: a single FROM item whose columns are bare columns.
 fn side(rel: &Rel, sources: &Sources) -> (From, BTreeMap<ColId, Expr>, Vec<Expr>) {
@@ -180,6 +180,7 @@ impl Side<'_> {
                 .rel
                 .column_types()
                 .into_iter()
+                .filter(|(id, _)| self.ids.contains(id))
                 .map(|(id, (ty, _))| (null(ty), column_name(id)))
                 .collect();
             items.push((int(Expr::Integer(0)), "w".into()));
@@ -209,13 +210,27 @@ impl Side<'_> {
         let mut row = lower(self.rel, sources);
         let mut columns = row.columns.clone();
         columns.extend(under("r", &other.ids));
-        let meets = Select {
-            items: vec![(Expr::Integer(1), "one".into())],
-            from: vec![from_cte(other.names.change, "r")],
-            conditions: vec![conjunction(on, &columns)],
-            ..Select::default()
+        let meets = |on: &[Scalar]| {
+            Expr::Exists(Box::new(Select {
+                items: vec![(Expr::Integer(1), "one".into())],
+                from: vec![from_cte(other.names.change, "r")],
+                conditions: vec![conjunction(on, &columns)],
+                ..Select::default()
+            }))
         };
-        row.conditions.push(Expr::Exists(Box::new(meets)));
+        // By equalities alone the planner can go from the few changes to the rows that meet them.
+        let equalities: Vec<Scalar> = on
+            .iter()
+            .filter(|condition| match condition.shape {
+                Shape::Equal(a, b) => self.ids.contains(&a) != self.ids.contains(&b),
+                _ => false,
+            })
+            .cloned()
+            .collect();
+        if !equalities.is_empty() && equalities.len() < on.len() {
+            row.conditions.push(meets(&equalities));
+        }
+        row.conditions.push(meets(on));
         let mut items = items_of(&row, &self.ids);
         items.push((Expr::Integer(1), "w".into()));
         items.push((Expr::Boolean(false), "came".into()));
@@ -332,10 +347,13 @@ pub(super) fn change(
         ids: Rel::columns(rel).into_iter().collect(),
         names,
     };
-    let (left, right) = (
-        side(left, left_terms, LEFT),
-        side(right, right_terms, RIGHT),
-    );
+    let left = side(left, left_terms, LEFT);
+    let mut right = side(right, right_terms, RIGHT);
+    if matches!(kind, Kept::Matched | Kept::Unmatched) {
+        // Of its rows only the conditions see something.
+        let seen: BTreeSet<ColId> = on.iter().flat_map(Scalar::columns).collect();
+        right.ids.retain(|id| seen.contains(id));
+    }
     let mut with = vec![left.change(sources), right.change(sources)];
     with.push(left.rows(&right, on, sources));
     with.extend(left.counts(&right, on, sources));
