@@ -2,264 +2,6 @@
 -- created; only the name of a stream table is looked up with the caller's search_path. Functions with a definer's rights
 -- look into change logs and at other sessions, and return counts and positions only, never rows.
 
----------------------------------------------------------------------------------------------------- names
-
-CREATE FUNCTION pgtrickle.pgt_lookup(name text) RETURNS bigint LANGUAGE plpgsql STABLE STRICT AS $$
-DECLARE
-    relation pg_catalog.oid;
-    found_id bigint;
-BEGIN
-    relation := pg_catalog.to_regclass(name);
-    IF relation IS NULL THEN
-        RAISE EXCEPTION USING
-            ERRCODE = 'undefined_table',
-            MESSAGE = pg_catalog.format('stream table "%s" does not exist', name),
-            HINT = 'pgtrickle.pgt_status() lists the stream tables of this database.';
-    END IF;
-    SELECT st.pgt_id INTO found_id FROM pgtrickle.pgt_stream_tables st
-    WHERE st.pgt_relid OPERATOR(pg_catalog.=) relation AND st.stage_of IS NULL;
-    IF found_id IS NULL THEN
-        RAISE EXCEPTION USING
-            ERRCODE = 'undefined_table',
-            MESSAGE = pg_catalog.format('"%s" is not a stream table', name),
-            HINT = 'pgtrickle.pgt_status() lists the stream tables of this database.';
-    END IF;
-    RETURN found_id;
-END $$;
-COMMENT ON FUNCTION pgtrickle.pgt_lookup IS 'the id of the stream table a name stands for; 42P01 if there is none';
-
-CREATE FUNCTION pgtrickle.pgt_lookup_source(name text) RETURNS oid LANGUAGE plpgsql STABLE STRICT AS $$
-DECLARE
-    relation pg_catalog.oid;
-BEGIN
-    relation := pg_catalog.to_regclass(name);
-    IF relation IS NULL THEN
-        RAISE EXCEPTION USING
-            ERRCODE = 'undefined_table',
-            MESSAGE = pg_catalog.format('relation "%s" does not exist', name),
-            HINT = 'pgtrickle.change_buffer_sizes() lists the sources whose changes are captured.';
-    END IF;
-    IF NOT EXISTS (SELECT FROM pgtrickle.pgt_change_sources s WHERE s.source OPERATOR(pg_catalog.=) relation) THEN
-        RAISE EXCEPTION USING
-            ERRCODE = 'undefined_table',
-            MESSAGE = pg_catalog.format('changes of "%s" are not captured', name),
-            HINT = 'pgtrickle.change_buffer_sizes() lists the sources whose changes are captured.';
-    END IF;
-    RETURN relation;
-END $$;
-COMMENT ON FUNCTION pgtrickle.pgt_lookup_source IS 'the captured relation a name stands for; 42P01 if there is none';
-
-CREATE FUNCTION pgtrickle.pgt_name(relation oid) RETURNS text LANGUAGE sql STABLE STRICT
-BEGIN ATOMIC
-    SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.oid = relation;
-END;
-COMMENT ON FUNCTION pgtrickle.pgt_name IS 'schema and name of a relation, quoted where necessary';
-
-CREATE FUNCTION pgtrickle.version() RETURNS text LANGUAGE sql STABLE
-BEGIN ATOMIC
-    SELECT extversion FROM pg_extension WHERE extname = 'pg_trickle';
-END;
-COMMENT ON FUNCTION pgtrickle.version IS 'the version of the extension in this database';
-
----------------------------------------------------------------------------------------------------- states
-
--- A stream table with its intermediate results: they are refreshed together and count as one.
-CREATE VIEW pgtrickle.pgt_units AS
-    SELECT COALESCE(stage_of, pgt_id) AS pgt_id, pgt_id AS unit FROM pgtrickle.pgt_stream_tables;
-COMMENT ON VIEW pgtrickle.pgt_units IS 'what is stored for each stream table: itself and its intermediate results';
-
-CREATE VIEW pgtrickle.pgt_consumed AS
-    SELECT s.pgt_id AS unit, u.upstream, u.version
-    FROM pgtrickle.pgt_refresh_state s, unnest(s.upstream, s.consumed) AS u (upstream, version);
-COMMENT ON VIEW pgtrickle.pgt_consumed IS 'which versions of what it reads each stream table or intermediate result has consumed';
-
-CREATE VIEW pgtrickle.pgt_upstream_versions AS
-    SELECT u.pgt_id, c.upstream, min(c.version) AS version
-    FROM pgtrickle.pgt_units u JOIN pgtrickle.pgt_consumed c ON c.unit = u.unit
-    JOIN pgtrickle.pgt_stream_tables st ON st.pgt_id = c.upstream AND st.stage_of IS NULL
-    GROUP BY u.pgt_id, c.upstream;
-COMMENT ON VIEW pgtrickle.pgt_upstream_versions IS 'which version of the stream tables it reads each stream table has consumed';
-
-CREATE FUNCTION pgtrickle.pgt_frontier_usable(base pg_snapshot, cluster bigint, database oid) RETURNS boolean
-    LANGUAGE sql STABLE
-BEGIN ATOMIC
-    SELECT COALESCE(
-        cluster = (SELECT system_identifier FROM pg_control_system())
-        AND database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
-        AND pg_snapshot_xmax(base) <= pg_snapshot_xmax(pg_current_snapshot()), false);
-END;
-COMMENT ON FUNCTION pgtrickle.pgt_frontier_usable IS 'whether a frontier was taken in this database of this cluster';
-
-CREATE VIEW pgtrickle.pgt_states AS
-    SELECT st.pgt_id, st.pgt_relid::oid AS relid, n.nspname AS schema_name, c.relname AS table_name,
-        format('%I.%I', n.nspname, c.relname) AS name, c.relowner AS owner, st.def_view, st.schedule, st.refresh_mode,
-        st.effective_refresh_mode, st.downgrade_reason, st.downgrade_hint, st.status, st.created_at, st.altered_at,
-        COALESCE(s.is_populated, false) AS is_populated, u.data_timestamp, u.last_refresh_at,
-        COALESCE(u.needs_reinit, false) AS needs_reinit, u.reinit_reason,
-        COALESCE(s.consecutive_errors, 0) AS consecutive_errors, s.last_error_at, s.last_error_sqlstate,
-        s.last_error_message, s.retry_at, s.data_version
-    FROM pgtrickle.pgt_stream_tables st
-    JOIN pg_class c ON c.oid = st.pgt_relid
-    JOIN pg_namespace n ON n.oid = c.relnamespace
-    LEFT JOIN pgtrickle.pgt_refresh_state s ON s.pgt_id = st.pgt_id
-    CROSS JOIN LATERAL (
-        SELECT max(r.data_timestamp) AS data_timestamp, max(r.last_refresh_at) AS last_refresh_at,
-            bool_or(r.needs_reinit OR NOT pgtrickle.pgt_frontier_usable(r.frontier_base, r.frontier_cluster, r.frontier_db))
-                FILTER (WHERE r.is_populated) AS needs_reinit,
-            string_agg(DISTINCT CASE WHEN r.needs_reinit THEN COALESCE(r.reinit_reason, 'definition changed')
-                ELSE 'frontier of another cluster' END, ', ') FILTER (WHERE r.is_populated AND (r.needs_reinit
-                OR NOT pgtrickle.pgt_frontier_usable(r.frontier_base, r.frontier_cluster, r.frontier_db))) AS reinit_reason
-        FROM pgtrickle.pgt_units unit JOIN pgtrickle.pgt_refresh_state r ON r.pgt_id = unit.unit
-        WHERE unit.pgt_id = st.pgt_id
-    ) u
-    WHERE st.stage_of IS NULL;
-COMMENT ON VIEW pgtrickle.pgt_states IS 'definition and state of each stream table; its staleness is left to stream_tables_info';
-
----------------------------------------------------------------------------------------------------- pending changes
-
-CREATE FUNCTION pgtrickle.pgt_pending(unit bigint, count_rows boolean)
-    RETURNS TABLE (source oid, pending bigint, oldest bigint, since timestamptz)
-    LANGUAGE plpgsql STABLE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
-DECLARE
-    state record;
-    reads record;
-    bounds text;
-    counts text;
-BEGIN
-    SELECT s.is_populated, s.needs_reinit, s.data_timestamp, s.frontier_cluster, s.frontier_db,
-        pgtrickle.pgt_frontier_usable(s.frontier_base, s.frontier_cluster, s.frontier_db) AS usable,
-        pg_snapshot_xmax(s.frontier_base) AS xmax, ARRAY(SELECT pg_snapshot_xip(s.frontier_base)) AS xip
-    INTO state FROM pgtrickle.pgt_refresh_state s WHERE s.pgt_id = pgt_pending.unit;
-    IF NOT FOUND OR NOT state.is_populated THEN
-        RETURN;
-    END IF;
-    IF state.needs_reinit OR NOT state.usable THEN
-        RETURN QUERY SELECT NULL::oid, NULL::bigint, NULL::bigint, state.data_timestamp;
-        RETURN;
-    END IF;
-    FOR reads IN
-        SELECT d.source::oid AS source, up.pgt_id AS upstream, us.data_version, v.version AS consumed,
-            d.source_type = 'uncaptured' OR (c.unlogged AND NOT EXISTS (
-                SELECT FROM pgtrickle.pgt_unlogged_alive a WHERE a.source = d.source AND a.pgt_id = d.pgt_id)) AS unknown
-        FROM pgtrickle.pgt_dependencies d
-        LEFT JOIN pgtrickle.pgt_change_sources c ON c.source = d.source
-        LEFT JOIN pgtrickle.pgt_stream_tables up ON up.pgt_relid = d.source
-        LEFT JOIN pgtrickle.pgt_refresh_state us ON us.pgt_id = up.pgt_id
-        LEFT JOIN pgtrickle.pgt_consumed v ON v.unit = d.pgt_id AND v.upstream = up.pgt_id
-        WHERE d.pgt_id = pgt_pending.unit ORDER BY d.source
-    LOOP
-        source := reads.source;
-        pending := NULL;
-        oldest := NULL;
-        since := state.data_timestamp;
-        IF reads.unknown THEN
-            -- Nothing tells whether it has changed: not captured, or emptied with its log by a crash.
-            RETURN NEXT;
-            CONTINUE;
-        END IF;
-        SELECT string_agg(format(CASE WHEN reads.upstream IS NULL
-                THEN 'SELECT min(xid) AS position FROM %1$s WHERE xid >= $1 UNION ALL SELECT min(xid) FROM %1$s WHERE xid = ANY ($2)'
-                ELSE 'SELECT min(version) AS position FROM %1$s WHERE version > $3' END, segments.name), ' UNION ALL '),
-            string_agg(format(CASE WHEN reads.upstream IS NULL
-                THEN 'SELECT count(*) AS n FROM %1$s WHERE xid >= $1 UNION ALL SELECT count(*) FROM %1$s WHERE xid = ANY ($2)'
-                ELSE 'SELECT count(*) AS n FROM %1$s WHERE version > $3' END, segments.name), ' UNION ALL ')
-        INTO bounds, counts
-        FROM (SELECT pgtrickle.pgt_name(g.relid) AS name FROM pgtrickle.pgt_change_segments g
-              WHERE g.source = reads.source) segments
-        WHERE segments.name IS NOT NULL;
-        CONTINUE WHEN bounds IS NULL;
-        BEGIN
-            EXECUTE format('SELECT min(position)::text::bigint FROM (%s) b', bounds)
-                INTO oldest USING state.xmax, state.xip, COALESCE(reads.consumed, 0);
-            CONTINUE WHEN oldest IS NULL;
-            IF count_rows THEN
-                EXECUTE format('SELECT sum(n)::bigint FROM (%s) c', counts)
-                    INTO pending USING state.xmax, state.xip, COALESCE(reads.consumed, 0);
-            END IF;
-        EXCEPTION WHEN undefined_table THEN
-            -- The log went away meanwhile: nobody reads it any more.
-            CONTINUE;
-        END;
-        IF reads.upstream IS NULL THEN
-            -- Whatever does not see the oldest change was refreshed before that change was committed.
-            since := GREATEST(since, (SELECT max(o.data_timestamp) FROM pgtrickle.pgt_refresh_state o
-                WHERE pg_snapshot_xmax(o.frontier_base)::text::bigint <= oldest
-                    AND o.frontier_cluster = state.frontier_cluster AND o.frontier_db = state.frontier_db));
-        ELSE
-            -- The refresh that made the first version not consumed.
-            since := GREATEST(since, (SELECT h.data_timestamp FROM pgtrickle.pgt_refresh_history h
-                WHERE h.pgt_id = reads.upstream AND h.status = 'COMPLETED'
-                    AND h.rows_inserted + h.rows_updated + h.rows_deleted > 0
-                ORDER BY h.refresh_id DESC LIMIT 1 OFFSET GREATEST(reads.data_version - COALESCE(reads.consumed, 0) - 1, 0)));
-        END IF;
-        RETURN NEXT;
-    END LOOP;
-END $$;
-COMMENT ON FUNCTION pgtrickle.pgt_pending IS
-    'sources with changes that a stream table or an intermediate result has not seen, and since when at the earliest; a row without source asks for a rebuild';
-
-CREATE FUNCTION pgtrickle.pgt_stale_since(stream_table bigint) RETURNS timestamptz LANGUAGE sql STABLE STRICT
-BEGIN ATOMIC
-    WITH RECURSIVE involved (pgt_id) AS (
-        SELECT stream_table
-        UNION
-        SELECT upstream.pgt_id FROM involved
-        JOIN pgtrickle.pgt_dependencies d ON d.pgt_id = involved.pgt_id
-        JOIN pgtrickle.pgt_stream_tables upstream ON upstream.pgt_relid = d.source
-    )
-    SELECT min(p.since) FROM involved, pgtrickle.pgt_pending(involved.pgt_id, false) p;
-END;
-COMMENT ON FUNCTION pgtrickle.pgt_stale_since IS
-    'since when, at the earliest, there are changes that a stream table does not show; NULL if it shows everything';
-
-CREATE FUNCTION pgtrickle.pgt_staleness(stream_table bigint) RETURNS interval LANGUAGE sql VOLATILE STRICT
-BEGIN ATOMIC
-    SELECT CASE WHEN s.is_populated THEN GREATEST(
-        COALESCE(clock_timestamp() - pgtrickle.pgt_stale_since(s.pgt_id), '0'::interval), '0'::interval) END
-    FROM pgtrickle.pgt_refresh_state s WHERE s.pgt_id = stream_table;
-END;
-COMMENT ON FUNCTION pgtrickle.pgt_staleness IS 'how long a stream table has not shown all changes; NULL before it is filled';
-
-CREATE FUNCTION pgtrickle.pgt_interval(stream_table bigint) RETURNS interval LANGUAGE sql STABLE STRICT
-BEGIN ATOMIC
-    WITH RECURSIVE wanted (pgt_id, relid, schedule) AS (
-        SELECT pgt_id, pgt_relid::oid, lower(btrim(schedule)) FROM pgtrickle.pgt_stream_tables
-        WHERE pgt_id = stream_table
-        UNION
-        SELECT reader.pgt_id, reader.pgt_relid::oid, lower(btrim(reader.schedule)) FROM wanted
-        JOIN pgtrickle.pgt_dependencies d ON d.source::oid = wanted.relid
-        JOIN pgtrickle.pgt_units unit ON unit.unit = d.pgt_id
-        JOIN pgtrickle.pgt_stream_tables reader ON reader.pgt_id = unit.pgt_id
-        WHERE wanted.schedule = 'calculated'
-    ), durations AS (
-        SELECT pgt_id, schedule, CASE
-            WHEN schedule = 'continuous' THEN '0'::interval
-            WHEN schedule = 'calculated' THEN NULL
-            WHEN schedule ~ '[@ ]' THEN CASE WHEN pgt_id <> stream_table
-                THEN current_setting('pg_trickle.default_schedule_seconds', true)::interval END
-            ELSE (SELECT sum(m[1]::double precision * CASE m[2] WHEN 'ms' THEN '1 ms'::interval WHEN 's' THEN '1 s'
-                WHEN 'm' THEN '1 min' WHEN 'h' THEN '1 h' WHEN 'd' THEN '1 day' WHEN 'w' THEN '7 days' END)
-                FROM regexp_matches(schedule, '([0-9]+)(ms|s|m|h|d|w)', 'g') m)
-            END AS duration
-        FROM wanted
-    )
-    SELECT COALESCE(min(duration), CASE WHEN bool_or(pgt_id = stream_table AND schedule = 'calculated')
-        THEN current_setting('pg_trickle.default_schedule_seconds', true)::interval END)
-    FROM durations;
-END;
-COMMENT ON FUNCTION pgtrickle.pgt_interval IS 'how often a stream table is to be refreshed; NULL for cron schedules';
-
-CREATE FUNCTION pgtrickle.pgt_is_overdue(stream_table bigint, staleness interval) RETURNS boolean
-    LANGUAGE sql STABLE STRICT
-BEGIN ATOMIC
-    SELECT staleness > GREATEST(10 * pgtrickle.pgt_interval(stream_table), '1 minute'::interval)
-        AND pgtrickle.pgt_interval(stream_table) IS NOT NULL;
-END;
-COMMENT ON FUNCTION pgtrickle.pgt_is_overdue IS
-    'whether a staleness is more than ten intervals of the schedule, and more than a minute; never for cron schedules';
-
 ---------------------------------------------------------------------------------------------------- status
 
 CREATE FUNCTION pgtrickle.pgt_status()
@@ -268,8 +10,8 @@ CREATE FUNCTION pgtrickle.pgt_status()
     LANGUAGE sql VOLATILE
 BEGIN ATOMIC
     SELECT s.name, s.status, s.refresh_mode, s.is_populated, s.consecutive_errors, s.schedule, s.data_timestamp,
-        pgtrickle.pgt_staleness(s.pgt_id)
-    FROM pgtrickle.pgt_states s ORDER BY s.name;
+        stale.staleness
+    FROM pgtrickle.pgt_states s LEFT JOIN pgtrickle.pgt_stalenesses stale ON stale.pgt_id = s.pgt_id ORDER BY s.name;
 END;
 COMMENT ON FUNCTION pgtrickle.pgt_status IS 'every stream table with its state';
 
@@ -283,14 +25,15 @@ COMMENT ON FUNCTION pgtrickle.get_staleness IS
 CREATE VIEW pgtrickle.stream_tables_info AS
     SELECT s.pgt_id, s.schema_name, s.table_name, pg_get_userbyid(s.owner) AS owner, s.status, s.schedule, s.refresh_mode,
         s.effective_refresh_mode, s.downgrade_reason, s.is_populated, s.data_timestamp, s.last_refresh_at,
-        stale.staleness, COALESCE(pgtrickle.pgt_is_overdue(s.pgt_id, stale.staleness), false) AS overdue, s.needs_reinit,
+        stale.staleness, COALESCE(pgtrickle.pgt_is_overdue(stale.staleness, wanted.duration), false) AS overdue, s.needs_reinit,
         s.reinit_reason, s.consecutive_errors, s.last_error_at, s.last_error_sqlstate, s.last_error_message, s.retry_at,
         pg_total_relation_size(s.relid) AS total_bytes,
         ARRAY(SELECT DISTINCT pgtrickle.pgt_name(d.source) FROM pgtrickle.pgt_units unit
               JOIN pgtrickle.pgt_dependencies d ON d.pgt_id = unit.unit
               WHERE unit.pgt_id = s.pgt_id AND d.source_type <> 'stage' ORDER BY 1) AS sources,
         pg_get_viewdef(s.def_view) AS defining_query, s.created_at, s.altered_at
-    FROM pgtrickle.pgt_states s, LATERAL (SELECT pgtrickle.pgt_staleness(s.pgt_id) AS staleness) stale;
+    FROM pgtrickle.pgt_states s LEFT JOIN pgtrickle.pgt_stalenesses stale ON stale.pgt_id = s.pgt_id
+    LEFT JOIN pgtrickle.pgt_intervals wanted ON wanted.pgt_id = s.pgt_id;
 COMMENT ON VIEW pgtrickle.stream_tables_info IS 'every stream table with its definition and state';
 
 ---------------------------------------------------------------------------------------------------- history
@@ -352,8 +95,8 @@ CREATE FUNCTION pgtrickle.st_refresh_stats()
 BEGIN ATOMIC
     SELECT s.name, s.status, s.refresh_mode, s.is_populated, t.refreshes, t.refreshes - t.failed_refreshes,
         t.failed_refreshes, t.rows_inserted, t.rows_updated, t.rows_deleted, t.mean_ms, t.max_ms, last.action,
-        last.status, t.last_refresh, pgtrickle.pgt_staleness(s.pgt_id)
-    FROM pgtrickle.pgt_states s
+        last.status, t.last_refresh, stale.staleness
+    FROM pgtrickle.pgt_states s LEFT JOIN pgtrickle.pgt_stalenesses stale ON stale.pgt_id = s.pgt_id
     JOIN pgtrickle.pg_stat_stream_tables t ON t.relid = s.relid
     LEFT JOIN LATERAL (
         SELECT h.action, h.status FROM pgtrickle.pgt_refresh_history h WHERE h.pgt_id = s.pgt_id
@@ -495,8 +238,8 @@ COMMENT ON FUNCTION pgtrickle.list_auxiliary_columns IS 'hidden columns of a str
 
 CREATE VIEW pgtrickle.pgt_edges AS
     SELECT DISTINCT d.source::oid AS source, reader.pgt_relid::oid AS reader
-    FROM pgtrickle.pgt_dependencies d JOIN pgtrickle.pgt_units unit ON unit.unit = d.pgt_id
-    JOIN pgtrickle.pgt_stream_tables reader ON reader.pgt_id = unit.pgt_id
+    FROM pgtrickle.pgt_dependencies d JOIN pgtrickle.pgt_stream_tables part ON part.pgt_id = d.pgt_id
+    JOIN pgtrickle.pgt_stream_tables reader ON reader.pgt_id = COALESCE(part.stage_of, part.pgt_id)
     WHERE d.source_type <> 'stage';
 COMMENT ON VIEW pgtrickle.pgt_edges IS 'which stream table reads what';
 
@@ -504,20 +247,22 @@ CREATE FUNCTION pgtrickle.dependency_tree()
     RETURNS TABLE (tree text, name text, kind text, depth integer, status text, schedule text, refresh_mode text)
     LANGUAGE sql STABLE
 BEGIN ATOMIC
-    WITH RECURSIVE nodes (relid, depth, path) AS (
+    WITH RECURSIVE edges AS MATERIALIZED (
+        SELECT e.source, e.reader, pgtrickle.pgt_name(e.reader) AS name FROM pgtrickle.pgt_edges e
+    ), nodes (relid, depth, path) AS (
         SELECT root.relid, 0, ARRAY[pgtrickle.pgt_name(root.relid)] FROM (
-            SELECT source AS relid FROM pgtrickle.pgt_edges UNION SELECT relid FROM pgtrickle.pgt_states
-        ) root WHERE NOT EXISTS (SELECT FROM pgtrickle.pgt_edges e WHERE e.reader = root.relid)
+            SELECT source AS relid FROM edges UNION SELECT pgt_relid::oid FROM pgtrickle.pgt_stream_tables WHERE stage_of IS NULL
+        ) root WHERE NOT EXISTS (SELECT FROM edges e WHERE e.reader = root.relid)
         UNION ALL
-        SELECT e.reader, nodes.depth + 1, nodes.path || pgtrickle.pgt_name(e.reader)
-        FROM nodes JOIN pgtrickle.pgt_edges e ON e.source = nodes.relid
+        SELECT e.reader, nodes.depth + 1, nodes.path || e.name
+        FROM nodes JOIN edges e ON e.source = nodes.relid
         WHERE nodes.depth < 100
     )
     SELECT CASE WHEN nodes.depth = 0 THEN '' ELSE repeat('    ', nodes.depth - 1) || ' -> ' END
-            || pgtrickle.pgt_name(nodes.relid),
-        pgtrickle.pgt_name(nodes.relid), CASE WHEN s.pgt_id IS NULL THEN 'table' ELSE 'stream table' END, nodes.depth,
+            || nodes.path[nodes.depth + 1],
+        nodes.path[nodes.depth + 1], CASE WHEN s.pgt_id IS NULL THEN 'table' ELSE 'stream table' END, nodes.depth,
         s.status, s.schedule, s.effective_refresh_mode
-    FROM nodes LEFT JOIN pgtrickle.pgt_states s ON s.relid = nodes.relid
+    FROM nodes LEFT JOIN pgtrickle.pgt_stream_tables s ON s.pgt_relid = nodes.relid AND s.stage_of IS NULL
     ORDER BY nodes.path;
 END;
 COMMENT ON FUNCTION pgtrickle.dependency_tree IS 'sources with the stream tables that read them below, directly and through others';
@@ -544,7 +289,7 @@ BEGIN
     INTO nodes
     FROM (SELECT relid, bool_or(stream) AS stream FROM (
               SELECT source AS relid, false AS stream FROM pgtrickle.pgt_edges
-              UNION ALL SELECT relid, true FROM pgtrickle.pgt_states) r GROUP BY relid) n;
+              UNION ALL SELECT pgt_relid::oid, true FROM pgtrickle.pgt_stream_tables WHERE stage_of IS NULL) r GROUP BY relid) n;
     SELECT string_agg(format(CASE explain_dag.format WHEN 'dot' THEN E'    n%s -> n%s;\n' ELSE E'    n%s --> n%s\n' END,
         e.source, e.reader), '' ORDER BY pgtrickle.pgt_name(e.source), pgtrickle.pgt_name(e.reader))
     INTO edges FROM pgtrickle.pgt_edges e;
@@ -592,9 +337,8 @@ BEGIN ATOMIC
          WHERE holder.pid IS NOT NULL ORDER BY held.transaction LIMIT 1)
     FROM pgtrickle.pgt_lookup(frontier_lag.name) AS wanted (pgt_id), LATERAL (
         SELECT sum(p.pending)::bigint AS changes, min(p.oldest) FILTER (WHERE c.kind = 'table') AS oldest
-        FROM pgtrickle.pgt_units unit, pgtrickle.pgt_pending(unit.unit, true) p
+        FROM pgtrickle.pgt_pending(ARRAY(SELECT unit.unit FROM pgtrickle.pgt_units unit WHERE unit.pgt_id = wanted.pgt_id), true) p
         LEFT JOIN pgtrickle.pgt_change_sources c ON c.source = p.source
-        WHERE unit.pgt_id = wanted.pgt_id
     ) pending LEFT JOIN LATERAL (
         SELECT s.frontier_base FROM pgtrickle.pgt_units u JOIN pgtrickle.pgt_refresh_state s ON s.pgt_id = u.unit
         WHERE u.pgt_id = wanted.pgt_id ORDER BY s.data_timestamp DESC NULLS LAST, s.pgt_id LIMIT 1
@@ -667,8 +411,8 @@ BEGIN ATOMIC
     ), slowest AS (
         SELECT pgtrickle.pgt_name(st.pgt_relid) AS blocked_by, readers.pgt_id AS reader, p.since
         FROM held, readers JOIN pgtrickle.pgt_stream_tables st ON st.pgt_id = readers.pgt_id,
-            LATERAL pgtrickle.pgt_pending(readers.unit, false) p
-        WHERE held.newest IS NOT NULL AND p.source = of_source
+            pgtrickle.pgt_pending(ARRAY(SELECT readers.unit FROM readers, held WHERE held.newest IS NOT NULL), false) p
+        WHERE p.unit = readers.unit AND p.source = of_source
             -- Either later than the frontier, or by a transaction that was open then.
             AND (held.newest >= readers.position OR p.oldest < readers.position)
         ORDER BY readers.position, readers.pgt_id LIMIT 1
@@ -693,28 +437,43 @@ END;
 COMMENT ON FUNCTION pgtrickle.pgt_log_blocker IS
     'who keeps a segment of a source''s change log from being truncated: the reader that is furthest behind, or an open transaction';
 
+-- Only where there are changes in a segment that takes no more can anybody be in the way.
+CREATE VIEW pgtrickle.pgt_logs AS
+    SELECT s.source, sum(size.total)::bigint AS bytes, count(size.total)::integer AS segments,
+        COALESCE(bool_or((g.layout <> s.layout OR g.segment <> s.cur_segment) AND size.changes > 0), false) AS may_be_held
+    FROM pgtrickle.pgt_change_sources s LEFT JOIN pgtrickle.pgt_change_segments g ON g.source = s.source
+    LEFT JOIN LATERAL (
+        SELECT pg_total_relation_size(g.relid::regclass) AS total, pg_relation_size(g.relid::regclass) AS changes
+    ) size ON true
+    GROUP BY s.source;
+COMMENT ON VIEW pgtrickle.pgt_logs IS 'the size of each source''s change log';
+
 CREATE FUNCTION pgtrickle.change_buffer_sizes()
     RETURNS TABLE (stream_table text, source_table text, pending_rows bigint, buffer_bytes bigint, segments integer,
         blocked_by text)
     LANGUAGE sql STABLE
 BEGIN ATOMIC
+    WITH pending AS MATERIALIZED (
+        SELECT unit.pgt_id, p.source, max(p.pending) AS changes
+        FROM pgtrickle.pgt_pending(ARRAY(SELECT s.pgt_id FROM pgtrickle.pgt_refresh_state s), true) p
+        JOIN pgtrickle.pgt_units unit ON unit.unit = p.unit
+        GROUP BY unit.pgt_id, p.source
+    ), logs AS MATERIALIZED (
+        SELECT l.source, l.bytes, l.segments, b.blocked_by
+        FROM pgtrickle.pgt_logs l
+        LEFT JOIN LATERAL pgtrickle.pgt_log_blocker(CASE WHEN l.may_be_held THEN l.source END) b ON true
+    )
     SELECT s.name, pgtrickle.pgt_name(reads.source),
-        CASE WHEN s.is_populated AND NOT s.needs_reinit THEN COALESCE(pending.changes, 0) END, log.bytes, log.segments,
-        (SELECT b.blocked_by FROM pgtrickle.pgt_log_blocker(reads.source) b)
+        CASE WHEN s.is_populated AND NOT s.needs_reinit THEN COALESCE(pending.changes, 0) END, logs.bytes,
+        COALESCE(logs.segments, 0), logs.blocked_by
     FROM pgtrickle.pgt_states s
-    CROSS JOIN LATERAL (
-        SELECT DISTINCT d.source::oid AS source FROM pgtrickle.pgt_units unit
+    JOIN (
+        SELECT DISTINCT unit.pgt_id, d.source::oid AS source FROM pgtrickle.pgt_units unit
         JOIN pgtrickle.pgt_dependencies d ON d.pgt_id = unit.unit
-        WHERE unit.pgt_id = s.pgt_id AND d.source_type IN ('table', 'stream_table')
-    ) reads
-    CROSS JOIN LATERAL (
-        SELECT max(p.pending) AS changes FROM pgtrickle.pgt_units unit, pgtrickle.pgt_pending(unit.unit, true) p
-        WHERE unit.pgt_id = s.pgt_id AND p.source = reads.source
-    ) pending
-    CROSS JOIN LATERAL (
-        SELECT sum(g.bytes)::bigint AS bytes, count(*)::integer AS segments
-        FROM pgtrickle.pgt_log_segments(reads.source, false) g
-    ) log
+        WHERE d.source_type IN ('table', 'stream_table')
+    ) reads ON reads.pgt_id = s.pgt_id
+    LEFT JOIN pending ON pending.pgt_id = s.pgt_id AND pending.source = reads.source
+    LEFT JOIN logs ON logs.source = reads.source
     ORDER BY 1, 2;
 END;
 COMMENT ON FUNCTION pgtrickle.change_buffer_sizes IS
@@ -799,16 +558,17 @@ CREATE FUNCTION pgtrickle.health_check() RETURNS TABLE (check_name text, severit
     LANGUAGE sql VOLATILE
 BEGIN ATOMIC
     WITH states AS MATERIALIZED (
-        SELECT s.*, pgtrickle.pgt_staleness(s.pgt_id) AS staleness FROM pgtrickle.pgt_states s
+        SELECT s.*, stale.staleness, pgtrickle.pgt_is_overdue(stale.staleness, wanted.duration) AS overdue
+        FROM pgtrickle.pgt_states s LEFT JOIN pgtrickle.pgt_stalenesses stale ON stale.pgt_id = s.pgt_id
+        LEFT JOIN pgtrickle.pgt_intervals wanted ON wanted.pgt_id = s.pgt_id
     ), logs AS MATERIALIZED (
         SELECT COALESCE(pgtrickle.pgt_name(owner.pgt_relid) || ' (intermediate result)', pgtrickle.pgt_name(c.source)) AS source,
-            (SELECT sum(g.bytes) FROM pgtrickle.pgt_log_segments(c.source, false) g) AS bytes,
-            pg_total_relation_size(c.source::regclass) AS source_bytes, b.blocked_by, b.since, b.ring_full,
+            c.bytes, pg_total_relation_size(c.source::regclass) AS source_bytes, b.blocked_by, b.since, b.ring_full,
             reader.status AS reader_status
-        FROM pgtrickle.pgt_change_sources c
+        FROM pgtrickle.pgt_logs c
         LEFT JOIN pgtrickle.pgt_stream_tables stage ON stage.pgt_relid = c.source AND stage.stage_of IS NOT NULL
         LEFT JOIN pgtrickle.pgt_stream_tables owner ON owner.pgt_id = stage.stage_of
-        LEFT JOIN LATERAL pgtrickle.pgt_log_blocker(c.source) b ON true
+        LEFT JOIN LATERAL pgtrickle.pgt_log_blocker(CASE WHEN c.may_be_held THEN c.source END) b ON true
         LEFT JOIN pgtrickle.pgt_stream_tables reader ON reader.pgt_id = b.reader
         WHERE EXISTS (SELECT FROM pg_class WHERE oid = c.source)
     )
@@ -835,7 +595,7 @@ BEGIN ATOMIC
     SELECT 'stale_tables', CASE WHEN count(*) > 0 THEN 'WARN' ELSE 'OK' END,
         COALESCE(pgtrickle.pgt_listed(array_agg(format('%s by %s s', name, round(extract(epoch FROM staleness), 1))
             ORDER BY staleness DESC, name)), 'none')
-    FROM states WHERE status = 'ACTIVE' AND pgtrickle.pgt_is_overdue(pgt_id, staleness)
+    FROM states WHERE status = 'ACTIVE' AND overdue
     UNION ALL
     SELECT 'needs_reinit', CASE WHEN count(*) > 0 THEN 'WARN' ELSE 'OK' END,
         COALESCE(pgtrickle.pgt_listed(array_agg(format('%s: %s', name, reinit_reason) ORDER BY name)), 'none')
@@ -862,9 +622,9 @@ BEGIN ATOMIC
             COALESCE(current_setting('pg_trickle.max_concurrent_refreshes', true), '4')::integer AS most
           FROM pgtrickle.worker_pool_status() WHERE kind = 'worker') workers,
         (SELECT count(*) AS overdue FROM states
-         WHERE status = 'ACTIVE' AND pgtrickle.pgt_is_overdue(pgt_id, staleness)) waiting
+         WHERE status = 'ACTIVE' AND overdue) waiting
     UNION ALL
-    SELECT 'job_queue', CASE WHEN count(*) FILTER (WHERE pgtrickle.pgt_is_overdue(pgt_id, staleness))
+    SELECT 'job_queue', CASE WHEN count(*) FILTER (WHERE overdue)
             > COALESCE(current_setting('pg_trickle.max_concurrent_refreshes', true), '4')::integer THEN 'WARN' ELSE 'OK' END,
         format('%s active stream tables have pending changes', count(*))
     FROM states WHERE status = 'ACTIVE' AND staleness > '0'
@@ -938,5 +698,5 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION pgtrickle.preflight IS 'whether this server and database are set up for stream tables';
 
-GRANT SELECT ON pgtrickle.pgt_units, pgtrickle.pgt_edges, pgtrickle.pgt_upstream_versions, pgtrickle.pgt_states, pgtrickle.stream_tables_info,
-    pgtrickle.pg_stat_stream_tables, pgtrickle.quick_health TO PUBLIC;
+GRANT SELECT ON pgtrickle.pgt_edges, pgtrickle.pgt_logs, pgtrickle.stream_tables_info, pgtrickle.pg_stat_stream_tables,
+    pgtrickle.quick_health TO PUBLIC;

@@ -7,6 +7,7 @@ use crate::error::{Error, Kind};
 use crate::pg::session;
 use crate::pg::shared;
 use crate::pg::shared::cache::{Count, counted, size};
+use crate::pg::snapshot::{cluster_id, database_id};
 use crate::refresh;
 
 #[pg_extern(sql = false)]
@@ -46,6 +47,12 @@ fn cache_stats() -> TableIterator<
 #[pg_extern(sql = false)]
 fn pgt_overflows() -> i64 {
     shared::overflows() as i64
+}
+
+/// Of every row of a list of frontiers: what SQL can say about it reads a file of the server.
+#[pg_extern(sql = false)]
+fn pgt_is_here(cluster: i64, database: pg_sys::Oid) -> bool {
+    cluster == cluster_id() && database == database_id()
 }
 
 #[pg_extern(sql = false)]

@@ -175,7 +175,8 @@ fn reference_has_every_function_and_view() {
          from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
          where c.relnamespace = 'pgtrickle'::regnamespace and c.relkind in ('r', 'v')
              and c.relname not in ('pgt_units', 'pgt_edges', 'pgt_consumed', 'pgt_states', 'pgt_unlogged_alive',
-                 'pgt_holds', 'pgt_watermark_states', 'pgt_lookups', 'pgt_missing_indexes')
+                 'pgt_holds', 'pgt_watermark_states', 'pgt_lookups', 'pgt_missing_indexes', 'pgt_intervals', 'pgt_logs',
+                 'pgt_stalenesses')
          group by c.oid order by 1",
     );
     missing.extend(

@@ -179,7 +179,8 @@ fn overdue_means_ten_intervals_and_more_than_a_minute() {
     let overdue = |age: &str| {
         format!(
             "select string_agg(relname, ',' order by relname) from pgtrickle.pgt_stream_tables
-             join pg_class c on c.oid = pgt_relid where pgtrickle.pgt_is_overdue(pgt_id, '{age}')"
+             join pg_class c on c.oid = pgt_relid join pgtrickle.pgt_intervals i using (pgt_id)
+             where pgtrickle.pgt_is_overdue('{age}', i.duration)"
         )
     };
     assert_eq!(s.nullable(&overdue("59 s")), None);

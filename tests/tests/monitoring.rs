@@ -129,6 +129,62 @@ fn staleness_comes_down_from_what_is_read() {
 }
 
 #[test]
+fn lists_say_what_is_said_of_each_and_look_once() {
+    let server = quiet_server();
+    let db = server.database();
+    let mut s = db.connect();
+    source(&mut s);
+    s.exec("create table other (k int, n int)");
+    let v = s.stream_table("v", "select k, n from s");
+    s.stream_table(
+        "above",
+        "select c, count(*) as n from (select n, count(*) as c from v group by n) x group by c",
+    );
+    s.stream_table("top", "select c from above");
+    s.stream_table("fresh", "select k from other");
+    s.stream_table("behind", "select k, n from s");
+    let mut open = db.connect();
+    open.exec("begin; insert into s values (3, 3)");
+    s.exec("insert into s values (4, 4)");
+    v.refresh(&mut s);
+    open.exec("commit");
+    s.exec("set track_functions = 'all'; begin");
+    let rows = s.rows(
+        "select p.name, extract(epoch from p.staleness), pgtrickle.get_staleness(p.name) from (
+             select name, staleness from pgtrickle.pgt_status() offset 0) p order by name",
+    );
+    let second = |row: &Vec<Option<String>>, column: usize| {
+        row[column]
+            .as_deref()
+            .map(|value| value.parse::<f64>().expect("seconds"))
+    };
+    for row in &rows {
+        let (all, one) = (second(row, 1), second(row, 2));
+        let same = all
+            .zip(one)
+            .is_some_and(|(all, one)| (all == 0.0) == (one == 0.0) && (all - one).abs() < 1.0);
+        assert!(same, "{row:?}");
+    }
+    let stale = rows.iter().filter(|row| second(row, 1) > Some(0.0)).count();
+    assert_eq!(stale, 4, "all but one: {rows:?}");
+    s.exec("commit; begin");
+    for list in [
+        "pgt_status()",
+        "stream_tables_info",
+        "quick_health",
+        "health_check()",
+        "change_buffer_sizes()",
+    ] {
+        let calls = "select coalesce(max(calls), 0) from pg_stat_xact_user_functions where funcname = 'pgt_pending'";
+        let before = s.number(calls);
+        s.rows(&format!("select * from pgtrickle.{list}"));
+        assert_eq!(s.number(calls) - before, 1, "{list} asks once for all");
+    }
+    s.exec("commit");
+    v.assert_verified(&mut s);
+}
+
+#[test]
 fn unfilled_stream_table_has_no_staleness() {
     let server = quiet_server();
     let db = server.database();
