@@ -9,7 +9,7 @@ use crate::catalog;
 use crate::error::{Error, Kind, Result as OwnResult};
 use crate::lifecycle::{self, Changes};
 use crate::pg::shared::{self, WorkerState};
-use crate::pg::{lock, session};
+use crate::pg::{depend, lock, session};
 
 #[pg_extern(sql = false)]
 fn create_refresh_group(group_name: &str, members: Vec<Option<String>>) -> Result<(), ErrorReport> {
@@ -129,7 +129,7 @@ fn at_work() -> bool {
 #[pg_extern(sql = false)]
 fn drain(timeout_s: i32) -> Result<bool, ErrorReport> {
     require_database_owner()?;
-    shared::drain(true);
+    shared::drain(Some(depend::extension_oid()));
     let started = Instant::now();
     let limit = Duration::from_secs(u64::try_from(timeout_s).unwrap_or(0));
     loop {
@@ -145,13 +145,13 @@ fn drain(timeout_s: i32) -> Result<bool, ErrorReport> {
 
 #[pg_extern(sql = false)]
 fn is_drained() -> bool {
-    shared::is_draining() && !at_work()
+    shared::draining() == Some(depend::extension_oid()) && !at_work()
 }
 
 #[pg_extern(sql = false)]
 fn resume_after_drain() -> Result<(), ErrorReport> {
     require_database_owner()?;
-    shared::drain(false);
+    shared::drain(None);
     Ok(())
 }
 

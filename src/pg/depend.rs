@@ -10,7 +10,7 @@ fn relation_address(relation: pg_sys::Oid) -> pg_sys::ObjectAddress {
     }
 }
 
-fn extension_oid() -> pg_sys::Oid {
+pub fn extension_oid() -> pg_sys::Oid {
     // SAFETY: catalog lookup.
     unsafe { pg_sys::get_extension_oid(c"pg_trickle".as_ptr(), true) }
 }

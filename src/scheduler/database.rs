@@ -126,7 +126,7 @@ impl Scheduler {
         self.collect_results();
         let now = now_ms();
         let mut wake_at = now + settings.interval_ms as i64;
-        if settings.enabled && !shared::is_draining() {
+        if settings.enabled && !is_draining() {
             let decision = self
                 .board
                 .decide(now, CHOICE * settings.max_concurrent_refreshes);
@@ -481,6 +481,19 @@ impl Scheduler {
             }
         }
     }
+}
+
+/// Nothing is to be started. What was said to an installation of the extension that has been dropped is forgotten.
+fn is_draining() -> bool {
+    let Some(drained) = shared::draining() else {
+        return false;
+    };
+    let installed = worker::transaction(|| Ok(depend::extension_oid()));
+    if matches!(installed, Ok(extension) if extension != drained) {
+        shared::forget_drained(drained);
+        return false;
+    }
+    true
 }
 
 fn now_ms() -> i64 {

@@ -1,6 +1,6 @@
 //! Databases with stream tables: their schedulers, their dirty sources, what changed in their definitions.
 
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 use pgrx::{PGRXSharedMemory, PgLwLock, pg_sys};
 
@@ -32,8 +32,8 @@ struct DatabaseSlot {
     dirty: AtomicU32,
     /// Units that are due and wait for a worker.
     queued: AtomicU32,
-    /// Nothing is started.
-    draining: AtomicBool,
+    /// Nothing is started for this installation of the extension, by its oid; 0 for none.
+    draining: AtomicU32,
     statistics: Statistics,
 }
 
@@ -83,7 +83,7 @@ impl Default for Databases {
                     prepared: AtomicU64::new(0),
                     dirty: AtomicU32::new(0),
                     queued: AtomicU32::new(0),
-                    draining: AtomicBool::new(false),
+                    draining: AtomicU32::new(0),
                     statistics: Statistics {
                         wakeups: AtomicU64::new(0),
                         busy_us: AtomicU64::new(0),
@@ -191,7 +191,7 @@ fn ensured<R>(oid: pg_sys::Oid, work: impl FnOnce(&DatabaseSlot, &Databases) -> 
             slot.prepared.store(0, Ordering::Release);
             slot.dirty.store(0, Ordering::Release);
             slot.queued.store(0, Ordering::Release);
-            slot.draining.store(false, Ordering::Release);
+            slot.draining.store(0, Ordering::Release);
             slot.statistics.forget();
             slot.oid.store(oid.to_u32(), Ordering::Release);
         }
@@ -410,22 +410,38 @@ pub fn is_closed(database: pg_sys::Oid) -> bool {
     .unwrap_or(false)
 }
 
-/// Whether anything is started in this database from now on.
-pub fn drain(draining: bool) {
+/// Nothing is started in this database from now on, for this installation of the extension; none begins again.
+pub fn drain(extension: Option<pg_sys::Oid>) {
     if super::available() {
         ensured(database_id(), |slot, _| {
+            let draining = extension.map_or(0, pg_sys::Oid::to_u32);
             slot.draining.store(draining, Ordering::Release);
             set_latch(slot.scheduler.load(Ordering::Acquire));
         });
     }
 }
 
-pub fn is_draining() -> bool {
-    super::available()
-        && with(database_id(), |slot, _| {
-            slot.draining.load(Ordering::Acquire)
-        })
-        .unwrap_or(false)
+/// The installation of the extension for which nothing is started. One that was dropped has taken that with it: the caller
+/// compares with its own.
+pub fn draining() -> Option<pg_sys::Oid> {
+    if !super::available() {
+        return None;
+    }
+    with(database_id(), |slot, _| {
+        slot.draining.load(Ordering::Acquire)
+    })
+    .filter(|oid| *oid != 0)
+    .map(pg_sys::Oid::from)
+}
+
+/// Undoes [`drain`] for an installation of the extension that is gone.
+pub fn forget_drained(extension: pg_sys::Oid) {
+    with(database_id(), |slot, _| {
+        let gone = extension.to_u32();
+        let _ = slot
+            .draining
+            .compare_exchange(gone, 0, Ordering::AcqRel, Ordering::Acquire);
+    });
 }
 
 /// Says how many units of this database wait for a worker. The schedulers of databases that use more workers than their

@@ -24,8 +24,8 @@ use workers::WORKERS;
 
 pub use costs::{cost, note};
 pub use databases::{
-    Definitions, close_database, databases, definitions, definitions_changed, drain,
-    enter_launcher, enter_scheduler, forget_other_databases, is_closed, is_draining,
+    Definitions, close_database, databases, definitions, definitions_changed, drain, draining,
+    enter_launcher, enter_scheduler, forget_drained, forget_other_databases, is_closed,
     leave_scheduler, mark_prepared, note_reading, note_wakeup, prepared_so_far, publish_queue,
     scheduler_pid, scheduler_statistics,
 };

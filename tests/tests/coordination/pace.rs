@@ -118,6 +118,41 @@ fn drain_waits_for_those_at_work_and_starts_no_more() {
 }
 
 #[test]
+fn draining_goes_with_the_extension() {
+    let db = database();
+    let mut s = db.connect();
+    source(&mut s);
+    let v = s.stream_table_with("v", "select k, n from s", "schedule => '100ms'");
+    v.catches_up(&mut s);
+    assert_eq!(s.value("select pgtrickle.drain()"), "t");
+    s.exec("begin; drop extension pg_trickle cascade; create extension pg_trickle");
+    assert_eq!(s.value("select pgtrickle.is_drained()"), "f");
+    s.exec("rollback");
+    assert_eq!(
+        s.value("select pgtrickle.is_drained()"),
+        "t",
+        "it was not dropped"
+    );
+    s.exec("insert into s values (20, 1, 1); select pg_sleep(1.5)");
+    assert_eq!(s.number("select count(*) from v where k = 20"), 0);
+    s.exec(
+        "drop table if exists v; drop extension pg_trickle cascade; create extension pg_trickle",
+    );
+    assert_eq!(s.value("select pgtrickle.is_drained()"), "f");
+    let w = s.stream_table_with("w", "select k, n from s", "schedule => '100ms'");
+    s.exec("insert into s values (21, 1, 1)");
+    db.wait_until("select exists (select from w where k = 21)");
+    assert_eq!(s.value("select pgtrickle.drain()"), "t");
+    assert_eq!(
+        s.value("select pgtrickle.is_drained()"),
+        "t",
+        "for the new one"
+    );
+    s.exec("select pgtrickle.resume_after_drain()");
+    w.catches_up(&mut s);
+}
+
+#[test]
 fn drained_database_can_still_be_refreshed_by_hand() {
     let db = database();
     let mut s = db.connect();
