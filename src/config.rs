@@ -430,6 +430,8 @@ pub enum Broken {
     FrontierXmax,
     /// Measurements count from the first minute on.
     WarmUp,
+    /// Readers of shared memory may be slow.
+    SlowReaders,
 }
 
 /// What a refresh needs of the settings, read once at the door.
@@ -456,6 +458,7 @@ impl RefreshSettings {
             "read_committed" => Broken::ReadCommitted,
             "frontier_xmax" => Broken::FrontierXmax,
             "warm_up" => Broken::WarmUp,
+            "slow_readers" => Broken::SlowReaders,
             _ => Broken::Nothing,
         };
         RefreshSettings {

@@ -1,8 +1,11 @@
 //! What shared memory knows.
 
+use std::time::Duration;
+
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use crate::config::{Broken, RefreshSettings};
 use crate::error::{Error, Kind};
 use crate::pg::session;
 use crate::pg::shared;
@@ -42,6 +45,16 @@ fn cache_stats() -> TableIterator<
         bytes as i64,
         refresh::session_entries() as i64,
     ))
+}
+
+/// Not declared in the extension: a test declares it, to see who waits for readers.
+#[pg_extern(sql = false)]
+fn pgt_read_slowly(milliseconds: i32) -> Result<(), ErrorReport> {
+    if RefreshSettings::read().broken != Broken::SlowReaders {
+        return Err(Error::new(Kind::Permission, "only for tests").into());
+    }
+    shared::read_slowly(Duration::from_millis(milliseconds.clamp(0, 10_000) as u64));
+    Ok(())
 }
 
 #[pg_extern(sql = false)]

@@ -3,8 +3,9 @@
 //! Everything here is a hint that saves polling and compiling. The truth is in the catalog and the logs; what is lost, or
 //! does not fit, costs a delay until the scheduler's slow clock, never a row.
 //!
-//! Each concern has a lock of its own: databases, sources, workers. They are taken shared wherever the values behind them
-//! are atomics, which is everywhere but where slots are given out or taken back.
+//! Each concern has a lock of its own: databases, sources, workers, compiled stream tables. They are taken shared wherever
+//! the values behind them are atomics, which is everywhere but where slots are given out or taken back, definitions
+//! announced and compiled stream tables written.
 
 mod area;
 pub mod cache;
@@ -12,6 +13,8 @@ mod costs;
 mod databases;
 mod sources;
 mod workers;
+
+use std::time::Duration;
 
 use pgrx::pg_guard;
 use pgrx::pg_shmem_init;
@@ -35,6 +38,17 @@ pub use workers::{
     my_workers, release_worker, reserve_worker, send_home, send_one_home, take_job, worker_left,
     workers_of,
 };
+
+/// Holds every lock for a while in the way in which readers take it.
+pub fn read_slowly(time: Duration) {
+    if available() {
+        let _sources = AREA.share();
+        let _databases = DATABASES.share();
+        let _workers = WORKERS.share();
+        let _cache = LOCK.share();
+        std::thread::sleep(time);
+    }
+}
 
 /// Asks for the shared memory. Only in the postmaster, while libraries are preloaded.
 pub fn register(megabytes: usize) {
