@@ -39,6 +39,14 @@ CREATE TABLE pgtrickle.pgt_stream_tables (
 );
 CREATE INDEX ON pgtrickle.pgt_stream_tables (stage_of);
 
+-- Compiled forms, for the first session after a restart. Each row says whose it is: to any other build of the library,
+-- version of the server, cluster or database it is worth nothing. Not dumped.
+CREATE TABLE pgtrickle.pgt_compiled (
+    pgt_id     bigint PRIMARY KEY REFERENCES pgtrickle.pgt_stream_tables ON DELETE CASCADE,
+    made_by    text NOT NULL,
+    compiled   bytea NOT NULL
+);
+
 -- What every refresh writes. Not dumped: a restored stream table has no state here and is rebuilt.
 CREATE TABLE pgtrickle.pgt_refresh_state (
     pgt_id              bigint PRIMARY KEY REFERENCES pgtrickle.pgt_stream_tables ON DELETE CASCADE,

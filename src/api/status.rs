@@ -37,8 +37,7 @@ fn cache_stats() -> TableIterator<
         count(Count::SharedMiss),
         count(Count::SessionHit),
         count(Count::SessionMiss),
-        // Nothing is kept in the catalog, so nothing is found there.
-        0,
+        count(Count::CatalogHit),
         count(Count::Compilation),
         count(Count::Eviction),
         entries as i64,
@@ -73,6 +72,7 @@ fn clear_caches() -> Result<i64, ErrorReport> {
     if !session::owns_database() {
         return Err(Error::new(Kind::Permission, "must be owner of the database").into());
     }
+    let _scope = session::Scope::internal();
     Ok(refresh::clear() as i64)
 }
 

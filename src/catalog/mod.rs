@@ -3,12 +3,14 @@
 //! Readers run as the current user (the catalog is readable by everybody); writers expect the caller to have entered
 //! `Scope::internal`.
 
+mod compiled;
 mod groups;
 mod history;
 mod sources;
 mod state;
 mod stream_tables;
 
+pub use compiled::{compiled, forget_compiled, save_compiled};
 pub use groups::{
     Group, advance_epoch, all_reads, group, groups, held, may_hold, refresh_groups, renew_holds,
     replace_groups,

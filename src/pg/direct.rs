@@ -19,6 +19,7 @@ pub enum Field<'a> {
     Int4(i32),
     Float(f64),
     Text(&'a str),
+    Bytes(&'a [u8]),
     IntArray(&'a [i64]),
     /// Microseconds since 2000-01-01 UTC.
     Timestamp(i64),
@@ -37,6 +38,10 @@ impl Field<'_> {
                 Field::Int4(value) => pg_sys::Datum::from(*value),
                 Field::Float(value) => pg_sys::Datum::from(value.to_bits()),
                 Field::Text(value) => pg_sys::Datum::from(pg_sys::cstring_to_text_with_len(
+                    value.as_ptr().cast(),
+                    value.len() as i32,
+                )),
+                Field::Bytes(value) => pg_sys::Datum::from(pg_sys::cstring_to_text_with_len(
                     value.as_ptr().cast(),
                     value.len() as i32,
                 )),
@@ -90,6 +95,18 @@ impl Read {
         // SAFETY: the caller names a column of type text.
         self.value(column)
             .map(|datum| unsafe { print(pg_sys::F_TEXTOUT, datum) })
+    }
+
+    /// A `bytea` value.
+    pub fn bytes(&self, column: usize) -> Vec<u8> {
+        let Some(datum) = self.value(column) else {
+            return vec![];
+        };
+        // SAFETY: the caller names a column of type bytea; a detoasted value has its length in front.
+        unsafe {
+            let plain = pg_sys::pg_detoast_datum(datum.cast_mut_ptr());
+            pgrx::varlena_to_byte_slice(plain).to_vec()
+        }
     }
 
     /// A `pg_snapshot` value as text.

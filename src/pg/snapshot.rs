@@ -99,6 +99,17 @@ pub fn cluster_id() -> i64 {
     unsafe { pg_sys::GetSystemIdentifier() as i64 }
 }
 
+/// The version of the running server.
+pub fn server_version() -> String {
+    // SAFETY: a setting that is always there; its value is a C string.
+    unsafe {
+        let value = pg_sys::GetConfigOption(c"server_version".as_ptr(), false, false);
+        std::ffi::CStr::from_ptr(value)
+            .to_string_lossy()
+            .into_owned()
+    }
+}
+
 pub fn database_id() -> pg_sys::Oid {
     // SAFETY: a backend's constant.
     unsafe { pg_sys::MyDatabaseId }

@@ -1,8 +1,8 @@
-//! Compiled stream tables, kept in two places: in this session (with its prepared statements), and in shared memory for
-//! all sessions.
+//! Compiled stream tables, kept in three places: in this session (with its prepared statements), in shared memory for all
+//! sessions, and in the catalog for those after a restart.
 //!
 //! Everywhere they are kept by generation and relation, which the catalog knows; whoever uses one checks that under the
-//! stream table's lock.
+//! stream table's lock. A generation also stands for everything in the catalog that the compiled form was made from.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -21,6 +21,8 @@ use crate::pg::shared::cache::{self as shared, Count};
 struct Session {
     compiled: LruCache<i64, Rc<Compiled>>,
     by_relation: HashMap<u32, i64>,
+    /// Generations known to be in the catalog.
+    saved: HashMap<i64, i64>,
     /// The epoch of the shared cache when this was begun.
     epoch: u64,
 }
@@ -29,6 +31,7 @@ thread_local! {
     static SESSION: RefCell<Session> = RefCell::new(Session {
         compiled: LruCache::unbounded(),
         by_relation: HashMap::new(),
+        saved: HashMap::new(),
         epoch: 0,
     });
 }
@@ -41,6 +44,7 @@ fn with_session<R>(work: impl FnOnce(&mut Session) -> R) -> R {
             session.epoch = epoch;
             session.compiled.clear();
             session.by_relation.clear();
+            session.saved.clear();
         }
         work(&mut session)
     })
@@ -62,7 +66,7 @@ fn remember(compiled: &Rc<Compiled>) {
     });
 }
 
-/// What is known of a stream table in this session or in shared memory, whatever its generation.
+/// What is known of a stream table in this session, in shared memory or in the catalog, whatever its generation.
 pub(super) fn kept(id: i64) -> Option<Rc<Compiled>> {
     if let Some(known) = with_session(|session| session.compiled.get(&id).cloned()) {
         shared::count(Count::SessionHit);
@@ -74,12 +78,38 @@ pub(super) fn kept(id: i64) -> Option<Rc<Compiled>> {
     }
     let Some(bytes) = shared::find(id) else {
         shared::count(Count::SharedMiss);
-        return None;
+        return found_in_catalog(id);
     };
     let compiled: Rc<Compiled> = Rc::new(postcard::from_bytes(&bytes).ok()?);
     shared::count(Count::SharedHit);
     remember(&compiled);
     Some(compiled)
+}
+
+fn found_in_catalog(id: i64) -> Option<Rc<Compiled>> {
+    let bytes = catalog::compiled(id)?;
+    let compiled: Rc<Compiled> = Rc::new(postcard::from_bytes(&bytes).ok()?);
+    let table = &compiled.table;
+    shared::count(Count::CatalogHit);
+    shared::store(table.id, table.generation, table.relid, &bytes);
+    remember(&compiled);
+    with_session(|session| session.saved.insert(table.id, table.generation));
+    Some(compiled)
+}
+
+/// Has the catalog keep it as well. The caller holds the stream table's lock and is writing anyway.
+pub(super) fn save(compiled: &Compiled) {
+    let (id, generation) = (compiled.table.id, compiled.table.generation);
+    let saved = with_session(|session| session.saved.insert(id, generation));
+    if saved == Some(generation) || !config::template_cache() {
+        return;
+    }
+    let Ok(bytes) = postcard::to_allocvec(compiled) else {
+        return;
+    };
+    if catalog::compiled(id).is_none_or(|known| known != bytes) {
+        catalog::save_compiled(id, &bytes);
+    }
 }
 
 /// Keeps what has been compiled.
@@ -129,7 +159,9 @@ pub fn is_compiled(table: &StreamTable) -> bool {
             .compiled
             .peek(&table.id)
             .is_some_and(|known| known.is_of(table))
-    }) || (config::template_cache() && shared::has(table.id, table.generation, table.relid))
+    }) || (config::template_cache()
+        && (shared::has(table.id, table.generation, table.relid)
+            || found_in_catalog(table.id).is_some_and(|known| known.is_of(table))))
 }
 
 /// Stream tables this session keeps compiled.
@@ -139,5 +171,6 @@ pub fn session_entries() -> usize {
 
 /// Forgets every compiled stream table of this database, in all sessions. Returns how many were in shared memory.
 pub fn clear() -> u64 {
+    catalog::forget_compiled();
     shared::clear()
 }

@@ -112,6 +112,9 @@ pub fn refresh(request: &Request) -> Result<Vec<Outcome>> {
             })
             .collect::<Result<Vec<Outcome>>>()?;
         AT.set(None);
+        for compiled in &compiled {
+            cache::save(compiled);
+        }
         advance_epochs(&groups, &outcomes);
         return Ok(outcomes);
     }

@@ -129,9 +129,131 @@ fn full_cache_forgets_the_oldest_and_everything_goes_on() {
         table.follows(&mut other);
     }
     assert!(
-        stat(&mut other, "compilations") > compiled,
+        stat(&mut other, "l2_hits") > 0,
         "the first ones were overwritten"
+    );
+    assert_eq!(
+        stat(&mut other, "compilations"),
+        compiled,
+        "and are in the catalog"
+    );
+    s.exec("delete from pgtrickle.pgt_compiled");
+    let mut another = db.connect();
+    another.exec("insert into s values (1001, 1, 1)");
+    for table in &tables[..5] {
+        table.follows(&mut another);
+    }
+    assert!(
+        stat(&mut other, "compilations") > compiled,
+        "what is nowhere is compiled again"
     );
     assert!(stat(&mut other, "l0_bytes") < 1 << 20);
     assert!(stat(&mut other, "l0_entries") > 5);
+}
+
+#[test]
+fn first_session_after_a_restart_compiles_nothing() {
+    let server = server();
+    let db = server.database();
+    let mut s = db.connect();
+    source(&mut s);
+    let v = s.stream_table("v", NESTED);
+    let w = s.stream_table_with(
+        "w",
+        "select k, now() as t, n from s",
+        "refresh_mode => 'FULL'",
+    );
+    // The second one had the log changed for both.
+    v.refresh(&mut s);
+    assert_eq!(s.number("select count(*) from pgtrickle.pgt_compiled"), 2);
+    server.restart();
+    let mut s = db.connect();
+    s.exec("insert into s values (100, 1, 1)");
+    v.follows(&mut s);
+    w.refresh(&mut s);
+    assert_eq!(stat(&mut s, "compilations"), 0);
+    assert_eq!(stat(&mut s, "l2_hits"), 2);
+    let mut other = db.connect();
+    other.exec("insert into s values (101, 1, 1)");
+    v.follows(&mut other);
+    assert_eq!(
+        stat(&mut s, "l2_hits"),
+        2,
+        "found in shared memory from then on"
+    );
+    // Altered, it is compiled once more and kept again.
+    s.exec("alter table s rename n to m; insert into s values (102, 1, 1)");
+    v.follows(&mut s);
+    server.restart();
+    let mut s = db.connect();
+    s.exec("insert into s values (103, 1, 1)");
+    v.follows(&mut s);
+    assert_eq!(stat(&mut s, "compilations"), 0);
+    assert!(s.number("select pgtrickle.clear_caches()") >= 1);
+    assert_eq!(s.number("select count(*) from pgtrickle.pgt_compiled"), 0);
+    s.exec("insert into s values (104, 1, 1)");
+    v.follows(&mut s);
+    assert_eq!(stat(&mut s, "compilations"), 1, "forgotten everywhere");
+    assert_eq!(s.number("select count(*) from pgtrickle.pgt_compiled"), 1);
+    s.exec("drop table v");
+    assert_eq!(s.number("select count(*) from pgtrickle.pgt_compiled"), 0);
+}
+
+#[test]
+fn nobody_uses_what_another_build_or_database_has_compiled() {
+    let server = server();
+    let db = server.database();
+    let mut s = db.connect();
+    source(&mut s);
+    let v = s.stream_table("v", NESTED);
+    s.exec("update pgtrickle.pgt_compiled set made_by = replace(made_by, ' ', ' 1')");
+    server.restart();
+    let mut s = db.connect();
+    s.exec("insert into s values (100, 1, 1)");
+    v.follows(&mut s);
+    assert_eq!(stat(&mut s, "l2_hits"), 0);
+    assert_eq!(stat(&mut s, "compilations"), 1);
+    assert_eq!(
+        s.number("select count(*) from pgtrickle.pgt_compiled where made_by ~ '^[0-9a-f]{16} 18'"),
+        1,
+        "it is its own again"
+    );
+    assert_eq!(
+        s.value("select 'pgtrickle.pgt_compiled'::regclass = any (extconfig) from pg_extension where extname = 'pg_trickle'"),
+        "f",
+        "it is not dumped"
+    );
+    drop(s);
+    let mut admin = server.connect("postgres");
+    admin.exec(&format!("create database copied template {}", db.name()));
+    let mut copied = server.connect("copied");
+    copied.exec("insert into s values (200, 1, 1)");
+    v.follows_somehow(&mut copied);
+    assert_eq!(stat(&mut copied, "l2_hits"), 0);
+    drop(copied);
+    admin.exec("drop database copied with (force)");
+}
+
+#[test]
+fn refresh_that_is_rolled_back_keeps_nothing() {
+    let server = server();
+    let db = server.database();
+    let mut s = db.connect();
+    source(&mut s);
+    let v = s.stream_table("v", NESTED);
+    s.exec("begin; alter table s alter n type bigint; rollback; insert into s values (100, 1, 1)");
+    v.follows(&mut s);
+    s.exec("begin isolation level repeatable read; select 1");
+    let mut other = db.connect();
+    other.exec("alter table s rename n to m; insert into s values (101, 1, 1)");
+    v.follows(&mut other);
+    let refresh = "select pgtrickle.refresh_stream_table('v')";
+    if let Err(refused) = s.try_exec(refresh) {
+        assert_eq!(refused.code, "40001", "an old snapshot: {refused}");
+    }
+    s.exec("rollback");
+    server.restart();
+    let mut s = db.connect();
+    s.exec("insert into s values (102, 1, 1)");
+    v.follows(&mut s);
 }

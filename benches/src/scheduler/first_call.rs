@@ -103,6 +103,47 @@ changes: medians of {rounds} sessions in milliseconds, as the client sees them, 
         ],
         &rows,
     );
+    drop(session);
+    after_restart(&server, options.amount(15, 3), section);
+}
+
+/// The first session after a restart, with what the catalog keeps and without any cache, in turn.
+fn after_restart(server: &Server, rounds: usize, section: &mut Section) {
+    let mut session = server.connect("calls");
+    database::configure(&mut session, "pg_trickle.enabled", "off");
+    let mut times = [(); SHAPES.len()].map(|()| [Sample::default(), Sample::default()]);
+    for round in 0..2 * rounds {
+        server.restart();
+        let mut session = server.connect("calls");
+        without_waiting_for_disk(&mut session);
+        for (number, shape) in SHAPES.iter().enumerate() {
+            session.exec(shape.change);
+            let mut first = server.connect("calls");
+            without_waiting_for_disk(&mut first);
+            first.exec(&format!("set {CACHE} = {}", ["on", "off"][round % 2]));
+            let call = format!(
+                "select pgtrickle.refresh_stream_table({})",
+                quote(shape.name)
+            );
+            times[number][round % 2].push_ms(timed(|| first.exec(&call)).0);
+        }
+    }
+    let rows: Vec<Vec<String>> = SHAPES
+        .iter()
+        .zip(&times)
+        .map(|(shape, [kept, compiled])| {
+            vec![
+                shape.title.to_owned(),
+                number(kept.median()),
+                number(compiled.median()),
+            ]
+        })
+        .collect();
+    section.text(format!(
+        "The first refresh after a restart of the server, when nothing is in shared memory: medians of {rounds} restarts each, in
+alternating order."
+    ));
+    section.table(&["stream table", "kept in the catalog", "compiled"], &rows);
 }
 
 /// Sessions one after the other, with each value of the setting in turn.

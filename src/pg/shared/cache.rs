@@ -50,11 +50,12 @@ pub enum Count {
     SharedMiss,
     SessionHit,
     SessionMiss,
+    CatalogHit,
     Compilation,
     Eviction,
 }
 
-const COUNTS: usize = 6;
+const COUNTS: usize = 7;
 
 /// Slots and ring, as they lie in the area.
 pub(super) struct Place {
