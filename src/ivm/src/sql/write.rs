@@ -302,6 +302,13 @@ impl Display for Select {
     }
 }
 
+impl Select {
+    /// It ends in a clause that SQL allows behind a union only.
+    fn has_tail(&self) -> bool {
+        !self.order_by.is_empty() || self.rows.is_some() || self.limit.is_some() || self.fence
+    }
+}
+
 impl Display for Query {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         for (position, cte) in self.with.iter().enumerate() {
@@ -328,7 +335,8 @@ impl Display for Query {
             if position > 0 {
                 f.write_str("\n    UNION ALL ")?;
             }
-            if branch.fence || branch.limit.is_some() || !branch.order_by.is_empty() {
+            // What stands behind the last branch would otherwise be that of the union.
+            if branch.has_tail() {
                 write!(f, "({branch})")?
             } else {
                 write!(f, "{branch}")?
