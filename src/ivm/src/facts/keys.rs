@@ -25,18 +25,7 @@ pub fn keys(rel: &Rel) -> Vec<BTreeSet<ColId>> {
             );
             reduce_all(found, &closure)
         }
-        Rel::Project { input, columns } => {
-            let mut renamed: BTreeMap<ColId, ColId> = BTreeMap::new();
-            for (id, scalar) in columns {
-                if let Some(from) = scalar.as_column() {
-                    renamed.entry(from).or_insert(*id);
-                }
-            }
-            keys(input)
-                .into_iter()
-                .filter_map(|key| key.iter().map(|id| renamed.get(id).copied()).collect())
-                .collect()
-        }
+        Rel::Project { input, columns } => renamed(keys(input), columns),
         Rel::Join { inputs, conditions } => {
             let below: Vec<_> = inputs.iter().map(keys).collect();
             let mut combined: Vec<BTreeSet<ColId>> = vec![BTreeSet::new()];
@@ -167,7 +156,32 @@ pub fn matches_at_most_one(right: &Rel, on: &[Scalar]) -> bool {
             _ => None,
         })
         .collect();
-    keys(right).iter().any(|key| key.is_subset(&matched))
+    unique(right).iter().any(|key| key.is_subset(&matched))
+}
+
+/// Sets of columns that at most one row has the same values in, none of them null.
+fn unique(rel: &Rel) -> Vec<BTreeSet<ColId>> {
+    let mut found = keys(rel);
+    match rel {
+        Rel::Filter { input, .. } => found.extend(unique(input)),
+        Rel::Project { input, columns } => found.extend(renamed(unique(input), columns)),
+        Rel::Aggregate { keys, .. } => found.push(keys.iter().map(|(id, _)| *id).collect()),
+        _ => {}
+    }
+    found
+}
+
+/// Sets of columns under the names a projection gives them, where it keeps all of a set.
+fn renamed(sets: Vec<BTreeSet<ColId>>, columns: &[(ColId, Scalar)]) -> Vec<BTreeSet<ColId>> {
+    let mut names: BTreeMap<ColId, ColId> = BTreeMap::new();
+    for (id, scalar) in columns {
+        if let Some(from) = scalar.as_column() {
+            names.entry(from).or_insert(*id);
+        }
+    }
+    sets.into_iter()
+        .filter_map(|set| set.iter().map(|id| names.get(id).copied()).collect())
+        .collect()
 }
 
 /// The smallest key whose columns are all in `stored`.
@@ -339,6 +353,27 @@ mod tests {
         };
         assert_eq!(minimal_key(&join, &set(&[1, 2, 3, 4])), Some(set(&[1, 3])));
         assert_eq!(minimal_key(&join, &set(&[1, 2, 4])), None);
+    }
+
+    #[test]
+    fn an_equality_meets_at_most_one_group_whatever_is_null() {
+        let input = Box::new(scan(2, &[3, 4], &[]));
+        let value = Scalar::column(ColId(3), int(), true);
+        let groups = Rel::Aggregate {
+            input,
+            keys: vec![(ColId(5), value)],
+            calls: vec![],
+        };
+        assert!(keys(&groups).is_empty());
+        assert!(matches_at_most_one(&groups, &[equal(1, 5)]));
+        assert!(!matches_at_most_one(&groups, &[]));
+        let joined = Rel::Outer {
+            left: Box::new(scan(1, &[1, 2], &[2])),
+            right: Box::new(groups),
+            full: false,
+            on: vec![equal(1, 5)],
+        };
+        assert_eq!(keys(&joined), vec![set(&[2])]);
     }
 
     #[test]
