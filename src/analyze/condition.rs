@@ -301,7 +301,7 @@ fn sublink(condition: Expr<'_>) -> Option<(bool, SublinkNode<'_>)> {
 }
 
 /// `(condition) IS NOT FALSE` or the like, which is never null.
-fn tested(condition: Scalar, test: &str) -> Scalar {
+pub(super) fn tested(condition: Scalar, test: &str) -> Scalar {
     Writer::default()
         .scalar(&condition)
         .text(" ")

@@ -1,10 +1,15 @@
-//! `x op ANY (..)` and `x op ALL (..)` as values.
+//! `x op ANY (..)` and `x op ALL (..)` as values: by equality with the values of the sub-select or by their extrema, and
+//! where neither will do by comparing them with every value of `x`.
 
-use pgt_ivm::rel::{AggregateKind, Rel};
+use std::collections::BTreeMap;
+
+use pgt_ivm::rel::{AggregateKind, ColId, Rel};
 use pgt_ivm::scalar::{Scalar, Shape, Type};
 
 use super::NotIncremental;
-use super::build::{Writer, aggregate_of, bigint, boolean, count_star};
+use super::build::{Writer, aggregate_of, bigint, boolean, count_star, same};
+use super::condition::tested;
+use super::from::combine;
 use super::query::{Analyzer, Answer, Known, Level, Result};
 use crate::pg::node::{self, Expr, Kind, SublinkKind, SublinkNode};
 
@@ -28,22 +33,24 @@ impl Analyzer {
         let Some(test) = link.test else {
             return Err(unknown());
         };
-        if let Kind::And(parts) = test.kind() {
-            return self.row_in(rel, outer, answer, link, parts, level);
+        if answer.empty.is_some() && !outer.is_empty() {
+            return Err(unknown());
+        }
+        if let Kind::And(parts) = test.kind()
+            && let Some(pairs) = self.never_null(&answer, parts, level)?
+        {
+            return self.row_in(rel, outer, answer, pairs);
         }
         let Kind::Operator {
             operator,
             arguments,
         } = test.kind()
         else {
-            return Err(unknown());
+            return self.compared(rel, outer, answer, test, link, level);
         };
         let ([left, right], [column]) = (arguments.as_slice(), answer.produced.as_slice()) else {
-            return Err(unknown());
+            return self.compared(rel, outer, answer, test, link, level);
         };
-        if answer.empty.is_some() && !outer.is_empty() {
-            return Err(unknown());
-        }
         let mut column = column.known.clone();
         let mut answer = answer;
         if !matches!(right.strip_relabel().kind(), Kind::SublinkColumn(_)) {
@@ -149,14 +156,14 @@ impl Analyzer {
         let differs = matches!((any, name.as_str()), (true, "<>") | (false, "="));
         // x < ANY: less than the greatest; x < ALL: less than the least; and the other way round.
         let greatest = match name.as_str() {
-            "<" | "<=" => any,
-            ">" | ">=" => !any,
-            _ if differs => true,
-            _ => return Err(unknown()),
+            "<" | "<=" => Some(any),
+            ">" | ">=" => Some(!any),
+            _ => differs.then_some(true),
         };
-        if !facts.builtin || !node::has_extrema(right.type_of().0) {
-            return Err(unknown());
-        }
+        let ordered = facts.builtin && node::has_extrema(right.type_of().0);
+        let Some(greatest) = greatest.filter(|_| ordered) else {
+            return self.compared(rel, outer, answer, test, link, level);
+        };
         let (function, kind) = if greatest {
             ("max", AggregateKind::Max)
         } else {
@@ -221,25 +228,52 @@ impl Analyzer {
         Ok(self.add(joined, value))
     }
 
-    /// `(x, y) IN (..)`, or `NOT IN` as `<> ALL`, over values that cannot be null.
-    fn row_in<'q>(
+    /// The sides of the comparisons of `(x, y) IN (..)`, if they are equalities of values that cannot be null.
+    fn never_null<'q>(
+        &mut self,
+        answer: &Answer,
+        parts: Vec<Expr<'q>>,
+        level: &Level<'q, '_>,
+    ) -> Result<Option<Vec<(Scalar, usize)>>> {
+        let mut pairs = Vec::new();
+        for part in parts {
+            let Kind::Operator {
+                operator,
+                arguments,
+            } = part.kind()
+            else {
+                return Ok(None);
+            };
+            let [left, right] = arguments.as_slice() else {
+                return Ok(None);
+            };
+            let (_, _, equality) =
+                node::operator_facts(operator, left.type_of().0, right.type_of().0);
+            let Kind::SublinkColumn(number) = right.strip_relabel().kind() else {
+                return Ok(None);
+            };
+            let place = number as usize - 1;
+            let x = self.scalar(*left, level)?.0;
+            let nullable = answer
+                .produced
+                .get(place)
+                .is_none_or(|column| column.known.nullable);
+            if !equality || x.ty.equality.is_none() || x.nullable || nullable {
+                return Ok(None);
+            }
+            pairs.push((x, place));
+        }
+        Ok(Some(pairs))
+    }
+
+    /// `(x, y) IN (..)` over values that cannot be null.
+    fn row_in(
         &mut self,
         rel: Rel,
         outer: &[Known],
         answer: Answer,
-        link: &SublinkNode<'q>,
-        parts: Vec<Expr<'q>>,
-        level: &Level<'q, '_>,
+        pairs: Vec<(Scalar, usize)>,
     ) -> Result<(Rel, Known)> {
-        let unknown = || {
-            NotIncremental::new(
-                "a row that may contain nulls is compared with a sub-query as a value",
-                "Write it with EXISTS.",
-            )
-        };
-        if link.kind != SublinkKind::Any || answer.empty.is_some() {
-            return Err(unknown());
-        }
         let columns: Vec<Known> = answer
             .produced
             .iter()
@@ -249,30 +283,9 @@ impl Analyzer {
         let (right, there) = self.mark(right);
         let (context, keys) = keys.split_at(answer.context.len());
         let mut meets = Vec::new();
-        for part in parts {
-            let Kind::Operator {
-                operator,
-                arguments,
-            } = part.kind()
-            else {
-                return Err(unknown());
-            };
-            let [left, right] = arguments.as_slice() else {
-                return Err(unknown());
-            };
-            let (_, _, equality) =
-                node::operator_facts(operator, left.type_of().0, right.type_of().0);
-            let Kind::SublinkColumn(number) = right.strip_relabel().kind() else {
-                return Err(unknown());
-            };
-            let x = self.scalar(*left, level)?.0;
-            let key = keys.get(number as usize - 1).ok_or_else(unknown)?;
-            let Some(equal) = x.ty.equality.clone().filter(|_| equality) else {
-                return Err(unknown());
-            };
-            if x.nullable || key.nullable {
-                return Err(unknown());
-            }
+        for (x, place) in pairs {
+            let key = &keys[place];
+            let equal = x.ty.equality.clone().unwrap_or_default();
             meets.push(Scalar {
                 shape: x
                     .as_column()
@@ -291,6 +304,103 @@ impl Analyzer {
             .column(there)
             .text(" IS NOT NULL")
             .value(boolean(), false);
+        Ok(self.add(joined, value))
+    }
+
+    /// Any comparison with a sub-select: each set of values that it compares is joined with the rows of the sub-select
+    /// that decide it or leave it open.
+    fn compared<'q>(
+        &mut self,
+        rel: Rel,
+        outer: &[Known],
+        answer: Answer,
+        test: Expr<'q>,
+        link: &SublinkNode<'q>,
+        level: &mut Level<'q, '_>,
+    ) -> Result<(Rel, Known)> {
+        level.sublink_columns = answer
+            .produced
+            .iter()
+            .map(|column| column.known.clone())
+            .collect();
+        let test = self.scalar(test, level);
+        level.sublink_columns.clear();
+        let test = test?.0;
+        let mut around: Vec<Known> = outer.to_vec();
+        let types = rel.column_types();
+        for id in test.columns() {
+            if let Some((ty, nullable)) = types.get(&id)
+                && !around.iter().any(|known| known.id == id)
+            {
+                around.push(Known {
+                    id,
+                    ty: ty.clone(),
+                    nullable: *nullable,
+                    scale: None,
+                });
+            }
+        }
+        let (copy, renamed) = self.fresh(&rel);
+        let copied: Vec<Known> = around
+            .iter()
+            .map(|known| Known {
+                id: renamed.get(&known.id).copied().unwrap_or(known.id),
+                ..known.clone()
+            })
+            .collect();
+        let mut inputs = vec![answer.rel];
+        let mut keys = vec![];
+        if !around.is_empty() {
+            let (domain, of_domain) = self.grouped(copy, &copied, &[], vec![]);
+            inputs.insert(0, domain);
+            keys = of_domain;
+        }
+        let stands: BTreeMap<ColId, ColId> = around
+            .iter()
+            .zip(&keys)
+            .map(|(known, key)| (known.id, key.id))
+            .collect();
+        let test = test.rename(&mut |id| stands.get(&id).copied().unwrap_or(id));
+        let mut on = Vec::new();
+        for (mine, theirs) in keys.iter().zip(&answer.context) {
+            on.extend(same(mine, theirs)?);
+        }
+        // What decides: a comparison that holds for ANY, one that fails for ALL.
+        let any = link.kind == SublinkKind::Any;
+        let (decides, matters) = if any {
+            ("IS TRUE", "IS NOT FALSE")
+        } else {
+            ("IS FALSE", "IS NOT TRUE")
+        };
+        on.push(tested(test.clone(), matters));
+        let deciding = Writer::default()
+            .text("CASE WHEN ")
+            .scalar(&tested(test, decides))
+            .text(" THEN true END")
+            .value(boolean(), true);
+        let (joined, deciding) = self.add(combine(inputs, on), deciding);
+        let (rows, decided) = (self.column(), self.column());
+        let calls = vec![
+            (rows, count_star()),
+            (
+                decided,
+                aggregate_of("count", AggregateKind::Count, &deciding, bigint()),
+            ),
+        ];
+        let (right, keys) = self.grouped(joined, &keys, &[], calls);
+        let joined = self.beside(rel, &around, right, &keys, vec![])?;
+        let (open, found) = if any {
+            ("false", "true")
+        } else {
+            ("true", "false")
+        };
+        let value = Writer::default()
+            .text("CASE WHEN COALESCE(")
+            .column(rows)
+            .text(&format!(", 0) = 0 THEN {open} WHEN "))
+            .column(decided)
+            .text(&format!(" > 0 THEN {found} END"))
+            .value(boolean(), true);
         Ok(self.add(joined, value))
     }
 }
