@@ -92,15 +92,34 @@ impl Analyzer {
             .collect();
         let answer = self.answer(link.query, Some(level), Some(context))?;
         match link.kind {
-            SublinkKind::Value => self.value(rel, &outer, answer),
+            SublinkKind::Value => {
+                let (rel, columns) = self.only_row(rel, &outer, answer)?;
+                match columns.into_iter().next() {
+                    Some(column) => Ok((rel, column)),
+                    None => refuse("a sub-query without columns", "Select a column."),
+                }
+            }
+            SublinkKind::Row => {
+                let (rel, columns) = self.only_row(rel, &outer, answer)?;
+                let Some(test) = link.test else {
+                    return refuse(
+                        "a row sub-query without comparison",
+                        "Please report the query.",
+                    );
+                };
+                level.sublink_columns = columns;
+                let test = self.scalar(test, level);
+                level.sublink_columns.clear();
+                Ok(self.add(rel, test?.0))
+            }
             SublinkKind::Exists => self.exists(rel, &outer, answer),
             SublinkKind::Any | SublinkKind::All => {
                 self.quantified(rel, &outer, answer, expr, link, level)
             }
             SublinkKind::Array => self.array(rel, &outer, answer, node_type(&expr)),
             SublinkKind::Other => refuse(
-                "a row sub-query is not incremental yet",
-                "Compare the columns one by one.",
+                "a sub-query of this kind is not incremental yet",
+                "Write it as a join.",
             ),
         }
     }
@@ -180,30 +199,26 @@ impl Analyzer {
         (extend(rel, vec![(known.id, value)]), known)
     }
 
-    /// A scalar sub-select: its one row's value, NULL without row, an error with several.
-    fn value(&mut self, rel: Rel, outer: &[Known], answer: Answer) -> Result<(Rel, Known)> {
-        let Some(column) = answer.produced.first().map(|column| column.known.clone()) else {
-            return refuse("a sub-query without columns", "Select a column.");
-        };
+    /// The columns of a sub-select's one row: NULL without row, an error with several.
+    fn only_row(&mut self, rel: Rel, outer: &[Known], answer: Answer) -> Result<(Rel, Vec<Known>)> {
+        let columns: Vec<Known> = answer
+            .produced
+            .iter()
+            .map(|column| column.known.clone())
+            .collect();
         if let Some(empty) = answer.empty {
             if outer.is_empty() {
                 let joined = combine(vec![rel, answer.rel], vec![]);
-                return Ok((joined, column));
+                return Ok((joined, columns));
             }
             let (right, there) = self.mark(answer.rel);
             let joined = self.beside(rel, outer, right, &answer.context, vec![])?;
-            let Some(empty) = empty.first() else {
-                return refuse("a sub-query without columns", "Select a column.");
-            };
-            let value = or_over_nothing(there, &column, empty, answer.shown.as_ref());
-            let (rel, known) = self.add(joined, value);
-            return Ok((
-                rel,
-                Known {
-                    scale: column.scale,
-                    ..known
-                },
-            ));
+            let values = columns
+                .iter()
+                .zip(&empty)
+                .map(|(column, empty)| or_over_nothing(there, column, empty, answer.shown.as_ref()))
+                .collect();
+            return Ok(self.add_each(joined, &columns, values));
         }
         let mut on = Vec::new();
         for (mine, theirs) in outer.iter().zip(&answer.context) {
@@ -216,42 +231,56 @@ impl Analyzer {
                 full: false,
                 on,
             };
-            return Ok((
-                joined,
-                Known {
+            let optional = columns
+                .into_iter()
+                .map(|column| Known {
                     nullable: true,
                     ..column
-                },
-            ));
+                })
+                .collect();
+            return Ok((joined, optional));
         }
-        let (rows, any) = (self.column(), self.column());
-        let ty = column.ty.clone();
-        let calls = vec![
-            (rows, count_star()),
-            (
+        let rows = self.column();
+        let mut calls = vec![(rows, count_star())];
+        let mut values = Vec::new();
+        for column in &columns {
+            let any = self.column();
+            let ty = column.ty.clone();
+            calls.push((
                 any,
-                aggregate_of("any_value", AggregateKind::Recompute, &column, ty.clone()),
-            ),
-        ];
+                aggregate_of("any_value", AggregateKind::Recompute, column, ty.clone()),
+            ));
+            let value = Writer::default()
+                .text("CASE WHEN ")
+                .column(rows)
+                .text(" > 1 THEN (SELECT ")
+                .scalar(&Scalar::null(ty.clone()))
+                .text(" FROM (VALUES (1), (2)) AS more(than_one)) ELSE ")
+                .column(any)
+                .text(" END")
+                .value(ty, true);
+            values.push(value);
+        }
         let (right, keys) = self.grouped(answer.rel, &answer.context, &[], calls);
         let joined = self.beside(rel, outer, right, &keys, vec![])?;
-        let value = Writer::default()
-            .text("CASE WHEN ")
-            .column(rows)
-            .text(" > 1 THEN (SELECT ")
-            .scalar(&Scalar::null(ty.clone()))
-            .text(" FROM (VALUES (1), (2)) AS more(than_one)) ELSE ")
-            .column(any)
-            .text(" END")
-            .value(ty, true);
-        let (rel, known) = self.add(joined, value);
-        Ok((
-            rel,
-            Known {
+        Ok(self.add_each(joined, &columns, values))
+    }
+
+    /// `values` as columns beside `rel`, each with the scale of the column it is a value of.
+    fn add_each(&mut self, rel: Rel, of: &[Known], values: Vec<Scalar>) -> (Rel, Vec<Known>) {
+        let mut added = Vec::new();
+        let mut known = Vec::new();
+        for (column, value) in of.iter().zip(values) {
+            let id = self.column();
+            known.push(Known {
+                id,
+                ty: value.ty.clone(),
+                nullable: value.nullable,
                 scale: column.scale,
-                ..known
-            },
-        ))
+            });
+            added.push((id, value));
+        }
+        (extend(rel, added), known)
     }
 
     /// `ARRAY(SELECT ..)`: the values in the order of the sub-select, an empty array without rows.

@@ -122,6 +122,7 @@ impl<'q> Expr<'q> {
                             pg_sys::SubLinkType::ALL_SUBLINK => SublinkKind::All,
                             pg_sys::SubLinkType::EXPR_SUBLINK => SublinkKind::Value,
                             pg_sys::SubLinkType::ARRAY_SUBLINK => SublinkKind::Array,
+                            pg_sys::SubLinkType::ROWCOMPARE_SUBLINK => SublinkKind::Row,
                             _ => SublinkKind::Other,
                         },
                         test: Query::expr(node.testexpr),

@@ -168,7 +168,7 @@ pub enum Kind<'q> {
 #[derive(Clone, Copy)]
 pub struct SublinkNode<'q> {
     pub kind: SublinkKind,
-    /// The comparison of an ANY or ALL sub-link.
+    /// The comparison of an ANY, ALL or row sub-link.
     pub test: Option<Expr<'q>>,
     pub query: Query<'q>,
 }
@@ -181,6 +181,8 @@ pub enum SublinkKind {
     /// A scalar sub-select.
     Value,
     Array,
+    /// A row that is compared with the one row of a sub-select.
+    Row,
     Other,
 }
 
