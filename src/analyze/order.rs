@@ -9,7 +9,7 @@ use pgt_ivm::scalar::Scalar;
 use super::NotIncremental;
 use super::build::{Writer, bigint, boolean};
 use super::query::{Analyzer, Known, Level, Produced, Result};
-use crate::pg::node::SortItem;
+use crate::pg::node::{Expr, Kind, SortItem};
 
 pub(super) fn sort_keys(items: &[SortItem], sorted: &BTreeMap<u32, Known>) -> Result<Vec<SortKey>> {
     items
@@ -75,32 +75,32 @@ impl Analyzer {
         Ok(self.partitioned(rel, keys, Body::First { order }))
     }
 
-    /// LIMIT and OFFSET. For each row of a context apart they are a condition on the row's number.
+    /// LIMIT and OFFSET. For each row of a context apart, or by a sub-select, they are a condition on the row's number.
     pub(super) fn limit<'q>(
         &mut self,
         rel: Rel,
         sorted: &BTreeMap<u32, Known>,
         produced: &[Produced],
-        level: &Level<'q, '_>,
+        level: &mut Level<'q, '_>,
     ) -> Result<Rel> {
         let Some(limit) = level.query.limit() else {
             return Ok(rel);
         };
         let order = sort_keys(&level.query.sort_items(), sorted)?;
-        let mut constant = |value: Option<crate::pg::node::Expr<'q>>| -> Result<Option<Scalar>> {
-            let Some(value) = value else {
-                return Ok(None);
-            };
-            let scalar = self.scalar(value, level)?.0;
-            if !scalar.columns().is_empty() {
-                return Err(NotIncremental::new(
-                    "LIMIT or OFFSET is not a constant",
-                    "Write a number.",
-                ));
-            }
-            Ok(Some(scalar))
-        };
-        let (count, offset) = (constant(limit.count)?, constant(limit.offset)?);
+        let numbers = [limit.count, limit.offset].map(|number| {
+            // LIMIT NULL is LIMIT ALL.
+            number.filter(|number| !matches!(number.kind(), Kind::Const { is_null: true }))
+        });
+        let given: Vec<Expr<'q>> = numbers.into_iter().flatten().collect();
+        let rel = self.lift(rel, &given, level)?;
+        let mut scalars = Vec::new();
+        for number in numbers {
+            scalars.push(match number {
+                Some(number) => Some(self.scalar(number, level)?.0),
+                None => None,
+            });
+        }
+        let (offset, count) = (scalars.pop().flatten(), scalars.pop().flatten());
         if count.is_none() && offset.is_none() {
             return Ok(rel);
         }
@@ -113,7 +113,8 @@ impl Analyzer {
         if !limit.ties || offset.is_some() {
             self.check_ties(&rel, &decided, &ids_of(produced), "LIMIT");
         }
-        if context.is_empty() {
+        let constant = given.iter().all(|number| number.sublinks(true).is_empty());
+        if context.is_empty() && constant {
             return Ok(Rel::Partitioned {
                 inputs: vec![PartitionInput { rel, keys: vec![] }],
                 keys: order
@@ -129,12 +130,14 @@ impl Analyzer {
             });
         }
         let mut text = Writer::default().text(if limit.ties {
-            "pg_catalog.rank() OVER (PARTITION BY "
+            "pg_catalog.rank() OVER ("
         } else {
-            "pg_catalog.row_number() OVER (PARTITION BY "
+            "pg_catalog.row_number() OVER ("
         });
         for (position, key) in context.iter().enumerate() {
-            text = text.text(if position > 0 { ", " } else { "" }).scalar(key);
+            text = text
+                .text(if position > 0 { ", " } else { "PARTITION BY " })
+                .scalar(key);
         }
         for (position, key) in order.iter().enumerate() {
             let nulls = if key.nulls_first { "FIRST" } else { "LAST" };

@@ -268,7 +268,7 @@ impl Analyzer {
                 .zip(&produced)
                 .map(|(target, column)| (target.reference, column.known.clone()))
                 .collect();
-            rel = self.limit(rel, &sorted, &produced, &level)?;
+            rel = self.limit(rel, &sorted, &produced, &mut level)?;
         }
         Ok(Answer {
             rel,
@@ -443,7 +443,7 @@ impl Analyzer {
                         "Compute it in a sub-query in FROM and join it.",
                     ));
                 }
-                rel = self.limit(rel, &sorted, &produced, &level)?;
+                rel = self.limit(rel, &sorted, &produced, &mut level)?;
                 empty = None;
             }
         }
