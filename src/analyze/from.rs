@@ -6,8 +6,8 @@ use pgt_ivm::rel::{ColId, Rel};
 use pgt_ivm::scalar::Scalar;
 
 use super::NotIncremental;
-use super::build::{boolean, extend, same};
-use super::condition::conjuncts;
+use super::build::{Writer, boolean, extend, same};
+use super::condition::{conjunction, conjuncts};
 use super::context::{Wanted, is_shown, or_over_nothing};
 use super::query::{Analyzer, Known, Level, Produced, Result};
 use super::range::bind;
@@ -104,30 +104,24 @@ impl Analyzer {
         }
         let Some(empty) = answer.empty else {
             bind(index, answer.produced, level);
+            let right = self.whole_row(index, answer.rel, level);
             let Some(parts) = left else {
-                return Ok(combine(vec![before, answer.rel], on));
+                return Ok(combine(vec![before, right], on));
             };
-            let columns = answer.rel.columns();
+            let columns = right.columns();
             for part in parts {
                 on.extend(self.conditions(part, level)?);
             }
             nullable(&columns, level);
             return Ok(Rel::Outer {
                 left: Box::new(before),
-                right: Box::new(answer.rel),
+                right: Box::new(right),
                 full: false,
                 on,
             });
         };
-        // There is always exactly one row, so that a left join without conditions is an inner one.
+        // There is always exactly one row, so that a left join is an inner one; its condition hides the values.
         let inner = left.is_none();
-        let always = left.iter().flatten().all(|part| part.is_true_constant());
-        if !always {
-            return Err(NotIncremental::new(
-                "a left join of a lateral aggregate under a condition",
-                "Put the condition into the sub-query.",
-            ));
-        }
         let (right, there) = self.mark(answer.rel);
         let joined = Rel::Outer {
             left: Box::new(before),
@@ -150,8 +144,18 @@ impl Analyzer {
                 known,
             });
         }
+        let shown_row: Vec<Known> = produced.iter().map(|column| column.known.clone()).collect();
+        let names: Vec<String> = produced.iter().map(|column| column.name.clone()).collect();
         bind(index, produced, level);
-        let extended = extend(joined, more);
+        let extended = self.whole_row(index, extend(joined, more), level);
+        let parts: Vec<Expr<'q>> = left
+            .into_iter()
+            .flatten()
+            .filter(|part| !part.is_true_constant())
+            .collect();
+        if !parts.is_empty() {
+            return self.hidden(index, extended, names, shown_row, parts, level);
+        }
         match &answer.shown {
             Some((shown, over_nothing)) if inner => Ok(Rel::Filter {
                 input: Box::new(extended),
@@ -159,6 +163,54 @@ impl Analyzer {
             }),
             _ => Ok(extended),
         }
+    }
+
+    /// The columns `shown` of item `index`, null where one of the conditions `parts` does not hold.
+    fn hidden<'q>(
+        &mut self,
+        index: usize,
+        rel: Rel,
+        names: Vec<String>,
+        shown: Vec<Known>,
+        parts: Vec<Expr<'q>>,
+        level: &mut Level<'q, '_>,
+    ) -> Result<Rel> {
+        let before = level.computed.len();
+        let rel = self.lift(rel, &parts, level)?;
+        let mut conditions = Vec::new();
+        for part in parts {
+            conditions.extend(self.conditions(part, level)?);
+        }
+        level.computed.truncate(before);
+        let holds = conjunction(&conditions);
+        let mut hide = |known: &Known| {
+            let value = Writer::default()
+                .text("CASE WHEN ")
+                .scalar(&holds)
+                .text(" THEN ")
+                .column(known.id)
+                .text(" END")
+                .value(known.ty.clone(), true);
+            let hidden = Known {
+                id: self.column(),
+                nullable: true,
+                ..known.clone()
+            };
+            ((hidden.id, value), hidden)
+        };
+        let (mut more, knowns): (Vec<_>, Vec<_>) = shown.iter().map(&mut hide).unzip();
+        if let Some(whole) = level.known.get(&(index, 0)).cloned() {
+            let (value, hidden) = hide(&whole);
+            more.push(value);
+            level.known.insert((index, 0), hidden);
+        }
+        let produced = names
+            .into_iter()
+            .zip(knowns)
+            .map(|(name, known)| Produced { name, known })
+            .collect();
+        bind(index, produced, level);
+        Ok(extend(rel, more))
     }
 
     /// A left or full join.

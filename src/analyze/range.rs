@@ -40,7 +40,7 @@ impl Analyzer {
                 let query = *query;
                 let (rel, produced) = self.query(query, Some(level))?;
                 bind(index, produced, level);
-                Ok(rel)
+                Ok(self.whole_row(index, rel, level))
             }
             Rte::Cte {
                 name,
@@ -53,7 +53,7 @@ impl Analyzer {
                 let (name, levels_up) = (name.clone(), *levels_up);
                 let (rel, produced) = self.cte(index, &name, levels_up, level)?;
                 bind(index, produced, level);
-                Ok(rel)
+                Ok(self.whole_row(index, rel, level))
             }
             Rte::Item => self.computed(index, Rel::Unit, None, level),
             Rte::Result => Ok(Rel::Unit),
@@ -281,6 +281,59 @@ impl Analyzer {
             },
         );
         Ok(extend(scan, vec![(id, value)]))
+    }
+
+    /// `rel` beside a column that holds the whole row of item `index`, a sub-query, where that is used as a value. A column
+    /// of its own, so that a row that an outer join misses is null and not a row of nulls.
+    pub(super) fn whole_row<'q>(
+        &mut self,
+        index: usize,
+        rel: Rel,
+        level: &mut Level<'q, '_>,
+    ) -> Rel {
+        let used = level
+            .used
+            .iter()
+            .any(|var| (var.range, var.attnum, var.levels_up) == (index, 0, 0));
+        if !used {
+            return rel;
+        }
+        let view = level.query.view_of(index);
+        let mut row = Writer::default().text(if view.is_some() {
+            "ROW("
+        } else {
+            // The names of the columns are part of the value.
+            "(SELECT pgt_row FROM (SELECT "
+        });
+        let columns = level.query.range_columns(index).into_iter().enumerate();
+        for (place, (name, _)) in columns {
+            let Some(known) = level.known.get(&(index, place as i16 + 1)) else {
+                return rel;
+            };
+            row = row.text(if place > 0 { ", " } else { "" }).column(known.id);
+            if view.is_none() {
+                row = row.text(&format!(" AS {}", pgt_ivm::sql::quote_identifier(&name)));
+            }
+        }
+        let (row, ty) = match view {
+            Some(view) => {
+                let ty = node::row_type(view);
+                (row.text(&format!(")::{}", ty.name)), ty)
+            }
+            None => (
+                row.text(") AS pgt_row)"),
+                node::describe_type(pg_sys::RECORDOID, -1, pg_sys::InvalidOid),
+            ),
+        };
+        let id = self.column();
+        let known = Known {
+            id,
+            ty: ty.clone(),
+            nullable: false,
+            scale: None,
+        };
+        level.known.insert((index, 0), known);
+        extend(rel, vec![(id, row.value(ty, false))])
     }
 
     /// VALUES or function calls beside the rows of `before`.

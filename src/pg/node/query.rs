@@ -144,6 +144,15 @@ impl<'q> Query<'q> {
             .map(|cte| Self::wrap(unsafe { (*cte).ctequery.cast() }))
     }
 
+    /// The view that an entry of the range table stands for.
+    pub fn view_of(&self, index: usize) -> Option<pg_sys::Oid> {
+        let rte = *list_items::<pg_sys::RangeTblEntry>(self.node().rtable).get(index - 1)?;
+        // SAFETY: the range table holds RangeTblEntry nodes; a view's sub-query keeps the view's OID.
+        let (kind, relation) = unsafe { ((*rte).rtekind, (*rte).relid) };
+        (kind == pg_sys::RTEKind::RTE_SUBQUERY && relation != pg_sys::InvalidOid)
+            .then_some(relation)
+    }
+
     /// The join tree; conditions are the WHERE clause at the top.
     pub fn from(&self) -> FromNode<'q> {
         Self::from_node(self.node().jointree.cast())
