@@ -12,7 +12,7 @@ use super::build::{Writer, aggregate_of, boolean, count_star, extend, refuse, sa
 use super::context::{Wanted, is_shown, or_over_nothing};
 use super::from::combine;
 use super::quantified::node_type;
-use super::query::{Analyzer, Answer, Known, Level, Result};
+use super::query::{Analyzer, Answer, Known, Level, Produced, Result};
 use crate::pg::node::{self, Expr, Kind, SublinkKind, SublinkNode};
 
 impl Analyzer {
@@ -99,19 +99,7 @@ impl Analyzer {
                     None => refuse("a sub-query without columns", "Select a column."),
                 }
             }
-            SublinkKind::Row => {
-                let (rel, columns) = self.only_row(rel, &outer, answer)?;
-                let Some(test) = link.test else {
-                    return refuse(
-                        "a row sub-query without comparison",
-                        "Please report the query.",
-                    );
-                };
-                level.sublink_columns = columns;
-                let test = self.scalar(test, level);
-                level.sublink_columns.clear();
-                Ok(self.add(rel, test?.0))
-            }
+            SublinkKind::Row => self.row(rel, &outer, answer, link, level),
             SublinkKind::Exists => self.exists(rel, &outer, answer),
             SublinkKind::Any | SublinkKind::All => {
                 self.quantified(rel, &outer, answer, expr, link, level)
@@ -197,6 +185,53 @@ impl Analyzer {
             scale: None,
         };
         (extend(rel, vec![(known.id, value)]), known)
+    }
+
+    /// `(x, y) op (..)`: the comparison with the one row, which is not evaluated where there is none.
+    fn row<'q>(
+        &mut self,
+        rel: Rel,
+        outer: &[Known],
+        mut answer: Answer,
+        link: &SublinkNode<'q>,
+        level: &mut Level<'q, '_>,
+    ) -> Result<(Rel, Known)> {
+        let Some(test) = link.test else {
+            return refuse(
+                "a row sub-query without comparison",
+                "Please report the query.",
+            );
+        };
+        let always = answer.empty.is_some();
+        if !always {
+            let (marked, there) = self.mark(answer.rel);
+            answer.rel = marked;
+            answer.produced.push(Produced {
+                name: String::new(),
+                known: Known {
+                    id: there,
+                    ty: boolean(),
+                    nullable: false,
+                    scale: None,
+                },
+            });
+        }
+        let (rel, mut columns) = self.only_row(rel, outer, answer)?;
+        let there = if always { None } else { columns.pop() };
+        level.sublink_columns = columns;
+        let test = self.scalar(test, level);
+        level.sublink_columns.clear();
+        let mut test = test?.0;
+        if let Some(there) = there {
+            test = Writer::default()
+                .text("CASE WHEN ")
+                .column(there.id)
+                .text(" THEN ")
+                .scalar(&test)
+                .text(" END")
+                .value(boolean(), true);
+        }
+        Ok(self.add(rel, test))
     }
 
     /// The columns of a sub-select's one row: NULL without row, an error with several.
