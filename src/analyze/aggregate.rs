@@ -13,7 +13,7 @@ impl Analyzer {
     /// expressions under the grouping's range-table entry, aggregates by their structure.
     pub(super) fn group<'q>(
         &mut self,
-        input: Rel,
+        mut input: Rel,
         targets: &[Target<'q>],
         level: &mut Level<'q, '_>,
     ) -> Result<Rel> {
@@ -61,8 +61,15 @@ impl Analyzer {
             let Rte::Group { expressions } = &level.range_table[position] else {
                 unreachable!()
             };
-            for (number, expr) in expressions.clone().into_iter().enumerate() {
-                let (key, scale) = self.scalar(expr, level)?;
+            let expressions = expressions.clone();
+            let expanded = self.expand(input, &expressions, level)?;
+            input = expanded.0;
+            for (number, expr) in expressions.into_iter().enumerate() {
+                let set = expanded.1.iter().find(|(place, _)| *place == number);
+                let (key, scale) = match set {
+                    Some((_, key)) => (key.clone(), None),
+                    None => self.scalar(expr, level)?,
+                };
                 if key.ty.equality.is_none() {
                     return Err(NotIncremental::new(
                         format!("type {} has no equality", key.ty.name),
@@ -126,6 +133,38 @@ impl Analyzer {
             keys,
             calls,
         })
+    }
+
+    /// The rows that the set-returning functions in `expressions` make of those of `input`, and the columns these
+    /// expressions have become, by their places.
+    #[allow(clippy::type_complexity)]
+    fn expand<'q>(
+        &mut self,
+        input: Rel,
+        expressions: &[Expr<'q>],
+        level: &Level<'q, '_>,
+    ) -> Result<(Rel, Vec<(usize, Scalar)>)> {
+        let mut sets = Vec::new();
+        let mut more = Vec::new();
+        for (place, expr) in expressions.iter().enumerate() {
+            if expr.returns_set() {
+                let value = self.target(*expr, level)?.0;
+                let id = self.column();
+                sets.push((place, Scalar::column(id, value.ty.clone(), true)));
+                more.push((id, value));
+            }
+        }
+        if sets.is_empty() {
+            return Ok((input, sets));
+        }
+        let columns = input
+            .column_types()
+            .into_iter()
+            .map(|(id, (ty, nullable))| (id, Scalar::column(id, ty, nullable)))
+            .chain(more)
+            .collect();
+        let input = Box::new(input);
+        Ok((Rel::ProjectSet { input, columns }, sets))
     }
 
     /// GROUPING SETS: one grouping per set over a copy of the input, under UNION ALL. Keys that are not in a set are null,

@@ -324,10 +324,8 @@ impl Analyzer {
         let mut produced = Vec::new();
         let mut sorted: BTreeMap<u32, Known> = BTreeMap::new();
         // A set-returning function in ORDER BY multiplies rows like one in the select list.
-        let sorting = ordered
-            || query.limit().is_some()
-            || query.has_distinct_on()
-            || query.has_target_srfs();
+        let multiplied = targets.iter().any(|target| target.expr.returns_set());
+        let sorting = ordered || query.limit().is_some() || query.has_distinct_on() || multiplied;
         for target in &targets {
             if target.junk && !(sorting && target.reference > 0) {
                 continue;
@@ -391,7 +389,7 @@ impl Analyzer {
             known.id = id;
             beside.push(known.clone());
         }
-        rel = if query.has_target_srfs() {
+        rel = if multiplied {
             Rel::ProjectSet {
                 input: Box::new(rel),
                 columns,

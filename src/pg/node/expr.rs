@@ -237,6 +237,12 @@ impl<'q> Expr<'q> {
         state.found.into_iter().map(Self::wrap).collect()
     }
 
+    /// A set-returning function is part of it.
+    pub fn returns_set(&self) -> bool {
+        self.find(&mut |part| matches!(part.kind(), Kind::SetReturning))
+            .is_some()
+    }
+
     /// The value of a constant integer, converted to bigint or not.
     pub fn integer_constant(&self) -> Option<i64> {
         // SAFETY: the casts follow the tag and the type.

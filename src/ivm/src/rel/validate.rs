@@ -176,7 +176,7 @@ fn unique(rel: &Rel, seen: &mut BTreeSet<ColId>) -> Result<(), Malformed> {
     let produced: Vec<ColId> = match rel {
         Rel::Scan(scan) => scan.columns.iter().map(|column| column.id).collect(),
         // A projection may pass a column on under its own id.
-        Rel::Project { columns, .. } => columns
+        Rel::Project { columns, .. } | Rel::ProjectSet { columns, .. } => columns
             .iter()
             .filter(|(id, scalar)| scalar.as_column() != Some(*id))
             .map(|(id, _)| *id)
@@ -188,7 +188,6 @@ fn unique(rel: &Rel, seen: &mut BTreeSet<ColId>) -> Result<(), Malformed> {
             .chain(calls.iter().map(|(id, _)| *id))
             .collect(),
         Rel::Expand { columns, .. } => columns.iter().map(|(id, _)| *id).collect(),
-        Rel::ProjectSet { columns, .. } => columns.iter().map(|(id, _)| *id).collect(),
         Rel::Filter { .. }
         | Rel::Moving { .. }
         | Rel::Join { .. }
