@@ -8,6 +8,7 @@ mod clauses;
 mod deparse;
 mod expr;
 mod facts;
+mod inline;
 mod prepare;
 mod query;
 mod walk;
