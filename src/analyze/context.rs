@@ -8,6 +8,7 @@ use pgt_ivm::scalar::{Piece, Scalar, Shape};
 
 use super::build::{Writer, refuse};
 use super::condition::conjuncts;
+use super::from::reaches_out;
 use super::query::{Analyzer, Context, Known, Level, Produced, Result};
 use crate::pg::node::{self, Expr, Kind, Query, VarRef};
 
@@ -127,13 +128,7 @@ impl Analyzer {
             let (inputs, conditions) = self.items(None, &items, level)?;
             return self.restrict(inputs, conditions, parts, level);
         };
-        let reaches_out = (1..=level.range_table.len()).any(|index| {
-            query
-                .range_references(index)
-                .iter()
-                .any(|var| var.levels_up > 0)
-        });
-        if reaches_out {
+        if items.iter().any(|item| reaches_out(item, level)) {
             let (domain, columns) = self.domain(context)?;
             level.context = columns;
             let (inputs, conditions) = self.items(Some(domain), &items, level)?;

@@ -30,18 +30,34 @@ impl Analyzer {
                         combine(std::mem::take(&mut inputs), std::mem::take(&mut conditions));
                     inputs.push(self.lateral(*index, before, None, level)?);
                 }
-                item => inputs.push(self.read_node(item, level)?),
+                item if !inputs.is_empty() && reaches_out(item, level) => {
+                    let before =
+                        combine(std::mem::take(&mut inputs), std::mem::take(&mut conditions));
+                    inputs.push(self.read_node(Some(before), item, level)?);
+                }
+                item => inputs.push(self.read_node(None, item, level)?),
             }
         }
         Ok((inputs, conditions))
     }
 
-    /// A node of the join tree.
-    fn read_node<'q>(&mut self, node: &FromNode<'q>, level: &mut Level<'q, '_>) -> Result<Rel> {
+    /// A node of the join tree, beside the rows of `before`, which its conditions may refer to.
+    fn read_node<'q>(
+        &mut self,
+        before: Option<Rel>,
+        node: &FromNode<'q>,
+        level: &mut Level<'q, '_>,
+    ) -> Result<Rel> {
         match node {
-            FromNode::Range(index) => self.range(*index, level),
+            FromNode::Range(index) if !level.query.range_references(*index).is_empty() => {
+                self.lateral(*index, before.unwrap_or(Rel::Unit), None, level)
+            }
+            FromNode::Range(index) => {
+                let range = self.range(*index, level)?;
+                Ok(combine(before.into_iter().chain([range]).collect(), vec![]))
+            }
             FromNode::List { items, condition } => {
-                let (inputs, conditions) = self.items(None, items, level)?;
+                let (inputs, conditions) = self.items(before, items, level)?;
                 let parts = condition.map(conjuncts).unwrap_or_default();
                 self.restrict(inputs, conditions, parts, level)
             }
@@ -51,7 +67,19 @@ impl Analyzer {
                 right,
                 on,
             } => {
-                let left = self.read_node(left, level)?;
+                let beside = before.is_some() && reaches_out(right, level);
+                let optional = match kind {
+                    JoinKind::Inner => false,
+                    JoinKind::Left => beside && !matches!(**right, FromNode::Range(_)),
+                    JoinKind::Right | JoinKind::Full => true,
+                };
+                if before.is_some() && optional {
+                    return Err(NotIncremental::new(
+                        "a join inside a sub-query refers to the query around it",
+                        "Move the condition into WHERE, or write a left join.",
+                    ));
+                }
+                let left = self.read_node(before, left, level)?;
                 let parts = on.map(conjuncts).unwrap_or_default();
                 if let FromNode::Range(index) = **right
                     && !level.query.range_references(index).is_empty()
@@ -68,7 +96,11 @@ impl Analyzer {
                         )),
                     };
                 }
-                let right = self.read_node(right, level)?;
+                if beside {
+                    let joined = self.read_node(Some(left), right, level)?;
+                    return self.restrict(vec![joined], vec![], parts, level);
+                }
+                let right = self.read_node(None, right, level)?;
                 match kind {
                     JoinKind::Inner => self.restrict(vec![left, right], vec![], parts, level),
                     JoinKind::Left => self.outer(left, right, false, parts, level),
@@ -260,6 +292,25 @@ impl Analyzer {
             full,
             on,
         })
+    }
+}
+
+/// A condition or an item inside a join tree refers to the query around it.
+pub(super) fn reaches_out(node: &FromNode<'_>, level: &Level<'_, '_>) -> bool {
+    let refers_out =
+        |condition: &Expr<'_>| condition.references().iter().any(|var| var.levels_up > 0);
+    match node {
+        FromNode::Range(index) => level
+            .query
+            .range_references(*index)
+            .iter()
+            .any(|var| var.levels_up > 0),
+        FromNode::List { items, condition } => {
+            items.iter().any(|item| reaches_out(item, level)) || condition.iter().any(refers_out)
+        }
+        FromNode::Join {
+            left, right, on, ..
+        } => on.iter().any(refers_out) || reaches_out(left, level) || reaches_out(right, level),
     }
 }
 
