@@ -205,6 +205,19 @@ impl Analyzer {
             }
             wanted.extend(facts.keys());
         }
+        // A virtual column is its expression over the columns that are stored.
+        let mut generated = Vec::new();
+        for attnum in wanted.clone() {
+            if facts
+                .get(&attnum)
+                .is_some_and(|column| column.virtual_generated)
+            {
+                let value = node::generation_expression(relid, attnum, index);
+                wanted.remove(&attnum);
+                wanted.extend(value.references().iter().map(|var| var.attnum));
+                generated.push((attnum, value));
+            }
+        }
         let mut columns = Vec::new();
         let mut ids: BTreeMap<i16, ColId> = BTreeMap::new();
         for attnum in wanted {
@@ -218,12 +231,6 @@ impl Analyzer {
                 return Err(NotIncremental::new(
                     format!("{} is internal state of a stream table", column.name),
                     "Name the columns instead of writing *.",
-                ));
-            }
-            if column.virtual_generated {
-                return Err(NotIncremental::new(
-                    format!("column {} is generated when it is read", column.name),
-                    "Use a stored generated column, or the expression itself.",
                 ));
             }
             let id = self.column();
@@ -247,13 +254,30 @@ impl Analyzer {
             .into_iter()
             .filter_map(|key| key.iter().map(|attnum| ids.get(attnum).copied()).collect())
             .collect();
-        let scan = Rel::Scan(Scan {
+        let mut scan = Rel::Scan(Scan {
             source: SourceId(u64::from(relid.to_u32())),
             instance: self.instance(),
             at: At::New,
             columns,
             keys,
         });
+        let mut computed = Vec::new();
+        for (attnum, value) in generated {
+            let (value, scale) = self.scalar(value, level)?;
+            let id = self.column();
+            ids.insert(attnum, id);
+            let known = Known {
+                id,
+                ty: value.ty.clone(),
+                nullable: value.nullable,
+                scale,
+            };
+            level.known.insert((index, attnum), known);
+            computed.push((id, value));
+        }
+        if !computed.is_empty() {
+            scan = extend(scan, computed);
+        }
         if !whole {
             return Ok(scan);
         }

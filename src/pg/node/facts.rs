@@ -5,7 +5,7 @@ use std::ffi::c_int;
 use pgrx::pg_sys;
 use pgt_ivm::scalar::Type;
 
-use super::text;
+use super::{Expr, text};
 
 /// What the planner of deltas must know of a type.
 pub fn describe_type(oid: pg_sys::Oid, modifier: i32, collation: pg_sys::Oid) -> Type {
@@ -53,6 +53,18 @@ pub fn describe_type(oid: pg_sys::Oid, modifier: i32, collation: pg_sys::Oid) ->
             equality,
             bitwise,
         }
+    }
+}
+
+/// The expression of a column that is generated when it is read, over the columns of the range-table entry `range`.
+pub fn generation_expression<'q>(relid: pg_sys::Oid, attnum: i16, range: usize) -> Expr<'q> {
+    // SAFETY: the caller has locked the relation; the expression is a copy in the memory context of the analysis.
+    unsafe {
+        let relation = pg_sys::relation_open(relid, pg_sys::NoLock as c_int);
+        let node = pg_sys::build_generation_expression(relation, c_int::from(attnum));
+        pg_sys::relation_close(relation, pg_sys::NoLock as c_int);
+        pg_sys::ChangeVarNodes(node, 1, range as c_int, 0);
+        Expr::wrap(node)
     }
 }
 
