@@ -18,7 +18,7 @@ static AUTO_BACKOFF: GucSetting<bool> = GucSetting::<bool>::new(true);
 static TIERED_SCHEDULING: GucSetting<bool> = GucSetting::<bool>::new(true);
 static SHARED_MEMORY_MB: GucSetting<i32> = GucSetting::<i32>::new(16);
 static PREDICTION_WINDOW: GucSetting<i32> = GucSetting::<i32>::new(60);
-static PREDICTION_RATIO: GucSetting<f64> = GucSetting::<f64>::new(1.5);
+static PREDICTION_RATIO: GucSetting<f64> = GucSetting::<f64>::new(1.2);
 static PREDICTION_MIN_SAMPLES: GucSetting<i32> = GucSetting::<i32>::new(5);
 static TEMPLATE_CACHE: GucSetting<bool> = GucSetting::<bool>::new(true);
 static TEMPLATE_CACHE_MAX_ENTRIES: GucSetting<i32> = GucSetting::<i32>::new(256);
@@ -218,7 +218,7 @@ pub fn settings() -> Vec<Setting> {
         Setting {
             name: c"pg_trickle.differential_max_change_ratio",
             short: c"Share of changed rows above which an AUTO stream table is refreshed fully.",
-            long: c"Logged changes divided by the estimated rows of the largest source. 0 never prefers a full refresh.",
+            long: c"Logged changes divided by the estimated rows of the largest source. It decides for as long as too little has been measured to predict the times. 0 never prefers a full refresh for it.",
             kind: Kind::Real { variable: &DIFFERENTIAL_MAX_CHANGE_RATIO, min: 0.0, max: 1000.0 },
             context: GucContext::Suset,
             public: true,
@@ -233,7 +233,7 @@ pub fn settings() -> Vec<Setting> {
         },
         Setting {
             name: c"pg_trickle.prediction_ratio",
-            short: c"How many times slower than the last full refresh a differential one has to be predicted for a full one to be preferred.",
+            short: c"How many times slower than a full refresh a differential one has to be predicted for a full one to be preferred.",
             long: c"",
             kind: Kind::Real { variable: &PREDICTION_RATIO, min: 1.0, max: 1000.0 },
             context: GucContext::Sighup,
@@ -242,7 +242,7 @@ pub fn settings() -> Vec<Setting> {
         Setting {
             name: c"pg_trickle.prediction_min_samples",
             short: c"Measured refreshes without which nothing is predicted.",
-            long: c"Those of the first minute do not count, nor those of fewer than 1000 changes.",
+            long: c"Those of the first minute do not count; those of fewer than 1000 changes are counted apart.",
             kind: int(&PREDICTION_MIN_SAMPLES, 1, 16, GucFlags::default()),
             context: GucContext::Sighup,
             public: true,

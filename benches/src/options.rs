@@ -84,7 +84,7 @@ fn sizes(text: Option<String>) -> Vec<usize> {
 
 fn usage() -> ! {
     eprintln!(
-        "usage: refresh|capture|latency|idle|all [--quick] [--write]
+        "usage: refresh|choice|capture|latency|idle|all [--quick] [--write]
        tpch [--quick] [--write] [--slope | --scale F]
        scheduler [--quick] [--write] [--sizes N,..] [--part many|graphs|calls]"
     );

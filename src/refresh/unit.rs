@@ -22,7 +22,7 @@ use crate::pg::spi::{self, Plan, Under, Value};
 use crate::pg::xact;
 
 /// Log rows counted per segment of a source by the probe; more are not told apart.
-const PROBE_CAP: u64 = 100_001;
+const PROBE_CAP: u64 = 1_000_001;
 
 /// Plans are made for deltas of at most this many log rows per source, and for larger ones.
 const SIZE_CLASSES: [u64; 3] = [10, 1_000, 100_000];
@@ -204,22 +204,20 @@ impl Unit {
                 if settings.strategy == Strategy::Full {
                     return self.full(state, "refresh_strategy", Action::Full, false, under);
                 }
-                if settings.strategy == Strategy::Auto
-                    && prefer_full
-                    && self.too_many(&changes, settings.max_change_ratio)
-                {
-                    return self.full(state, "change ratio", Action::Full, false, under);
-                }
-                if settings.strategy == Strategy::Auto
-                    && prefer_full
-                    && self.cost().prefers_full(
+                if settings.strategy == Strategy::Auto && prefer_full {
+                    // The share of changed rows is a guess for as long as nothing is known.
+                    let known = self.cost().prefers_full(
                         rows,
                         state.last_full_ms,
                         now_ms(),
                         &settings.prediction,
-                    )
-                {
-                    return self.full(state, "cost model", Action::Full, false, under);
+                    );
+                    if known == Some(true) {
+                        return self.full(state, "cost model", Action::Full, false, under);
+                    }
+                    if known.is_none() && self.too_many(&changes, settings.max_change_ratio) {
+                        return self.full(state, "change ratio", Action::Full, false, under);
+                    }
                 }
                 let known = self.plans.borrow().differential.len();
                 let started = Instant::now();
@@ -246,7 +244,7 @@ impl Unit {
             rows,
             ms,
         };
-        if sample.counts() && !shared::note(self.id, sample) {
+        if !shared::note(self.id, sample) {
             self.plans.borrow_mut().cost.note(sample);
         }
     }
@@ -573,11 +571,24 @@ impl Unit {
                 .clone()
         };
         let values = if empty { vec![] } else { full_values(state) };
+        let started = Instant::now();
         let rows = plan.run(&values, under);
         let row = rows
             .first()
             .ok_or_else(|| Error::new(Kind::Internal, "an apply statement returned no row"))?;
-        Ok(read_outcome(row, action, Some(reason.to_owned())))
+        let outcome = read_outcome(row, action, Some(reason.to_owned()));
+        // What fills an empty table is another statement.
+        if !empty {
+            let sample = Sample {
+                at: now_ms(),
+                rows: outcome.delta_rows as u64,
+                ms: started.elapsed().as_secs_f64() * 1000.0,
+            };
+            if !shared::note_full(self.id, sample) {
+                self.plans.borrow_mut().cost.note_full(sample);
+            }
+        }
+        Ok(outcome)
     }
 }
 

@@ -1,13 +1,14 @@
 //! Every benchmark; `--write` makes docs/BENCHMARKS.md of the results.
 
 use pgt_benches::{
-    Machine, Options, Section, capture, document, idle, latency, refresh, scheduler, tpch,
+    Machine, Options, Section, capture, choice, document, idle, latency, refresh, scheduler, tpch,
 };
 
 type Run = fn(&Options) -> Section;
 
-const BENCHMARKS: [(&str, Run); 7] = [
+const BENCHMARKS: [(&str, Run); 8] = [
     ("refresh", refresh::run),
+    ("choice", choice::run),
     ("capture", capture::run),
     ("latency", latency::run),
     ("idle", idle::run),

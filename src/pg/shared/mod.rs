@@ -25,7 +25,7 @@ use cache::LOCK;
 use databases::DATABASES;
 use workers::WORKERS;
 
-pub use costs::{cost, note};
+pub use costs::{cost, note, note_full};
 pub use databases::{
     Definitions, close_database, databases, definitions, definitions_changed, drain, draining,
     enter_launcher, enter_scheduler, forget_drained, forget_other_databases, is_closed,

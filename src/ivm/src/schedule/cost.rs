@@ -1,17 +1,29 @@
 //! Full or differential: a prediction from the times of earlier refreshes.
 //!
-//! Samples further than three times the median absolute deviation from the median time per changed row are left out, so
-//! that one slow refresh (a cold cache, a busy machine) does not decide. From the others the time of a differential
-//! refresh is predicted by least squares as `a + b x rows`, or as the median time per row where the deltas were all of
-//! about one size and a line through them means nothing. The prediction is clamped to [0.5, 4] times the last full
-//! refresh: beyond that it is no measurement any more. Samples of the first minute are of a server that is warming up.
+//! The time of a differential refresh is predicted as `a + b x rows`, or as the median time per row where the deltas were
+//! all of about one size and a line through them means nothing. Samples further than three times the median absolute
+//! deviation from the line through most of them (its slope the median of the slopes between any two, its height the median of
+//! what is left) do not count, so that one slow refresh (a cold cache, a busy machine) does not decide, and neither does it
+//! count as one to be large where most deltas are not; the others are fitted by least squares. Deltas of a few rows are kept
+//! apart: their time is all fixed cost, and there are so many of them that nothing else would be remembered.
+//!
+//! A full refresh is expected to take the median of the last ones, for the same reason. The prediction is clamped to [0.5, 4]
+//! times that: beyond it is no measurement any more. Samples of the first minute are of a server that is warming up.
 
 use std::collections::VecDeque;
 
 /// Samples remembered per result.
 pub const REMEMBERED: usize = 16;
-/// Smaller deltas are never worth a full refresh: their time is all fixed cost.
+/// The same of small deltas.
+pub const REMEMBERED_SMALL: usize = 8;
+/// The same of full refreshes.
+pub const REMEMBERED_FULL: usize = 5;
+/// The time of smaller deltas is all fixed cost.
 const SMALL: u64 = 1_000;
+/// Up to how many times the largest delta measured the line says that a differential refresh is faster.
+const REACH: u64 = 4;
+/// Deviations below this part of the time itself are none.
+const NOISE: f64 = 0.05;
 /// Milliseconds after the first sample during which samples do not count.
 const WARM_UP: i64 = 60_000;
 /// Deltas whose sizes deviate less than this from their mean, relative to it, are of one size.
@@ -40,9 +52,13 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// It says something about the cost of changes.
-    pub fn counts(&self) -> bool {
-        self.rows >= SMALL && self.ms.is_finite() && self.ms >= 0.0
+    /// It says something about the cost of a refresh as such, not of changes.
+    pub fn is_small(&self) -> bool {
+        self.rows < SMALL
+    }
+
+    fn counts(&self) -> bool {
+        self.rows > 0 && self.ms.is_finite() && self.ms >= 0.0
     }
 
     fn per_row(&self) -> f64 {
@@ -54,6 +70,10 @@ impl Sample {
 #[derive(Clone, Debug, Default)]
 pub struct Cost {
     pub samples: VecDeque<Sample>,
+    /// Those of small deltas.
+    pub small: VecDeque<Sample>,
+    /// Full refreshes, whatever had changed.
+    pub full: VecDeque<Sample>,
     pub first_at: Option<i64>,
 }
 
@@ -64,64 +84,115 @@ impl Cost {
             return;
         }
         self.first_at.get_or_insert(sample.at);
-        if self.samples.len() == REMEMBERED {
-            self.samples.pop_front();
+        let (samples, most) = if sample.is_small() {
+            (&mut self.small, REMEMBERED_SMALL)
+        } else {
+            (&mut self.samples, REMEMBERED)
+        };
+        if samples.len() == most {
+            samples.pop_front();
         }
-        self.samples.push_back(sample);
+        samples.push_back(sample);
     }
 
-    /// The milliseconds a differential refresh of `rows` changed rows will take, given that the last full one took
-    /// `full_ms`. None if too little is known.
+    /// Notes a full refresh.
+    pub fn note_full(&mut self, sample: Sample) {
+        if self.full.len() == REMEMBERED_FULL {
+            self.full.pop_front();
+        }
+        self.full.push_back(sample);
+    }
+
+    /// The milliseconds a full refresh will take, given what the last one took.
+    pub fn expect_full(&self, last_ms: Option<f64>) -> Option<f64> {
+        median(self.full.iter().map(|sample| sample.ms)).or(last_ms)
+    }
+
+    /// The milliseconds a differential refresh of `rows` changed rows will take, where a full one takes `full_ms`. None
+    /// if too little is known.
     pub fn predict(&self, rows: u64, full_ms: f64, now: i64, rules: &Prediction) -> Option<f64> {
-        if rows < SMALL || full_ms <= 0.0 {
+        if full_ms <= 0.0 {
             return None;
         }
-        let warm = self.first_at? + if rules.warm_up { WARM_UP } else { 0 };
-        let recent: Vec<Sample> = self
-            .samples
-            .iter()
-            .copied()
-            .filter(|sample| sample.at >= warm && sample.at >= now - rules.window)
-            .collect();
-        if recent.len() < rules.min_samples.max(1) {
-            return None;
-        }
-        let usual = without_outliers(recent);
-        let expected = match line(&usual) {
-            Some((fixed, per_row)) => fixed + per_row * rows as f64,
-            None => median(usual.iter().map(Sample::per_row))? * rows as f64,
+        let expected = if rows < SMALL {
+            median(
+                self.recent(&self.small, now, rules)?
+                    .iter()
+                    .map(|sample| sample.ms),
+            )?
+        } else {
+            let usual = without_outliers(self.recent(&self.samples, now, rules)?);
+            match line(&usual) {
+                Some((fixed, per_row)) => fixed + per_row * rows as f64,
+                None => median(usual.iter().map(Sample::per_row))? * rows as f64,
+            }
         };
         Some(expected.clamp(0.5 * full_ms, 4.0 * full_ms))
     }
 
-    /// A full refresh is expected to be faster.
+    /// Those that count, if they are enough.
+    fn recent(
+        &self,
+        samples: &VecDeque<Sample>,
+        now: i64,
+        rules: &Prediction,
+    ) -> Option<Vec<Sample>> {
+        let warm = self.first_at? + if rules.warm_up { WARM_UP } else { 0 };
+        let recent: Vec<Sample> = samples
+            .iter()
+            .copied()
+            .filter(|sample| sample.at >= warm && sample.at >= now - rules.window)
+            .collect();
+        (recent.len() >= rules.min_samples.max(1)).then_some(recent)
+    }
+
+    /// A full refresh is expected to be faster, or is not; none if too little is known to say either. `last_ms` is what the
+    /// last full one took.
     pub fn prefers_full(
         &self,
         rows: u64,
-        full_ms: Option<f64>,
+        last_ms: Option<f64>,
         now: i64,
         rules: &Prediction,
-    ) -> bool {
-        let Some(full_ms) = full_ms else {
-            return false;
-        };
-        self.predict(rows, full_ms, now, rules)
-            .is_some_and(|expected| expected > rules.ratio * full_ms)
+    ) -> Option<bool> {
+        let full_ms = self.expect_full(last_ms)?;
+        let expected = self.predict(rows, full_ms, now, rules)?;
+        let largest = self.samples.iter().map(|sample| sample.rows).max();
+        if expected > rules.ratio * full_ms {
+            Some(true)
+        } else if rows < SMALL || largest.is_some_and(|largest| rows <= REACH * largest) {
+            Some(false)
+        } else {
+            None
+        }
     }
 }
 
+/// Leaves out what is far from the line through most of them.
 fn without_outliers(samples: Vec<Sample>) -> Vec<Sample> {
-    let Some(middle) = median(samples.iter().map(Sample::per_row)) else {
+    let mut slopes = Vec::new();
+    for (number, one) in samples.iter().enumerate() {
+        for other in &samples[..number] {
+            let rows = one.rows as f64 - other.rows as f64;
+            if rows.abs() > ONE_SIZE * one.rows as f64 {
+                slopes.push((one.ms - other.ms) / rows);
+            }
+        }
+    }
+    let slope = median(slopes.into_iter()).unwrap_or(0.0);
+    let above = |sample: &Sample| sample.ms - slope * sample.rows as f64;
+    let Some(height) = median(samples.iter().map(above)) else {
         return samples;
     };
-    let away = |sample: &Sample| (sample.per_row() - middle).abs();
+    let away = |sample: &Sample| (above(sample) - height).abs();
     let Some(deviation) = median(samples.iter().map(away)) else {
         return samples;
     };
-    samples
-        .into_iter()
-        .filter(|sample| away(sample) <= 3.0 * deviation)
-        .collect()
+    let usual = |sample: &Sample| {
+        let expected = height + slope * sample.rows as f64;
+        away(sample) <= (3.0 * deviation).max(NOISE * expected.abs())
+    };
+    samples.into_iter().filter(usual).collect()
 }
 
 /// Ordinary least squares of ms over rows: intercept and slope, neither below zero. None where the sizes hardly differ.
@@ -177,7 +248,7 @@ mod tests {
     }
 
     fn prefers(known: &(Cost, i64), rows: u64, full_ms: Option<f64>) -> bool {
-        known.0.prefers_full(rows, full_ms, known.1, &RULES)
+        known.0.prefers_full(rows, full_ms, known.1, &RULES) == Some(true)
     }
 
     #[test]
@@ -210,8 +281,9 @@ mod tests {
     #[test]
     fn old_samples_do_not_count() {
         let (cost, at) = after(&[(10_000, 500.0); 10]);
-        assert!(cost.prefers_full(10_000, Some(100.0), at, &RULES));
-        assert!(!cost.prefers_full(10_000, Some(100.0), at + 3_600_000, &RULES));
+        let prefers = |at| cost.prefers_full(10_000, Some(100.0), at, &RULES);
+        assert_eq!(prefers(at), Some(true));
+        assert_eq!(prefers(at + 3_600_000), None);
     }
 
     #[test]
@@ -239,12 +311,78 @@ mod tests {
         };
         let mut now = note(&mut cost, 5_000.0);
         for _ in 0..5 {
-            assert!(
-                !cost.prefers_full(10_000, Some(100.0), now, &RULES),
+            assert_eq!(
+                cost.prefers_full(10_000, Some(100.0), now, &RULES),
+                Some(false),
                 "one spike does not decide"
             );
             now = note(&mut cost, 50.0);
         }
+    }
+
+    #[test]
+    fn few_large_deltas_among_others_are_no_outliers() {
+        let known = after(&[
+            (2_000, 12.0),
+            (2_100, 13.0),
+            (1_900, 11.0),
+            (2_000, 12.0),
+            (100_000, 1_010.0),
+            (2_050, 12.0),
+            (1_950, 12.0),
+            (100_000, 990.0),
+        ]);
+        let expected = known.0.predict(50_000, 400.0, known.1, &RULES);
+        assert!(
+            expected.is_some_and(|ms| (ms - 500.0).abs() < 30.0),
+            "{expected:?}"
+        );
+        assert!(!prefers(&known, 50_000, Some(400.0)));
+        assert!(prefers(&known, 50_000, Some(300.0)));
+    }
+
+    #[test]
+    fn one_slow_full_refresh_does_not_decide() {
+        let (mut cost, now) = after(&[(10_000, 300.0); 9]);
+        for ms in [100.0, 110.0, 90.0, 100.0, 900.0] {
+            cost.note_full(Sample {
+                at: now,
+                rows: 10_000,
+                ms,
+            });
+        }
+        assert_eq!(cost.expect_full(Some(900.0)), Some(100.0));
+        let prefers = cost.prefers_full(10_000, Some(900.0), now, &RULES);
+        assert_eq!(prefers, Some(true));
+    }
+
+    #[test]
+    fn line_is_not_trusted_far_beyond_what_was_measured() {
+        let (cost, now) = after(&[(10_000, 100.0); 9]);
+        let prefers = |rows| cost.prefers_full(rows, Some(1_000_000.0), now, &RULES);
+        assert_eq!(prefers(40_000), Some(false));
+        assert_eq!(prefers(40_001), None);
+    }
+
+    #[test]
+    fn small_deltas_that_cost_more_than_everything_are_noticed() {
+        let slow = after(&[(20, 500.0); 8]);
+        assert!(prefers(&slow, 30, Some(100.0)));
+        assert!(!prefers(&slow, 30, Some(400.0)));
+        assert!(
+            !prefers(&slow, 10_000, Some(100.0)),
+            "that says nothing of large ones"
+        );
+        let mostly = after(&[
+            (20, 500.0),
+            (20, 500.0),
+            (20, 5.0),
+            (20, 5.0),
+            (20, 5.0),
+            (20, 5.0),
+            (20, 500.0),
+        ]);
+        assert!(!prefers(&mostly, 30, Some(100.0)), "spikes do not decide");
     }
 
     #[test]

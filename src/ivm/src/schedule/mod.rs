@@ -10,7 +10,10 @@ use croner::Cron;
 use croner::parser::{CronParser, Seconds};
 
 pub use board::{Board, Decision, Entry, Group, Policy, Rules};
-pub use cost::{Cost, Prediction, REMEMBERED as COST_SAMPLES, Sample};
+pub use cost::{
+    Cost, Prediction, REMEMBERED as COST_SAMPLES, REMEMBERED_FULL as FULL_COST_SAMPLES,
+    REMEMBERED_SMALL as SMALL_COST_SAMPLES, Sample,
+};
 pub use retry::retry_delay_ms;
 pub use tier::Tier;
 
