@@ -162,13 +162,7 @@ fn inheritance_changed(relation: pg_sys::Oid) {
 }
 
 fn bump_readers(source: pg_sys::Oid) {
-    let changed = spi::run(
-        "UPDATE pgtrickle.pgt_stream_tables st SET generation = pg_catalog.nextval('pgtrickle.pgt_generation_seq') WHERE st.pgt_id IN \
-         (SELECT COALESCE(r.stage_of, r.pgt_id) FROM pgtrickle.pgt_dependencies d \
-         JOIN pgtrickle.pgt_stream_tables r USING (pgt_id) WHERE d.source::pg_catalog.oid = $1) RETURNING 1",
-        &[Value::Oid(source)],
-    );
-    if !changed.is_empty() {
+    if catalog::outdate_readers(source) {
         xact::definitions_will_change();
     }
 }

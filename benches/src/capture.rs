@@ -17,8 +17,8 @@ enum Variant {
     PlPgSql,
 }
 
-/// Transactions of one row measured together.
-const BLOCK: i64 = 100;
+/// Transactions of one row measured together; with few, a backend is measured that has just slept.
+const BLOCK: i64 = 1000;
 
 const VARIANTS: [Variant; 3] = [Variant::Nothing, Variant::Captured, Variant::PlPgSql];
 
@@ -87,7 +87,7 @@ pub fn run(options: &Options) -> Section {
     let section = Section::new("Capture");
     let amounts = Amounts {
         bulk: options.amount(200_000, 10_000) as i64,
-        single: options.amount(4_000, 200) as i64,
+        single: options.amount(4_000, 1_000) as i64,
     };
     let rounds = options.amount(7, 2);
     let server = server::start();

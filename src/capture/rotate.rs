@@ -66,7 +66,8 @@ pub fn rotate(source: pg_sys::Oid, force: bool) -> Result<Rotation> {
                 relation::invalidate(segment.relid);
             }
             if known.kind == SourceKind::StreamTable {
-                bump(source);
+                // Its own plan names the segment it writes.
+                catalog::outdate_writer(source);
             }
             done.switched = true;
         }
@@ -169,25 +170,9 @@ pub(super) fn drop_drained_layouts(source: &ChangeSource) -> u32 {
         {
             super::install::drop_segments(source.source, Some(layout));
             relation::invalidate(source.source);
-            bump_readers(source.source);
+            catalog::outdate_readers(source.source);
             dropped += 1;
         }
     }
     dropped
-}
-
-/// The stream table's own plan names its output segment, and its readers' plans name all of them.
-fn bump(relation: pg_sys::Oid) {
-    spi::run(
-        "UPDATE pgtrickle.pgt_stream_tables SET generation = pg_catalog.nextval('pgtrickle.pgt_generation_seq') WHERE pgt_relid::pg_catalog.oid = $1",
-        &[Value::Oid(relation)],
-    );
-}
-
-fn bump_readers(source: pg_sys::Oid) {
-    spi::run(
-        "UPDATE pgtrickle.pgt_stream_tables SET generation = pg_catalog.nextval('pgtrickle.pgt_generation_seq') WHERE pgt_id IN \
-         (SELECT pgt_id FROM pgtrickle.pgt_dependencies WHERE source::pg_catalog.oid = $1)",
-        &[Value::Oid(source)],
-    );
 }

@@ -25,8 +25,8 @@ pub use state::{
 };
 pub use stream_tables::{
     Dependency, Mode, NewStreamTable, SourceType, Status, StreamTable, by_name, by_relation,
-    dependencies, dependents, downstream_of, generation, insert, load, load_all,
-    replace_dependencies, resolve_name, stages_of,
+    dependencies, dependents, downstream_of, generation, insert, load, load_all, outdate_readers,
+    outdate_writer, replace_dependencies, resolve_name, stages_of,
 };
 
 use pgrx::pg_sys;

@@ -168,6 +168,27 @@ pub fn generation(id: i64) -> Option<(i64, pg_sys::Oid)> {
     })?
 }
 
+/// Outdates what is compiled of all that read `source`, themselves or through a stage. Returns whether there are any.
+pub fn outdate_readers(source: pg_sys::Oid) -> bool {
+    let outdated = spi::run(
+        "UPDATE pgtrickle.pgt_stream_tables st SET generation = pg_catalog.nextval('pgtrickle.pgt_generation_seq') \
+         WHERE st.pgt_id IN (SELECT COALESCE(r.stage_of, r.pgt_id) FROM pgtrickle.pgt_dependencies d \
+         JOIN pgtrickle.pgt_stream_tables r USING (pgt_id) WHERE d.source::pg_catalog.oid = $1) RETURNING 1",
+        &[Value::Oid(source)],
+    );
+    !outdated.is_empty()
+}
+
+/// Outdates what is compiled of the stream table that writes `relation`, its own table or a stage's.
+pub fn outdate_writer(relation: pg_sys::Oid) {
+    spi::run(
+        "UPDATE pgtrickle.pgt_stream_tables st SET generation = pg_catalog.nextval('pgtrickle.pgt_generation_seq') \
+         WHERE st.pgt_id IN (SELECT COALESCE(w.stage_of, w.pgt_id) FROM pgtrickle.pgt_stream_tables w \
+         WHERE w.pgt_relid::pg_catalog.oid = $1)",
+        &[Value::Oid(relation)],
+    );
+}
+
 /// Every stream table, without stages.
 pub fn load_all() -> Result<Vec<StreamTable>> {
     select("st.stage_of IS NULL", &[])

@@ -1,6 +1,6 @@
 //! The change log: what is written to it, how it is rotated, who may hold it back.
 
-use pgt_tests::{Database, Session, StreamTable, database};
+use pgt_tests::{Database, Server, Session, StreamTable, database};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -478,4 +478,29 @@ fn limit_holds_for_copy_and_huge_statements() {
     assert_eq!(logged(&mut s), 0);
     s.exec("update s set n = n + 1 where k <= 500");
     v.follows(&mut s);
+}
+
+#[test]
+fn stages_learn_that_a_layout_of_their_source_is_gone() {
+    let server = Server::builder().guc("pg_trickle.enabled", "off").start();
+    let db = server.database();
+    let mut s = db.connect();
+    s.exec(
+        "create table s (k int primary key, g int, n int, m int);
+         insert into s select i, i % 3, i, i from generate_series(1, 9) i",
+    );
+    let staged = s.stream_table(
+        "staged",
+        "select total, count(*) as c from (select g, sum(n) as total from s group by g) x group by total",
+    );
+    s.exec("update s set n = n + 1 where k = 1");
+    // Another column is logged from here on.
+    s.stream_table("other", "select k, m from s");
+    staged.follows(&mut s);
+    let layouts = "select count(distinct layout) from pgtrickle.pgt_change_segments where source = 's'::regclass";
+    assert_eq!(s.value(layouts), "2");
+    rotate(&mut s);
+    assert_eq!(s.value(layouts), "1");
+    s.exec("update s set n = n + 1 where k = 2");
+    staged.follows(&mut s);
 }
