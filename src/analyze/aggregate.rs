@@ -25,8 +25,12 @@ impl Analyzer {
             .chain(level.query.having())
         {
             expr.find(&mut |part| {
+                let known = |known: &Expr<'q>| {
+                    known.equals(&part)
+                        || known.call_within().is_some_and(|call| call.equals(&part))
+                };
                 if let Kind::Aggregate(_) = part.kind()
-                    && !found.iter().any(|known| known.equals(&part))
+                    && !found.iter().any(known)
                 {
                     found.push(part);
                 }

@@ -197,9 +197,12 @@ impl Analyzer {
             .collect();
         let whole = wanted.remove(&0);
         if whole {
-            if source::is_stream_table(relid) {
+            let state = facts
+                .values()
+                .any(|column| column.name.starts_with("__pgt_"));
+            if state && source::is_stream_table(relid) {
                 return Err(NotIncremental::new(
-                    "a whole row of a stream table is used as one value",
+                    "a whole row of a stream table with internal state is used as one value",
                     "Name the columns, or build the value with ROW(..).",
                 ));
             }

@@ -139,13 +139,19 @@ impl<'q> Expr<'q> {
                     }
                 }
                 NodeTag::T_JsonConstructorExpr => {
-                    let inner = (*self.ptr.cast::<pg_sys::JsonConstructorExpr>()).func;
-                    let aggregates = !inner.is_null()
-                        && matches!(tag(inner.cast()), NodeTag::T_Aggref | NodeTag::T_WindowFunc);
-                    if aggregates {
-                        Kind::Wordless("a JSON aggregate of the SQL standard is used")
-                    } else {
-                        Kind::Other
+                    let inner: *mut pg_sys::Node =
+                        (*self.ptr.cast::<pg_sys::JsonConstructorExpr>())
+                            .func
+                            .cast();
+                    match (!inner.is_null()).then(|| tag(inner)) {
+                        // JSON_ARRAYAGG(..) and JSON_OBJECTAGG(..) are the calls they are made of, in other words.
+                        Some(NodeTag::T_Aggref) => {
+                            Kind::Aggregate(self.aggregate(&*inner.cast::<pg_sys::Aggref>()))
+                        }
+                        Some(NodeTag::T_WindowFunc) => Kind::Wordless(
+                            "a JSON aggregate of the SQL standard is used as a window function",
+                        ),
+                        _ => Kind::Other,
                     }
                 }
                 NodeTag::T_FieldSelect => {
@@ -172,6 +178,21 @@ impl<'q> Expr<'q> {
                 NodeTag::T_GroupingFunc => Kind::Grouping(self.grouping_references()),
                 _ => Kind::Other,
             }
+        }
+    }
+
+    /// The aggregate call that an aggregate of the SQL standard stands for.
+    pub fn call_within(&self) -> Option<Expr<'q>> {
+        // SAFETY: the cast follows the tag.
+        unsafe {
+            if tag(self.ptr) != NodeTag::T_JsonConstructorExpr {
+                return None;
+            }
+            Query::expr(
+                (*self.ptr.cast::<pg_sys::JsonConstructorExpr>())
+                    .func
+                    .cast(),
+            )
         }
     }
 
