@@ -92,16 +92,7 @@ impl Analyzer {
             number.filter(|number| !matches!(number.kind(), Kind::Const { is_null: true }))
         });
         let given: Vec<Expr<'q>> = numbers.into_iter().flatten().collect();
-        let rel = self.lift(rel, &given, level)?;
-        let mut scalars = Vec::new();
-        for number in numbers {
-            scalars.push(match number {
-                Some(number) => Some(self.scalar(number, level)?.0),
-                None => None,
-            });
-        }
-        let (offset, count) = (scalars.pop().flatten(), scalars.pop().flatten());
-        if count.is_none() && offset.is_none() {
+        if given.is_empty() {
             return Ok(rel);
         }
         let context: Vec<Scalar> = level.context_keys();
@@ -110,9 +101,17 @@ impl Analyzer {
             .cloned()
             .chain(order.iter().map(|key| key.value.clone()))
             .collect();
+        let [count, offset] = numbers;
         if !limit.ties || offset.is_some() {
             self.check_ties(&rel, &decided, &ids_of(produced), "LIMIT");
         }
+        let rel = self.lift(rel, &given, level)?;
+        let mut number = |value: Option<Expr<'q>>| -> Result<Option<Scalar>> {
+            value
+                .map(|value| Ok(self.scalar(value, level)?.0))
+                .transpose()
+        };
+        let (count, offset) = (number(count)?, number(offset)?);
         let constant = given.iter().all(|number| number.sublinks(true).is_empty());
         if context.is_empty() && constant {
             return Ok(Rel::Partitioned {
