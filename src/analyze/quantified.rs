@@ -53,7 +53,7 @@ impl Analyzer {
         };
         let mut column = column.known.clone();
         let mut answer = answer;
-        if !matches!(right.strip_relabel().kind(), Kind::SublinkColumn(_)) {
+        if !matches!(right.strip_equal_relabel().kind(), Kind::SublinkColumn(_)) {
             // The column is converted before it is compared.
             level.sublink_columns = vec![column];
             let converted = self.scalar(*right, level);
@@ -249,7 +249,7 @@ impl Analyzer {
             };
             let (_, _, equality) =
                 node::operator_facts(operator, left.type_of().0, right.type_of().0);
-            let Kind::SublinkColumn(number) = right.strip_relabel().kind() else {
+            let Kind::SublinkColumn(number) = right.strip_equal_relabel().kind() else {
                 return Ok(None);
             };
             let place = number as usize - 1;

@@ -296,7 +296,7 @@ fn shape<'q>(expr: &Expr<'q>, pieces: &[Piece], level: &Level<'q, '_>) -> Shape 
     if !equality {
         return Shape::Opaque;
     }
-    let column = |side: &Expr<'q>| match side.strip_relabel().kind() {
+    let column = |side: &Expr<'q>| match side.strip_equal_relabel().kind() {
         Kind::Var(var) => level.known(var).ok().map(|known| known.id),
         _ => None,
     };

@@ -138,20 +138,38 @@ pub(super) fn columns(relid: pg_sys::Oid) -> BTreeMap<i16, ColumnFacts> {
     .collect()
 }
 
-/// Unique, immediately checked sets of columns that are all NOT NULL.
+/// Unique, immediately checked sets of columns that are all NOT NULL. Unique by what the columns' types call equal: an
+/// index may go by another operator, or by another collation.
 pub(super) fn unique_keys(relid: pg_sys::Oid) -> Vec<BTreeSet<i16>> {
-    spi::run(
-        "SELECT (SELECT pg_catalog.string_agg(k::pg_catalog.text, ',') FROM pg_catalog.unnest(i.indkey) \
-         WITH ORDINALITY u(k, n) WHERE n <= i.indnkeyatts) FROM pg_catalog.pg_index i \
+    let mut keys: BTreeMap<(i64, i64), Vec<(i16, bool)>> = BTreeMap::new();
+    let columns = spi::run(
+        "SELECT i.indnkeyatts, i.indexrelid::pg_catalog.int8, a.attnum, a.atttypid, o.amopopr, \
+         a.attnotnull AND (k.sorting = a.attcollation \
+             OR (SELECT pg_catalog.bool_and(s.collisdeterministic) FROM pg_catalog.pg_collation s \
+                 WHERE s.oid IN (k.sorting, a.attcollation))) \
+         FROM pg_catalog.pg_index i CROSS JOIN LATERAL ROWS FROM ( \
+             pg_catalog.unnest(i.indkey::pg_catalog.int2[]), pg_catalog.unnest(i.indclass::pg_catalog.oid[]), \
+             pg_catalog.unnest(i.indcollation::pg_catalog.oid[])) WITH ORDINALITY k(attnum, class, sorting, n) \
+         JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum \
+         JOIN pg_catalog.pg_opclass c ON c.oid = k.class \
+         JOIN pg_catalog.pg_amop o ON o.amopfamily = c.opcfamily AND o.amoplefttype = c.opcintype \
+             AND o.amoprighttype = c.opcintype AND o.amopstrategy = 3 \
          WHERE i.indrelid = $1 AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indpred IS NULL \
-         AND i.indexprs IS NULL AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a, pg_catalog.unnest(i.indkey) \
-         WITH ORDINALITY u(k, n) WHERE n <= i.indnkeyatts AND a.attrelid = i.indrelid AND a.attnum = k \
-         AND NOT a.attnotnull) ORDER BY i.indnkeyatts, i.indexrelid",
+         AND i.indexprs IS NULL AND k.n <= i.indnkeyatts",
         &[Value::Oid(relid)],
-    )
-    .iter()
-    .map(|row| row.text(0).split(',').filter_map(|part| part.parse().ok()).collect())
-    .collect()
+    );
+    for row in &columns {
+        let equal = node::equality_operator(row.oid(3)) == row.oid(4);
+        keys.entry((row.int(0), row.int(1)))
+            .or_default()
+            .push((row.int(2) as i16, equal && row.bool(5)));
+    }
+    keys.into_iter()
+        .filter(|((width, _), columns)| {
+            columns.len() as i64 == *width && columns.iter().all(|(_, unique)| *unique)
+        })
+        .map(|(_, columns)| columns.into_iter().map(|(attnum, _)| attnum).collect())
+        .collect()
 }
 
 pub(super) fn is_stream_table(relid: pg_sys::Oid) -> bool {

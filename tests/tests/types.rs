@@ -355,6 +355,39 @@ fn virtual_generated_columns_of_the_optional_side_and_in_whole_rows() {
 }
 
 #[test]
+fn unique_by_a_finer_equality_than_the_one_compared_by() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create extension citext; create collation blind (provider = icu, locale = 'und-u-ks-level2', deterministic = false)");
+    s.exec("create table s (t text primary key, n int); create table r (id int primary key, c char(3), m citext)");
+    s.exec("create table u (mail citext not null, code text collate blind not null, n int)");
+    s.exec(
+        "create unique index on u (mail text_ops); create unique index on u (code collate \"C\")",
+    );
+    let views = [
+        s.stream_table("padded", "select r.id, s.n from r join s on s.t::bpchar = r.c"),
+        s.stream_table("blind_join", "select r.id, s.n from r left join s on s.t::citext = r.m"),
+        s.stream_table("blind_const", "select t, n from s where t::citext = 'a'"),
+        s.stream_table("of_groups", "select r.id, q.n from r left join (select t, count(*) as n from s group by t) q on q.t::bpchar = r.c"),
+        s.stream_table("by_operator", "select mail, n from u"),
+        s.stream_table("by_collation", "select code, n from u"),
+        s.stream_table("by_join", "select r.id, u.n from r join u on u.mail = r.m"),
+    ];
+    for batch in [
+        "insert into s values ('a', 1), ('a ', 2), ('A', 3), ('b', 4); insert into r values (1, 'a', 'a'), (2, 'b', 'x');
+         insert into u values ('a', 'x', 1), ('A', 'X', 2), ('b', 'y', 3)",
+        "insert into s values ('b ', 5); update s set n = n + 1; delete from s where t = 'a'",
+        "update u set n = 7 where code = 'x'; update r set m = 'B' where id = 2",
+        "delete from u where mail = 'a'; delete from s",
+    ] {
+        s.exec(batch);
+        for view in &views {
+            view.follows(&mut s);
+        }
+    }
+}
+
+#[test]
 fn dropped_and_added_columns() {
     let db = database();
     let mut s = db.connect();

@@ -6,6 +6,7 @@ use std::marker::PhantomData;
 use pgrx::pg_guard;
 use pgrx::pg_sys::{self, NodeTag};
 
+use super::facts::equality_operator;
 use super::{
     AggregateNode, Expr, Kind, Query, SublinkKind, SublinkNode, VarRef, list_items, tag, text,
 };
@@ -221,6 +222,16 @@ impl<'q> Expr<'q> {
         match self.kind() {
             Kind::Relabel(inner) => inner.strip_relabel(),
             _ => *self,
+        }
+    }
+
+    /// The same, as long as equal values stay equal and others do not become so.
+    pub fn strip_equal_relabel(&self) -> Expr<'q> {
+        let inner = self.strip_relabel();
+        if equality_operator(self.type_of().0) == equality_operator(inner.type_of().0) {
+            inner
+        } else {
+            *self
         }
     }
 

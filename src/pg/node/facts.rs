@@ -175,6 +175,15 @@ pub fn operator_facts(
     }
 }
 
+/// The operator that values of a type are equal by; invalid if there is none.
+pub fn equality_operator(oid: pg_sys::Oid) -> pg_sys::Oid {
+    // SAFETY: catalog lookup for a valid type; the entry lives as long as the session.
+    unsafe {
+        let base = pg_sys::getBaseType(oid);
+        (*pg_sys::lookup_type_cache(base, pg_sys::TYPECACHE_EQ_OPR as c_int)).eq_opr
+    }
+}
+
 /// The operator denies its types' default equality.
 pub fn negated_equality(operator: pg_sys::Oid, left: pg_sys::Oid, right: pg_sys::Oid) -> bool {
     // SAFETY: catalog lookup of an existing operator.
