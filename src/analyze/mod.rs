@@ -12,6 +12,7 @@ mod order;
 mod quantified;
 mod query;
 mod range;
+mod recursion;
 mod scalar;
 mod set_operation;
 mod source;

@@ -44,6 +44,8 @@ pub(super) struct Analyzer {
     next_instance: u32,
     /// Why the query leaves open which of several results is right: rows that are equal under an ORDER BY.
     pub(super) ties: Option<String>,
+    /// What is being read is a term of a recursive query.
+    pub recursing: bool,
     /// The current time may stand in the expression being read.
     pub clock_allowed: bool,
 }

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pgrx::pg_sys;
-use pgt_ivm::rel::{At, Body, ColId, PartitionInput, Rel, Scan, ScanColumn, SourceId};
+use pgt_ivm::rel::{At, ColId, Rel, Scan, ScanColumn, SourceId};
 use pgt_ivm::scalar::Type;
 
 use super::build::{Writer, boolean, extend};
 use super::query::{Analyzer, Known, Level, Produced, Result};
 use super::{NotIncremental, source};
-use crate::pg::node::{self, Expr, Item, Query, Rte};
+use crate::pg::node::{self, Expr, Item, Rte};
 
 impl Analyzer {
     pub(super) fn range<'q>(&mut self, index: usize, level: &mut Level<'q, '_>) -> Result<Rel> {
@@ -48,7 +48,9 @@ impl Analyzer {
                 recursive,
             } => {
                 if *recursive {
-                    return refuse("a recursive reference");
+                    let (rel, produced) = self.itself(index, level)?;
+                    bind(index, produced, level);
+                    return Ok(rel);
                 }
                 let (name, levels_up) = (name.clone(), *levels_up);
                 let (rel, produced) = self.cte(index, &name, levels_up, level)?;
@@ -85,13 +87,13 @@ impl Analyzer {
             )
         })?;
         if home.query.is_recursive_cte(name) {
-            return self.whole(index, home.query, level);
+            return self.recursive(index, name, home, level);
         }
         self.query(query, Some(home))
     }
 
     /// New columns for all columns of a range-table entry.
-    fn entry_columns(
+    pub(super) fn entry_columns(
         &mut self,
         index: usize,
         level: &Level<'_, '_>,
@@ -110,73 +112,6 @@ impl Analyzer {
                 ((known.id, ty), Produced { name, known })
             })
             .unzip()
-    }
-
-    /// A recursive query: evaluated as a whole whenever a table it reads has changed.
-    fn whole<'q>(
-        &mut self,
-        index: usize,
-        home: Query<'q>,
-        level: &Level<'q, '_>,
-    ) -> Result<(Rel, Vec<Produced>)> {
-        let Some(whole) = home.whole_cte(level.query, index) else {
-            return Err(NotIncremental::new(
-                "a recursive query refers to something around it, to whole rows or system columns",
-                "Name the columns, and move what it refers to into it.",
-            ));
-        };
-        if home
-            .mutable_functions()
-            .iter()
-            .any(|function| function.clock)
-        {
-            return Err(super::scalar::clock_misplaced());
-        }
-        let mut inputs = Vec::new();
-        for (relid, read) in whole.reads {
-            let relid = pg_sys::Oid::from(relid);
-            source::check(relid, read.relkind, read.inherit)?;
-            let facts = source::columns(relid);
-            let mut columns = Vec::new();
-            for attnum in read.columns {
-                let column = facts
-                    .get(&attnum)
-                    .filter(|column| !column.virtual_generated)
-                    .ok_or_else(|| {
-                        NotIncremental::new(
-                            "a recursive query reads a column that is generated when it is read",
-                            "Use a stored generated column, or the expression itself.",
-                        )
-                    })?;
-                columns.push(ScanColumn {
-                    id: self.column(),
-                    attnum,
-                    name: column.name.clone(),
-                    ty: column.ty.clone(),
-                    nullable: column.nullable,
-                });
-            }
-            inputs.push(PartitionInput {
-                rel: Rel::Scan(Scan {
-                    source: SourceId(u64::from(relid.to_u32())),
-                    instance: self.instance(),
-                    at: At::New,
-                    columns,
-                    keys: vec![],
-                }),
-                keys: vec![],
-            });
-        }
-        let (columns, produced) = self.entry_columns(index, level);
-        let rel = Rel::Partitioned {
-            inputs,
-            keys: vec![],
-            body: Body::Opaque {
-                query: whole.text,
-                columns,
-            },
-        };
-        Ok((rel, produced))
     }
 
     fn scan<'q>(

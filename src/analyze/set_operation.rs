@@ -31,7 +31,7 @@ impl Analyzer {
         Ok((rel, produced))
     }
 
-    fn set_node<'q>(
+    pub(super) fn set_node<'q>(
         &mut self,
         operation: &SetOperation,
         level: &mut Level<'q, '_>,
@@ -226,7 +226,7 @@ impl Analyzer {
         ))
     }
 
-    fn cast_columns(
+    pub(super) fn cast_columns(
         &mut self,
         rel: Rel,
         columns: Vec<Produced>,

@@ -66,6 +66,9 @@ fn describe(rel: &Rel, findings: &mut Vec<Finding>) {
         Rel::ProjectSet { .. } => ("set-returning projection", "linear", None),
         // Only in deltas.
         Rel::JoinChange { .. } | Rel::InnerChange { .. } | Rel::Negate(_) => return,
+        Rel::Partitioned { .. } if rel.recursion().is_some() => {
+            ("recursive query", "semi-naive", None)
+        }
         Rel::Partitioned { body, .. } => (
             match body {
                 Body::Window { .. } => "window",
@@ -106,6 +109,11 @@ fn describe(rel: &Rel, findings: &mut Vec<Finding>) {
         }
     };
     findings.push((node.to_owned(), class.to_owned(), reason, None));
+    if let Some((recursion, _)) = rel.recursion() {
+        describe(&recursion.base.rel, findings);
+        describe(&recursion.step.rel, findings);
+        return;
+    }
     for input in rel.inputs() {
         describe(input, findings);
     }

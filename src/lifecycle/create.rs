@@ -482,6 +482,7 @@ fn create_stage(
     let _scope = Scope::internal();
     let name = Name::new("pgtrickle_stages", format!("stage_{id}"));
     let relid = storage::create_table(&name, &layout)?;
+    super::indexes::index_itself(&name, query, &layout);
     let role = pgt_ivm::sql::quote_identifier(&storage::owner_name(table.owner));
     spi::command(&format!("ALTER TABLE {name} OWNER TO {role}"));
     depend::make_member(relid);

@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pgrx::pg_sys;
-use pgt_ivm::apply::{Identity, Layout};
-use pgt_ivm::rel::{AggregateKind, ColId, Rel, SourceId};
+use pgt_ivm::apply::{self, Identity, Layout, Lookup, Role};
+use pgt_ivm::rel::{AggregateKind, ColId, Query, Rel, SourceId};
 use pgt_ivm::rewrite::{Planned, STAGE_SOURCE};
 use pgt_ivm::scalar::{Scalar, Shape};
 use pgt_ivm::sql;
-use pgt_ivm::sql::ast::Name;
+use pgt_ivm::sql::ast::{Expr, Name};
 
 use crate::pg::relation;
 use crate::pg::session::Scope;
@@ -40,28 +40,31 @@ pub(super) fn save_lookups(id: i64, planned: Option<&Planned>) {
 /// Creates the indexes by which other plans look up rows of the stages, given as they are stored.
 pub(super) fn index_stages(planned: &Planned, stages: &[(pg_sys::Oid, Name)]) {
     let _scope = Scope::internal();
-    for (source, columns) in lookups(planned).range(SourceId(STAGE_SOURCE)..) {
+    let numbers = SourceId(STAGE_SOURCE)..SourceId(STAGE_SOURCE + stages.len() as u64);
+    for (source, columns) in lookups(planned).range(numbers) {
         let number = (source.0 - STAGE_SOURCE) as usize;
         let (query, (relid, table)) = (&planned.stages[number].query, &stages[number]);
         let name = |attnum: i16| &query.output[attnum as usize - 1].name;
-        let identity = match Layout::of(query).identity {
-            Identity::Key(names) => names,
-            _ => vec![],
+        let identity = Layout::of(query).identity;
+        let key = match &identity {
+            Identity::Key(names) => names.as_slice(),
+            _ => &[],
         };
         // The identity's own index serves whoever looks for its first column.
         let served = |column: &String| {
-            identity.first() == Some(column)
-                || identity.contains(column)
+            key.first() == Some(column)
+                || key.contains(column)
                     && columns
                         .iter()
-                        .any(|other| identity.first() == Some(name(*other)))
+                        .any(|other| key.first() == Some(name(*other)))
         };
         for attnum in columns {
             let column = name(*attnum);
             if served(column) {
                 continue;
             }
-            if let Some(method) = relation::lookup_method(*relid, *attnum) {
+            let distinct = identity == Identity::Group(vec![column.clone()]);
+            if let Some(method) = relation::lookup_method(*relid, *attnum, distinct) {
                 let column = sql::quote_identifier(column);
                 spi::command(&format!(
                     "CREATE INDEX ON {table} USING {method} ({column})"
@@ -82,6 +85,22 @@ pub(super) fn missing(id: i64) -> Vec<(String, String)> {
     .collect()
 }
 
+/// Creates the indexes by which the step of a recursive query finds its stored rows.
+pub(super) fn index_itself(table: &Name, query: &Query, layout: &Layout) {
+    for lookup in apply::lookups(query) {
+        let (Lookup::Value(id) | Lookup::Hash(id)) = lookup;
+        let Some(stored) = layout.column_with(&Role::Column(id)) else {
+            continue;
+        };
+        let column = Expr::Column(String::new(), stored.name.clone());
+        let key = match lookup {
+            Lookup::Value(_) => column,
+            Lookup::Hash(_) => sql::row_hash(vec![column]),
+        };
+        spi::command(&format!("CREATE INDEX ON {table} ({key})"));
+    }
+}
+
 /// The columns by which rows of each source are looked up.
 fn lookups(planned: &Planned) -> BTreeMap<SourceId, BTreeSet<i16>> {
     let mut wanted: BTreeMap<SourceId, BTreeSet<i16>> = BTreeMap::new();
@@ -91,9 +110,11 @@ fn lookups(planned: &Planned) -> BTreeMap<SourceId, BTreeSet<i16>> {
         .map(|stage| &stage.query)
         .chain([&planned.query])
     {
-        let mut columns = Origins::new();
-        trace(&query.root, &mut columns);
-        look(&query.root, &columns, &mut wanted);
+        for tree in trees(&query.root) {
+            let mut columns = Origins::new();
+            trace(tree, &mut columns);
+            look(tree, &columns, &mut wanted);
+        }
     }
     wanted
 }
@@ -130,6 +151,14 @@ fn trace(rel: &Rel, origins: &mut Origins) {
             }
         }
         _ => {}
+    }
+}
+
+/// The tree of a plan, or of the terms of a recursive query.
+fn trees(root: &Rel) -> Vec<&Rel> {
+    match root.recursion() {
+        Some((recursion, _)) => vec![&recursion.base.rel, &recursion.step.rel],
+        None => vec![root],
     }
 }
 

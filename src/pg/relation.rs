@@ -16,8 +16,9 @@ pub(super) unsafe fn attribute(
     unsafe { &*pg_sys::TupleDescAttr(desc, position as i32) }
 }
 
-/// The access method of an index by which values of a column are found. A btree cannot hold long values.
-pub fn lookup_method(relation: pg_sys::Oid, attnum: i16) -> Option<&'static str> {
+/// The access method of an index by which values of a column are found, if there is a good one. A btree cannot hold long
+/// values, and a hash index becomes slow where many rows have the same.
+pub fn lookup_method(relation: pg_sys::Oid, attnum: i16, distinct: bool) -> Option<&'static str> {
     let wanted = pg_sys::TYPECACHE_BTREE_OPFAMILY | pg_sys::TYPECACHE_HASH_OPFAMILY;
     // SAFETY: catalog cache look-ups; entries of the type cache live as long as the session.
     unsafe {
@@ -26,9 +27,10 @@ pub fn lookup_method(relation: pg_sys::Oid, attnum: i16) -> Option<&'static str>
             return None;
         }
         let cache = &*pg_sys::lookup_type_cache(ty, wanted as i32);
-        if pg_sys::get_typlen(ty) > 0 && cache.btree_opf != pg_sys::InvalidOid {
+        let short = pg_sys::get_typlen(ty) > 0 || ty == pg_sys::NUMERICOID;
+        if short && cache.btree_opf != pg_sys::InvalidOid {
             Some("btree")
-        } else if cache.hash_opf != pg_sys::InvalidOid {
+        } else if distinct && cache.hash_opf != pg_sys::InvalidOid {
             Some("hash")
         } else {
             None

@@ -397,7 +397,11 @@ impl Unit {
             care: self.care(),
         };
         let row = match xact::attempt(|| self.apply((&change, filled), values, settings, under)) {
-            Ok(row) => row,
+            Ok(row) if !row.bool(5) => row,
+            Ok(_) => {
+                change.care = Care::Careful;
+                self.apply((&change, filled), values, settings, under)
+            }
             Err(failure) if failure.may_be_the_delta() => {
                 // It gave up, or an expression failed, perhaps on a value of neither state.
                 self.plans.borrow_mut().slower = GIVEN_UP;
@@ -498,6 +502,10 @@ impl Unit {
         let _scope = (small && !plan.is_planned()).then(|| {
             let scope = Scope::settings();
             session::set("random_page_cost", "1.1");
+            if change.care != Care::Careful {
+                // What follows from a small change is mostly small; the planner expects each step to make ten times as much.
+                session::set("recursive_worktable_factor", "1");
+            }
             scope
         });
         match plan.run(values, under).into_iter().next() {

@@ -145,6 +145,18 @@ const QUERIES: &[(&str, &str)] = &[
         "recursive",
         "with recursive r as (select id, k from a where k is null union all select a.id, a.k from a join r on a.k = r.id) select id from r",
     ),
+    (
+        "recursive_set",
+        "with recursive r as (select k, n from a union select r.k, x.m from r join b x on x.k = r.n join b y on y.id = x.m) select k, n from r where n > 0",
+    ),
+    (
+        "recursive_by_text",
+        "with recursive r as (select t, 1 as d from a where n is null union all select x.t || 'x', d + 1 from r join a x on x.t = r.t where d < 3) select t, d from r",
+    ),
+    (
+        "recursive_whole",
+        "with recursive r as (select id, 1 as d from a union all select b.k, d + 1 from r left join b on b.id = r.id where d < 3) select id from r",
+    ),
 ];
 
 #[test]

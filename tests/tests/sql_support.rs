@@ -16,12 +16,13 @@ const CHAPTERS: [&[&str]; 6] = [
 ];
 
 /// The weakest first.
-const CLASSES: [&str; 8] = [
+const CLASSES: [&str; 9] = [
     "linear",
     "bilinear",
     "counted",
     "algebraic",
     "recompute",
+    "semi-naive",
     "whole",
     "full",
     "refused",

@@ -30,6 +30,18 @@ impl<'q> Query<'q> {
             .any(|cte| unsafe { text((*cte).ctename) == name && (*cte).cterecursive })
     }
 
+    /// A common table expression of this level has `SEARCH BREADTH FIRST`. What the rewriter makes of it looks into rows
+    /// without a named type, which its text alone cannot.
+    pub fn searches_breadth_first(&self) -> bool {
+        list_items::<pg_sys::CommonTableExpr>(self.node().cteList)
+            .into_iter()
+            // SAFETY: cteList holds CommonTableExpr nodes with a CTESearchClause or none.
+            .any(|cte| unsafe {
+                let search = (*cte).search_clause;
+                !search.is_null() && (*search).search_breadth_first
+            })
+    }
+
     /// `WITH RECURSIVE .. SELECT * FROM name`, as read by range-table entry `index` of `reader`; none if it refers to
     /// anything around this level, or to whole rows or system columns.
     pub fn whole_cte(&self, reader: Query<'q>, index: usize) -> Option<Whole> {

@@ -1,6 +1,6 @@
 //! A whole case, made from a seed.
 
-use super::changes::{Changes, mixed};
+use super::changes::{Changes, Tide, mixed};
 use super::queries::{Queries, Source};
 use super::query::Query;
 use super::schema::Table;
@@ -83,6 +83,7 @@ impl Case {
             rng: &mut rng,
             fresh: 1000,
             prepared: 0,
+            tide: Tide::Both,
         };
         let fill = tables.iter().map(|t| changes.fill(t)).collect();
         let logged: Vec<String> = tables
@@ -93,6 +94,11 @@ impl Case {
         let sessions = 1 + usize::from(changes.rng.u8(..3) > 0) * 2;
         let mut events = Vec::new();
         for _ in 0..changes.rng.usize(3..8) {
+            changes.tide = match changes.rng.u8(..6) {
+                0 => Tide::In,
+                1 => Tide::Out,
+                _ => Tide::Both,
+            };
             let transactions = (0..sessions)
                 .map(|_| {
                     (0..changes.rng.usize(1..4))

@@ -11,6 +11,18 @@ pub struct Changes<'a> {
     /// Key values that nobody has used yet.
     pub fresh: i32,
     pub prepared: usize,
+    /// What the statements do for the time being.
+    pub tide: Tide,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tide {
+    /// Anything.
+    Both,
+    /// Rows come.
+    In,
+    /// Rows go.
+    Out,
 }
 
 impl Changes<'_> {
@@ -72,7 +84,12 @@ impl Changes<'_> {
         let tables = self.tables;
         let table = &tables[self.rng.usize(..tables.len())];
         let rows = self.rng.usize(1..5);
-        match self.rng.u8(..24) {
+        let what = match self.tide {
+            Tide::Both => self.rng.u8(..24),
+            Tide::In => 0,
+            Tide::Out => 13,
+        };
+        match what {
             0..=6 => self.insert(table, rows),
             7..=10 => self.update(table),
             11 => self.key_change(table),

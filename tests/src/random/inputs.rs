@@ -8,7 +8,7 @@ use super::schema::Type;
 /// A set-returning function: template, argument, columns.
 type SetReturning = (&'static str, Type, &'static [Type]);
 
-use Type::{Bool, Int, Json, Text};
+use Type::{Bool, Int, Json, Numeric, Text};
 
 /// With few rows each, whatever the argument.
 const FUNCTIONS: &[SetReturning] = &[
@@ -89,7 +89,7 @@ impl Queries<'_> {
                 columns: source.columns.clone(),
             };
         }
-        if self.rng.u8(..10) == 0
+        if self.rng.u8(..6) == 0
             && let Some(recursive) = self.recursive()
         {
             return recursive;
@@ -116,11 +116,65 @@ impl Queries<'_> {
         Input::first(relation, self.next_alias('t'))
     }
 
-    /// A recursive common table expression of a few integers, which ends because they are those of a table, or because
+    /// A recursive common table expression of a few columns, which ends because its values are those of a table, or because
     /// the last one counts the steps.
     fn recursive(&mut self) -> Option<Relation> {
         let counted = self.rng.bool();
-        let width = self.rng.usize(1..3);
+        let mut types = vec![Int];
+        for _ in 0..self.rng.usize(..3) {
+            types.push([Int, Int, Text, Numeric][self.rng.usize(..4)]);
+        }
+        let mut arms = vec![self.first_rows(&types, counted)];
+        if self.rng.u8(..4) == 0 {
+            arms.push(self.first_rows(&types, counted));
+        }
+        let name = self.next_alias('w');
+        let itself = Relation::Itself(name.clone(), arms[0].columns());
+        let itself = Input::first(itself, self.next_alias('t'));
+        let before = itself.scope();
+        let steps = before[..types.len()].to_vec();
+        let mut step = Select {
+            from: vec![self.table()],
+            ..Select::default()
+        };
+        let mut inside = scope(&step);
+        step.filter.push(self.equality(&steps, &inside)?);
+        if self.rng.u8(..4) == 0 {
+            let more = self.table();
+            step.filter.push(self.equality(&inside, &more.scope())?);
+            step.from.push(more);
+            inside = scope(&step);
+        }
+        if self.rng.u8(..3) == 0 {
+            step.filter
+                .push(expression::random(Bool, &inside, 2, false, self.rng));
+        }
+        if self.rng.u8(..6) == 0 {
+            let looked_up = self.value(Bool, &inside, 1);
+            step.filter.push(looked_up);
+        }
+        step.from.insert(0, itself);
+        let both: Scope = steps.iter().chain(&inside).cloned().collect();
+        for ty in &types {
+            let value = expression::random(*ty, &both, 0, false, self.rng);
+            step.output.push(without_modifier(value));
+        }
+        if counted {
+            let count = vec![before[types.len()].clone()];
+            step.filter
+                .push(Expr::call(Bool, "({0} < 3)", count.clone()));
+            step.output.push(Expr::call(Int, "({0} + 1)", count));
+        }
+        let all = counted && self.rng.u8(..3) > 0;
+        // Of several equal values any can be kept.
+        self.loose |= !all && types.contains(&Numeric);
+        arms.push(Query::Select(Box::new(step)));
+        let operator = if all { "union all" } else { "union" };
+        Some(Relation::Common(name, Query::Set(operator, arms)))
+    }
+
+    /// The rows that a recursive query begins with.
+    fn first_rows(&mut self, types: &[Type], counted: bool) -> Query {
         let mut first = Select {
             from: vec![self.table()],
             ..Select::default()
@@ -131,49 +185,16 @@ impl Queries<'_> {
                 .filter
                 .push(expression::random(Bool, &rows, 1, false, self.rng));
         }
-        for _ in 0..width {
-            let value = expression::random(Int, &rows, 0, false, self.rng);
-            first.output.push(value);
+        for ty in types {
+            let value = expression::random(*ty, &rows, 0, false, self.rng);
+            first.output.push(without_modifier(value));
         }
         let one = Expr {
             ty: Int,
             form: Form::Literal("1".into()),
         };
         first.output.extend(counted.then_some(one));
-        let first = Query::Select(Box::new(first));
-        let name = self.next_alias('w');
-        let itself = Relation::Itself(name.clone(), first.columns());
-        let itself = Input::first(itself, self.next_alias('t'));
-        let before = itself.scope();
-        let mut step = Select {
-            from: vec![self.table()],
-            ..Select::default()
-        };
-        let inside = scope(&step);
-        let steps = before[..width].to_vec();
-        step.filter.push(self.equality(&steps, &inside)?);
-        if self.rng.u8(..3) == 0 {
-            step.filter
-                .push(expression::random(Bool, &inside, 2, false, self.rng));
-        }
-        step.from.insert(0, itself);
-        let both: Scope = steps.iter().chain(&inside).cloned().collect();
-        for _ in 0..width {
-            let value = expression::random(Int, &both, 0, false, self.rng);
-            step.output.push(value);
-        }
-        if counted {
-            let count = vec![before[width].clone()];
-            step.filter
-                .push(Expr::call(Bool, "({0} < 3)", count.clone()));
-            step.output.push(Expr::call(Int, "({0} + 1)", count));
-        }
-        let operator = if counted { "union all" } else { "union" };
-        let step = Query::Select(Box::new(step));
-        Some(Relation::Common(
-            name,
-            Query::Set(operator, vec![first, step]),
-        ))
+        Query::Select(Box::new(first))
     }
 
     /// An input that uses columns of those before it.
@@ -323,6 +344,15 @@ impl Queries<'_> {
         }
         let (l, r) = pairs[self.rng.usize(..pairs.len())];
         Some((l.clone(), r.clone()))
+    }
+}
+
+/// Both terms of a recursive query have to agree on lengths and scales too.
+fn without_modifier(value: Expr) -> Expr {
+    match value.ty {
+        Text => Expr::call(Text, "({0})::text", vec![value]),
+        Numeric => Expr::call(Numeric, "({0})::numeric", vec![value]),
+        _ => value,
     }
 }
 

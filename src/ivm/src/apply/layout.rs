@@ -13,7 +13,7 @@ use crate::scalar::{Piece, Scalar, Shape, Type};
 pub enum Identity {
     /// A unique key of columns that are never null, by the names of stored columns.
     Key(Vec<String>),
-    /// Group columns that may be null: found by `row_hash`, confirmed by `IS NOT DISTINCT FROM`.
+    /// Group columns that may be null, or too long for an index: found by `row_hash`, confirmed by `IS NOT DISTINCT FROM`.
     Group(Vec<String>),
     /// Rows belong to partitions, found by the hash of these columns; within one they are a bag.
     Partition(Vec<String>),
@@ -156,6 +156,9 @@ impl Layout {
     /// The layout of a partitioned operator under filters and projections: the result's columns, and the partition keys
     /// that are not among them.
     fn partitioned(query: &Query) -> Option<Layout> {
+        if query.root.recursion().is_some() {
+            return Some(Layout::opaque(&query.output));
+        }
         let keys = partition_keys(&query.root)?;
         let mut columns = visible_columns(&query.output);
         let mut names = Vec::new();
@@ -186,7 +189,7 @@ impl Layout {
         })
     }
 
-    /// The layout of a result known only by its columns: a bag.
+    /// The layout of a result of which only its columns count: a bag.
     pub fn opaque(output: &[OutputColumn]) -> Layout {
         Layout {
             columns: visible_columns(output),
@@ -311,6 +314,7 @@ impl Layout {
             .keys
             .iter()
             .all(|(_, key)| !key.nullable && key.ty.equality.is_some())
+            && Type::fit_a_btree(grouped.keys.iter().map(|(_, key)| &key.ty))
         {
             Identity::Key(key_names)
         } else {

@@ -4,16 +4,19 @@
 //! found again. [`differential`] carries one delta into the stored rows by one statement; [`full`] does the same for the
 //! difference between the stored rows and the query evaluated now; [`initial`] fills an empty table.
 //!
-//! Every statement returns one row: `inserted, updated, deleted, delta_rows bigint, drift boolean`. `delta_rows` is null
-//! where they are the logged rows, which the caller has counted. `drift` means that the stored rows are not what the
-//! delta assumes; the caller has to refuse the refresh.
+//! Every statement returns one row: `inserted, updated, deleted, delta_rows bigint, drift, again boolean`. `delta_rows` is
+//! null where they are the logged rows, which the caller has counted. `drift` means that the stored rows are not what the
+//! delta assumes; the caller has to refuse the refresh. `again` means that nothing was done and the careful statement is
+//! needed.
 
 mod bag;
 mod full;
 mod grouped;
 mod layout;
+mod lookup;
 mod outcome;
 mod partitioned;
+mod recursive;
 mod state;
 
 use std::collections::BTreeSet;
@@ -21,6 +24,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 pub use layout::{Grouped, Identity, Layout, Role, State, StateKind, StoredColumn};
+pub use lookup::{Lookup, lookups};
 
 use crate::delta::{self, EarlyConditions};
 use crate::rel::{CLOCK, Query, Rel, SourceId};
@@ -53,7 +57,8 @@ pub enum Care {
     Fast,
     /// Changes of the result are netted, any group can be evaluated again, and drift is reported.
     Net,
-    /// Every source is netted first too: no expression is computed from a value that is in neither state.
+    /// Every source is netted first too: no expression is computed from a value that is in neither state. A recursive
+    /// query is evaluated as a whole.
     Careful,
 }
 
@@ -97,7 +102,12 @@ pub fn differential(
 ) -> Statement {
     match &layout.grouped {
         Some(grouped) => grouped::differential(grouped, layout, sources, target, change),
-        None if matches!(layout.identity, Identity::Partition(_)) => {
+        None if query.root.recursion().is_some() && change.care != Care::Careful => {
+            recursive::differential(query, layout, sources, target, change)
+        }
+        None if matches!(layout.identity, Identity::Partition(_))
+            || query.root.recursion().is_some() =>
+        {
             partitioned::differential(query, layout, sources, target, change)
         }
         None => bag::differential(query, layout, sources, target, change),

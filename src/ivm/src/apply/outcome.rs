@@ -41,6 +41,7 @@ pub(super) struct Outcome {
     pub deleted: Option<Expr>,
     pub delta_rows: Option<Expr>,
     pub drift: Option<Expr>,
+    pub again: Option<Expr>,
 }
 
 impl Outcome {
@@ -110,6 +111,10 @@ impl Outcome {
             (
                 self.drift.unwrap_or(Expr::Boolean(false)),
                 "drift".to_owned(),
+            ),
+            (
+                self.again.unwrap_or(Expr::Boolean(false)),
+                "again".to_owned(),
             ),
         ];
         let from = self

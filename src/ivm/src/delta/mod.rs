@@ -10,7 +10,10 @@ mod linear;
 mod matching;
 mod moving;
 mod outer;
+mod recursion;
 mod union;
+
+pub use recursion::{grown, has_law, read, seed};
 
 use std::collections::BTreeSet;
 
@@ -65,6 +68,13 @@ pub fn terms(rel: &Rel, dirty: &BTreeSet<SourceId>) -> Vec<Rel> {
 /// The terms of the change that reaches the stateful operator at the root of a plan, or of the whole change if there is
 /// none.
 pub fn below_root(root: &Rel, dirty: &BTreeSet<SourceId>) -> Vec<Rel> {
+    if let Some((recursion, _)) = root.recursion() {
+        return seed(recursion, dirty)
+            .into_iter()
+            .chain([grown(recursion)])
+            .map(|term| term.rel)
+            .collect();
+    }
     match stateful_inputs(root) {
         Some(inputs) => inputs
             .into_iter()

@@ -23,6 +23,9 @@ pub struct SourceId(pub u64);
 /// Stands for the time among the sources that changed.
 pub const CLOCK: SourceId = SourceId(u64::MAX);
 
+/// Stands for a recursive query's own rows in the trees of its terms.
+pub const ITSELF: SourceId = SourceId(u64::MAX - 1);
+
 /// Which state of a source a scan reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum At {
@@ -121,11 +124,29 @@ pub enum Body {
         offset: Option<Box<Scalar>>,
         ties: bool,
     },
-    /// A query without a law, evaluated as a whole when anything it reads changed. The inputs only say what that is.
+    /// A query known as text, evaluated as a whole when anything it reads changed. The inputs only say what that is.
     Opaque {
         query: String,
         columns: Vec<(ColId, Type)>,
+        /// The terms of a recursive query, where some changes of it have a law.
+        recursion: Option<Box<Recursion>>,
     },
+}
+
+/// `base UNION step` or `base UNION ALL step`, where the step reads the query's own rows: a scan of [`ITSELF`] whose
+/// attribute numbers are the positions of the query's columns, from 1.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recursion {
+    pub all: bool,
+    pub base: Term,
+    pub step: Term,
+}
+
+/// One term of a recursive query, and its columns in the order of the query's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Term {
+    pub rel: Rel,
+    pub columns: Vec<ColId>,
 }
 
 /// One expression of an ORDER BY.
@@ -483,6 +504,22 @@ impl Rel {
     /// The result changes as time passes.
     pub fn moves(&self) -> bool {
         matches!(self, Rel::Moving { .. }) || self.inputs().into_iter().any(Rel::moves)
+    }
+
+    /// The terms of the recursive query that this is, and its columns.
+    pub fn recursion(&self) -> Option<(&Recursion, &[(ColId, Type)])> {
+        match self {
+            Rel::Partitioned {
+                body:
+                    Body::Opaque {
+                        recursion: Some(recursion),
+                        columns,
+                        ..
+                    },
+                ..
+            } => Some((recursion, columns)),
+            _ => None,
+        }
     }
 
     /// The distinct sources read, in order of first appearance.

@@ -1,6 +1,9 @@
 //! Copies of a tree under other column and instance numbers.
 
-use super::{AggregateCall, Body, ColId, Moving, PartitionInput, Rel, Scan, ScanColumn, SortKey};
+use super::{
+    AggregateCall, Body, ColId, Moving, PartitionInput, Recursion, Rel, Scan, ScanColumn, SortKey,
+    Term,
+};
 use crate::scalar::Scalar;
 
 /// Gives out the numbers of a copy.
@@ -220,13 +223,31 @@ fn body_of(body: &Body, numbers: &mut dyn Numbers) -> Body {
             offset: offset.clone(),
             ties: *ties,
         },
-        Body::Opaque { query, columns } => Body::Opaque {
+        Body::Opaque {
+            query,
+            columns,
+            recursion,
+        } => Body::Opaque {
             query: query.clone(),
             columns: columns
                 .iter()
                 .map(|(id, ty)| (numbers.column(*id), ty.clone()))
                 .collect(),
+            recursion: recursion.as_ref().map(|recursion| {
+                Box::new(Recursion {
+                    all: recursion.all,
+                    base: term(&recursion.base, numbers),
+                    step: term(&recursion.step, numbers),
+                })
+            }),
         },
+    }
+}
+
+fn term(term: &Term, numbers: &mut dyn Numbers) -> Term {
+    Term {
+        rel: copy(&term.rel, numbers),
+        columns: term.columns.iter().map(|id| numbers.column(*id)).collect(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The text form of a tree: one operator a line, inputs indented below it.
 
-use super::{AggregateCall, AggregateKind, At, Body, Kept, Query, Rel, SortKey};
+use super::{AggregateCall, AggregateKind, At, Body, ITSELF, Kept, Query, Rel, SortKey};
 use crate::scalar::{Clock, Piece, Scalar};
 
 pub(super) fn query(query: &Query) -> String {
@@ -36,8 +36,9 @@ fn describe(rel: &Rel, depth: usize, lines: &mut Vec<String>) {
                 At::New => "",
                 At::Delta => " delta",
             };
+            let itself = if scan.source == ITSELF { " itself" } else { "" };
             format!(
-                "Scan{at} t{} [{}] keys ({})",
+                "Scan{at}{itself} t{} [{}] keys ({})",
                 scan.instance,
                 columns.join(", "),
                 keys.join(") (")
@@ -182,12 +183,38 @@ fn describe(rel: &Rel, depth: usize, lines: &mut Vec<String>) {
                     let count = shown(count);
                     format!("Limit {count}{offset}{ties} order [{}]", sorting(order))
                 }
-                Body::Opaque { query, .. } => format!("Opaque {query}"),
+                Body::Opaque {
+                    query,
+                    recursion: None,
+                    ..
+                } => format!("Opaque {query}"),
+                Body::Opaque {
+                    columns,
+                    recursion: Some(recursion),
+                    ..
+                } => {
+                    let (base, step) = (&recursion.base.columns, &recursion.step.columns);
+                    let columns: Vec<String> = columns
+                        .iter()
+                        .zip(base.iter().zip(step))
+                        .map(|((id, _), (base, step))| {
+                            format!("#{}=(#{}|#{})", id.0, base.0, step.0)
+                        })
+                        .collect();
+                    let all = if recursion.all { " all" } else { "" };
+                    format!("Recursion{all} {}", columns.join(", "))
+                }
             };
             format!("{what} keys [{}] by ({})", keys.join(", "), by.join(") ("))
         }
     };
     lines.push(format!("{}{line}", "  ".repeat(depth)));
+    if let Some((recursion, _)) = rel.recursion() {
+        for term in [&recursion.base, &recursion.step] {
+            describe(&term.rel, depth + 1, lines);
+        }
+        return;
+    }
     for input in rel.inputs() {
         describe(input, depth + 1, lines);
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Body, ColId, Query, Rel};
+use super::{Body, ColId, Query, Rel, Term};
 use crate::scalar::Scalar;
 
 /// A tree that breaks an invariant: always a defect of this program, never of the user's query.
@@ -140,7 +140,15 @@ fn check(rel: &Rel) -> Result<BTreeSet<ColId>, Malformed> {
                 Body::First { order } | Body::Limit { order, .. } => {
                     scalars(&below, order.iter().map(|key| &key.value), "an order")?;
                 }
-                Body::Opaque { columns, .. } => {
+                Body::Opaque {
+                    columns, recursion, ..
+                } => {
+                    for term in recursion
+                        .iter()
+                        .flat_map(|recursion| [&recursion.base, &recursion.step])
+                    {
+                        check_term(term, columns.len())?;
+                    }
                     below.extend(columns.iter().map(|(id, _)| *id));
                 }
             }
@@ -148,6 +156,19 @@ fn check(rel: &Rel) -> Result<BTreeSet<ColId>, Malformed> {
         }
     }
     Ok(rel.columns())
+}
+
+fn check_term(term: &Term, expected: usize) -> Result<(), Malformed> {
+    let below = check(&term.rel)?;
+    if term.columns.len() != expected {
+        return Err(Malformed::Arity {
+            expected,
+            found: term.columns.len(),
+        });
+    }
+    term.columns
+        .iter()
+        .try_for_each(|id| bound(&below, *id, "a recursive query"))
 }
 
 fn scalars<'a>(
@@ -214,7 +235,11 @@ fn unique(rel: &Rel, seen: &mut BTreeSet<ColId>) -> Result<(), Malformed> {
             return Err(Malformed::Duplicate(id));
         }
     }
+    let terms = rel
+        .recursion()
+        .map(|(recursion, _)| [&recursion.base.rel, &recursion.step.rel]);
     rel.inputs()
         .into_iter()
+        .chain(terms.into_iter().flatten())
         .try_for_each(|input| unique(input, seen))
 }

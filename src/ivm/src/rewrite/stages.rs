@@ -158,7 +158,8 @@ impl Cutter {
 /// A partitioned operator under nothing but filters and projections.
 fn is_partitioned(rel: &Rel) -> bool {
     match rel {
-        Rel::Partitioned { .. } => true,
+        // The law of a recursive query reads its rows as they are.
+        Rel::Partitioned { .. } => rel.recursion().is_none(),
         Rel::Filter { input, .. } | Rel::Project { input, .. } => is_partitioned(input),
         _ => false,
     }

@@ -26,6 +26,67 @@ pub struct Type {
     pub bitwise: bool,
 }
 
+/// What a btree entry can hold, in bytes; PostgreSQL refuses longer ones. A little less than it is.
+pub const BTREE_ENTRY: u32 = 2_600;
+
+impl Type {
+    /// The most bytes a value can take; none if that is not known or there is no limit.
+    pub fn longest(&self) -> Option<u32> {
+        let (name, modifier) = match self.name.split_once('(') {
+            None => (&*self.name, None),
+            Some((name, rest)) => {
+                let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+                (name, digits.parse::<u32>().ok())
+            }
+        };
+        const HEADER: u32 = 8;
+        const BYTES_PER_CHARACTER: u32 = 4;
+        match (name.trim_start_matches("pg_catalog."), modifier) {
+            (
+                "boolean"
+                | "bool"
+                | "\"char\""
+                | "smallint"
+                | "int2"
+                | "integer"
+                | "int4"
+                | "bigint"
+                | "int8"
+                | "oid"
+                | "real"
+                | "float4"
+                | "double precision"
+                | "float8"
+                | "money"
+                | "date"
+                | "time without time zone"
+                | "time with time zone"
+                | "timestamp without time zone"
+                | "timestamp with time zone"
+                | "interval"
+                | "uuid"
+                | "macaddr"
+                | "macaddr8",
+                _,
+            ) => Some(16),
+            ("name", _) => Some(64),
+            ("numeric", Some(digits)) => Some(digits + HEADER),
+            ("character" | "character varying", Some(length)) => {
+                Some(length.saturating_mul(BYTES_PER_CHARACTER) + HEADER)
+            }
+            _ => None,
+        }
+    }
+
+    /// A btree can hold any combination of values of these types.
+    pub fn fit_a_btree<'a>(types: impl IntoIterator<Item = &'a Type>) -> bool {
+        types
+            .into_iter()
+            .try_fold(0_u32, |sum, ty| Some(sum.saturating_add(ty.longest()?)))
+            .is_some_and(|sum| sum <= BTREE_ENTRY)
+    }
+}
+
 /// One piece of an expression's text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Piece {

@@ -58,6 +58,8 @@ pub enum Expr {
     Case(Vec<(Expr, Expr)>, Box<Expr>),
     Coalesce(Vec<Expr>),
     Cast(Box<Expr>, String),
+    /// `value COLLATE schema.name`
+    Collate(Box<Expr>, String),
     Row(Vec<Expr>),
     Scalar(Box<Select>),
     Array(Box<Select>),
@@ -91,6 +93,10 @@ impl Expr {
 
     pub fn cast(self, ty: &str) -> Expr {
         Expr::Cast(Box::new(self), ty.to_owned())
+    }
+
+    pub fn collate(self, collation: &str) -> Expr {
+        Expr::Collate(Box::new(self), collation.to_owned())
     }
 
     pub fn is_null(self) -> Expr {
@@ -237,6 +243,12 @@ impl std::convert::From<Select> for Query {
 #[derive(Clone, Debug, PartialEq)]
 pub enum CteBody {
     Query(Query),
+    /// `first UNION step`, or UNION ALL, where the step reads the expression itself.
+    Recursive {
+        first: Box<Select>,
+        step: Box<Select>,
+        all: bool,
+    },
     Insert {
         table: Name,
         columns: Vec<String>,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ast::{Expr, From, Name, Query, Select, TextPiece};
 use super::{joins, partition};
-use crate::rel::{At, ColId, Rel, Scan, SourceId};
+use crate::rel::{At, ColId, ITSELF, Rel, Scan, SourceId};
 use crate::scalar::{Clock, Piece, Scalar, Type};
 
 /// Where a source and its changes are found.
@@ -81,6 +81,9 @@ impl Lowered {
 
 /// The name of the CTE holding the net change of `source`.
 pub fn delta_name(source: SourceId) -> String {
+    if source == ITSELF {
+        return "derived".to_owned();
+    }
     format!("d{}", source.0)
 }
 

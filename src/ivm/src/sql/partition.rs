@@ -100,7 +100,7 @@ pub(super) fn lower(
             let ids: Vec<ColId> = row.columns.keys().copied().collect();
             derived(select.into(), &ids, false)
         }
-        Body::Opaque { query, columns } => {
+        Body::Opaque { query, columns, .. } => {
             let alias = "p".to_owned();
             let whole = From::Item {
                 item: Expr::Pieces(vec![TextPiece::Text(format!("({query})"))]),

@@ -150,6 +150,7 @@ impl Display for Expr {
                 f.write_char(')')
             }
             Expr::Cast(value, ty) => write!(f, "({value})::{ty}"),
+            Expr::Collate(value, collation) => write!(f, "({value} COLLATE {collation})"),
             Expr::Row(values) => {
                 f.write_str("ROW(")?;
                 list(f, values, ", ")?;
@@ -358,6 +359,10 @@ impl Display for CteBody {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
             CteBody::Query(query) => write!(f, "{query}"),
+            CteBody::Recursive { first, step, all } => {
+                let all = if *all { " ALL" } else { "" };
+                write!(f, "{first}\n    UNION{all} {step}")
+            }
             CteBody::Insert {
                 table,
                 columns,
@@ -466,7 +471,12 @@ impl Display for Cte {
 impl Display for Statement {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         if !self.ctes.is_empty() {
-            f.write_str("WITH ")?;
+            let recursive = |cte: &Cte| matches!(cte.body, CteBody::Recursive { .. });
+            f.write_str(if self.ctes.iter().any(recursive) {
+                "WITH RECURSIVE "
+            } else {
+                "WITH "
+            })?;
             list(f, &self.ctes, ",\n")?;
             f.write_char('\n')?;
         }

@@ -42,7 +42,16 @@ pub(super) fn differential(
             body: outcome.select(),
         };
     }
-    ctes.push(net(query, rows));
+    ctes.push(net(rows, query.output.len()));
+    carry(&mut ctes, &mut outcome, layout, target);
+    Statement {
+        ctes,
+        body: outcome.select(),
+    }
+}
+
+/// The CTEs that carry `net` into the stored rows, and what is told of it.
+pub(super) fn carry(ctes: &mut Vec<Cte>, outcome: &mut Outcome, layout: &Layout, target: &Target) {
     let weight = || Expr::column("x", "w");
     let width = layout.columns.len();
 
@@ -89,13 +98,9 @@ pub(super) fn differential(
         }
     }
     ctes.extend(output);
-    Statement {
-        ctes,
-        body: outcome.select(),
-    }
 }
 
-fn value(position: usize) -> String {
+pub(super) fn value(position: usize) -> String {
     format!("v{position}")
 }
 
@@ -120,6 +125,11 @@ fn delta_rows(query: &Query, sources: &Sources, change: &Change, early: &EarlyCo
             lowered.select(items)
         })
         .collect();
+    derived(branches)
+}
+
+/// Rows as `net` reads them.
+pub(super) fn derived(branches: Vec<Select>) -> From {
     From::Select {
         query: Box::new(sql::union_all(branches)),
         alias: "r".into(),
@@ -128,8 +138,8 @@ fn delta_rows(query: &Query, sources: &Sources, change: &Change, early: &EarlyCo
 }
 
 /// `net(v0.., w)`: the change of the result, one row per distinct image with a weight other than zero.
-fn net(query: &Query, rows: From) -> Cte {
-    let columns: Vec<Expr> = (0..query.output.len())
+pub(super) fn net(rows: From, width: usize) -> Cte {
+    let columns: Vec<Expr> = (0..width)
         .map(|position| Expr::column("r", value(position)))
         .collect();
     let weight = Expr::aggregate("sum", Expr::column("r", "w"));
