@@ -125,6 +125,9 @@ pub fn refresh(request: &Request) -> Result<Vec<Outcome>> {
     .hint("Try again."))
 }
 
+/// Without statistics the planner does no harm to a table of fewer rows.
+const WORTH_ANALYZING: i64 = 1_000;
+
 thread_local! {
     /// The stream table being refreshed.
     static AT: Cell<Option<i64>> = const { Cell::new(None) };
@@ -460,6 +463,10 @@ fn refresh_one(
             save(unit, &state, &outcome, taken_at, duration_ms, under);
             if outcome.changed() {
                 xact::mark_dirty_at_commit(unit.relid);
+            }
+            if request.initiated_by == InitiatedBy::Create && outcome.inserted >= WORTH_ANALYZING {
+                // The next plans are made before autovacuum comes by.
+                spi::command(&format!("ANALYZE {}", unit.target.table));
             }
             record(
                 unit.id,

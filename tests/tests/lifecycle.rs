@@ -781,3 +781,26 @@ fn what_was_compiled_and_rolled_back_is_forgotten() {
     assert_eq!(other.value("select sum(k) from v"), "7");
     v.assert_verified(&mut s);
 }
+
+#[test]
+fn large_results_and_stages_have_statistics_from_the_start() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec(
+        "create table t (k int primary key, g int, n int);
+         insert into t select i, i % 2000, i from generate_series(1, 4000) i",
+    );
+    let v = s.stream_table(
+        "v",
+        "select total, count(*) as c from (select g, sum(n) as total from t group by g) x group by total",
+    );
+    s.stream_table("few", "select k, n from t where k < 10");
+    assert_eq!(
+        s.lines(
+            "select schemaname from pg_stats where (schemaname = 'pgtrickle_stages' and attname = 'c0')
+             or (tablename in ('v', 'few') and attname in ('total', 'n')) order by 1"
+        ),
+        ["pgtrickle_stages", "public"]
+    );
+    v.assert_fresh(&mut s);
+}
