@@ -473,3 +473,45 @@ fn jsonb_and_arrays_as_group_keys() {
         v.follows(&mut s);
     }
 }
+
+#[test]
+fn unique_index_that_tells_equal_values_apart_is_no_key() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create type pair as (a numeric, b int); create table s (k pair not null, n int); create unique index on s (k record_image_ops)");
+    let v = s.stream_table("v", "select k, n from s where n > 0");
+    for batch in [
+        "insert into s values ((1.0, 1), 1), ((1.00, 1), 2), ((2.0, 1), 3)",
+        "update s set n = n + 1",
+        "delete from s where n = 3; update s set n = -n where n = 4",
+    ] {
+        s.exec(batch);
+        v.follows(&mut s);
+    }
+    assert_eq!(s.lines("select k, n from v"), ["(1.0,1)|2"]);
+}
+
+#[test]
+fn unique_index_of_another_collation_is_no_key() {
+    let db = database();
+    let mut s = db.connect();
+    if s.value("select count(*) from pg_collation where collprovider = 'i'") == "0" {
+        eprintln!("this PostgreSQL has no ICU");
+        return;
+    }
+    s.exec(
+        "create collation ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false)",
+    );
+    s.exec("create table s (k text collate ci not null, n int); create unique index on s (k collate \"C\")");
+    let v = s.stream_table("v", "select k, n from s");
+    for batch in [
+        "insert into s values ('a', 1), ('b', 1)",
+        "insert into s values ('A', 2)",
+        "update s set n = n + 1 where k = 'a'",
+        "delete from s where k collate \"C\" = 'a'",
+    ] {
+        s.exec(batch);
+        v.follows(&mut s);
+    }
+    assert_eq!(s.lines("select k, n from v order by k"), ["A|3", "b|1"]);
+}
