@@ -17,9 +17,10 @@ pub(super) unsafe fn attribute(
 }
 
 /// The access method of an index by which values of a column are found, if there is a good one. A btree cannot hold long
-/// values, and a hash index becomes slow where many rows have the same.
+/// values; a hash index becomes slow where many rows have the same, and holds arrays, ranges and rows only if what they
+/// consist of can be hashed.
 pub fn lookup_method(relation: pg_sys::Oid, attnum: i16, distinct: bool) -> Option<&'static str> {
-    let wanted = pg_sys::TYPECACHE_BTREE_OPFAMILY | pg_sys::TYPECACHE_HASH_OPFAMILY;
+    let wanted = pg_sys::TYPECACHE_BTREE_OPFAMILY | pg_sys::TYPECACHE_HASH_PROC;
     // SAFETY: catalog cache look-ups; entries of the type cache live as long as the session.
     unsafe {
         let ty = pg_sys::get_atttype(relation, attnum);
@@ -30,7 +31,7 @@ pub fn lookup_method(relation: pg_sys::Oid, attnum: i16, distinct: bool) -> Opti
         let short = pg_sys::get_typlen(ty) > 0 || ty == pg_sys::NUMERICOID;
         if short && cache.btree_opf != pg_sys::InvalidOid {
             Some("btree")
-        } else if distinct && cache.hash_opf != pg_sys::InvalidOid {
+        } else if distinct && cache.hash_proc != pg_sys::InvalidOid {
             Some("hash")
         } else {
             None

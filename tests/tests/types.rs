@@ -515,3 +515,27 @@ fn unique_index_of_another_collation_is_no_key() {
     }
     assert_eq!(s.lines("select k, n from v order by k"), ["A|3", "b|1"]);
 }
+
+#[test]
+fn groups_met_by_arrays_and_rows_that_cannot_be_hashed() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create type price as (m money); create table s (k int primary key, b varbit[], p price); insert into s values (1, '{101}', row(1)), (2, '{101}', row(2))");
+    let b = s.stream_table(
+        "b",
+        "select s.k, g.n from s join (select b, count(*) as n from s group by b) g on g.b = s.b",
+    );
+    let p = s.stream_table(
+        "p",
+        "select s.k, g.n from s join (select p, count(*) as n from s group by p) g on g.p = s.p",
+    );
+    for batch in [
+        "insert into s values (3, '{101}', row(1)), (4, '{1,11}', null)",
+        "update s set b = '{1,11}', p = row(2) where k = 1",
+        "delete from s where k < 3",
+    ] {
+        s.exec(batch);
+        b.follows(&mut s);
+        p.follows(&mut s);
+    }
+}
