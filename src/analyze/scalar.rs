@@ -58,6 +58,15 @@ pub(super) fn clock_misplaced() -> NotIncremental {
     )
 }
 
+/// `ROW(..)` without a cast.
+fn is_bare_row(pieces: &[Piece]) -> bool {
+    let (Some(Piece::Text(first)), Some(Piece::Text(last))) = (pieces.first(), pieces.last())
+    else {
+        return false;
+    };
+    first.starts_with("ROW(") && last.ends_with(')')
+}
+
 impl Analyzer {
     /// An expression over the level's columns, and the scale all its values have if it is numeric and that is known.
     pub(super) fn scalar<'q>(
@@ -83,10 +92,14 @@ impl Analyzer {
         level: &Level<'q, '_>,
         sets: bool,
     ) -> Result<(Scalar, Option<i32>)> {
-        let pieces = self.pieces(expr, level, sets)?;
+        let mut pieces = self.pieces(expr, level, sets)?;
         let (oid, modifier, collation) = expr.type_of();
         let scale = self.scale(&expr, level);
         let mut ty = node::describe_type(oid, modifier, collation);
+        if is_bare_row(&pieces) {
+            // Rows as values are equal where both are null in a column; ROW(..) = ROW(..) compares column by column.
+            pieces.push(Piece::Text(format!("::{}", ty.name)));
+        }
         // Equal numbers with the same number of decimals look the same.
         ty.bitwise |= scale.is_some();
         let scalar = Scalar {

@@ -334,6 +334,9 @@ fn whole_rows_and_conversions() {
     run(&[
         "select d.id, count(e) as n from dept d left join emp e on e.dept = d.id group by d.id",
         "select d.id, to_jsonb(e) as j from dept d left join emp e on e.dept = d.id",
+        "with p as (select id, row(salary, dept) as r from emp) select x.id, y.id as other from p x join p y on x.r = y.r and x.id < y.id",
+        "with p as (select id, row(salary, dept) as r from emp) select id, r = row(null::int, 4) as e, r < row(100, null::int) as l from p",
+        "with p as (select id, row(salary, dept) as r from emp) select id from p where r in (select row(case when v > 1 then v * 100 end, k) from loose)",
         "select e.id, (e).name as n, e is null as missing from emp e",
         "select e.id, l is null as missing from emp e left join loose l on l.k = e.id and l.v = 1",
         "select e.id from emp e where e.bonus not in (select v from loose) or e.id < 5",
