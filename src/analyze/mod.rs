@@ -121,7 +121,7 @@ fn storable(query: &Query) -> std::result::Result<(), NotIncremental> {
         .map(|stage| &stage.query)
         .chain([&planned.query])
         .flat_map(|query| Layout::of(query).columns)
-        .any(|column| ["pg_catalog.record", "pg_catalog.record[]"].contains(&&*column.ty.name));
+        .any(|column| !column.ty.is_storable());
     if anonymous {
         return Err(NotIncremental::new(
             "an intermediate result would hold rows without a named type",

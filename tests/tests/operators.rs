@@ -313,6 +313,7 @@ fn sub_queries_used_often() {
         "with p as (select e.dept, e.salary, l.v from emp e join loose l on l.k = e.dept), q as (select x.dept, y.v from p x join p y on x.v = y.dept), r as (select a.dept, b.v from q a join q b on a.v = b.dept and a.dept < b.dept) select dept, v, count(*) as n from r where dept < 4 group by dept, v",
         "select (select count(*) from emp e join dept d on d.id = e.dept where d.boss = o.id) as n, (select sum(salary) from emp e join dept d on d.id = e.dept where d.boss = o.id) as s, (select max(salary) from emp e join dept d on d.id = e.dept where d.boss = o.id) as m, o.id from dept o",
         "select k from loose where v in (select v from loose group by v having count(*) > 1) and k in (select v from loose group by v having count(*) > 1)",
+        "with p as (select e.id, row(e.salary, d.name) as r from emp e join dept d on d.id = e.dept) select x.id, y.id as other, z.id as third from p x, p y, p z where x.r = y.r and y.r = z.r and x.id < y.id",
     ]);
 }
 

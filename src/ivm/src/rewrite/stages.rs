@@ -173,11 +173,16 @@ fn is_join(rel: &Rel) -> bool {
     ) && rel.scans().len() > 1
 }
 
+fn is_storable(rel: &Rel) -> bool {
+    let types = rel.column_types();
+    types.values().all(|(ty, _)| ty.is_storable())
+}
+
 /// The joins below the root of a plan that occur often, in canonical form.
 fn often(root: &Rel) -> Vec<Rel> {
     fn visit(rel: &Rel, found: &mut Vec<(Rel, usize)>) {
         for input in rel.inputs() {
-            if is_join(input) {
+            if is_join(input) && is_storable(input) {
                 let (form, _) = canonical(input);
                 match found.iter_mut().find(|(known, _)| *known == form) {
                     Some((_, count)) => *count += 1,
@@ -300,6 +305,30 @@ mod tests {
         assert_eq!(stages(join(vec![pair(1), pair(3), pair(5)])), 1);
         let other = join(vec![scan(2, 5), scan(1, 6)]);
         assert_eq!(stages(join(vec![pair(1), pair(3), other])), 0);
+    }
+
+    #[test]
+    fn joins_of_anonymous_rows_are_never_stored() {
+        let pair = |number: u32| {
+            let mut row = column(number);
+            row.ty.name = "pg_catalog.record".into();
+            let input = join(vec![scan(1, number), scan(2, number + 1)]);
+            Rel::Project {
+                input: Box::new(input),
+                columns: vec![(
+                    ColId(number + 100),
+                    crate::scalar::Scalar::column(row.id, row.ty, true),
+                )],
+            }
+        };
+        let planned = cut(&Query {
+            root: join(vec![pair(1), pair(3), pair(5)]),
+            output: vec![],
+        });
+        let [stage] = &planned.stages[..] else {
+            panic!("the join below the rows is stored");
+        };
+        assert!(is_storable(&stage.query.root));
     }
 
     #[test]

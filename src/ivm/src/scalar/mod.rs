@@ -85,6 +85,11 @@ impl Type {
             .try_fold(0_u32, |sum, ty| Some(sum.saturating_add(ty.longest()?)))
             .is_some_and(|sum| sum <= BTREE_ENTRY)
     }
+
+    /// A column of a table can have the type.
+    pub fn is_storable(&self) -> bool {
+        !["pg_catalog.record", "pg_catalog.record[]"].contains(&&*self.name)
+    }
 }
 
 /// One piece of an expression's text.
