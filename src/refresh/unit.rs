@@ -421,7 +421,8 @@ impl Unit {
         };
         let logged = changes.iter().map(|(_, rows)| *rows as i64).sum();
         let mut outcome = read_outcome(&row, Action::Differential, None);
-        outcome.delta_rows = row.optional_int(3).unwrap_or(logged);
+        // The statement counts what it has read; the probe, what was logged up to its cap.
+        outcome.delta_rows = row.optional_int(3).map_or(logged, |read| read.max(logged));
         if row.bool(4) {
             // Never seen without a defect somewhere; the stored rows are put right and the event is on record.
             pgrx::warning!(

@@ -503,3 +503,24 @@ fn ordinary_role_sees_numbers_and_no_rows() {
         "1"
     );
 }
+
+#[test]
+fn delta_rows_are_those_logged_however_they_are_read() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table s (k int primary key, a int); insert into s values (1, 1), (2, 2)");
+    let v = s.stream_table("v", "select x.k, y.a from s x join s y on y.k = x.a");
+    let w = s.stream_table("w", "select k, a from s where a > 5");
+    // What stays the same is not logged.
+    s.exec("update s set a = 1; update s set a = 2; update s set a = 1 where k = 1");
+    for view in [&v, &w] {
+        view.follows_somehow(&mut s);
+        assert_eq!(
+            s.value(&format!(
+                "select delta_rows from pgtrickle.get_refresh_history('{}', 1)",
+                view.name()
+            )),
+            "8"
+        );
+    }
+}
