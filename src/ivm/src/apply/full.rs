@@ -187,7 +187,11 @@ fn keyed_difference(layout: &Layout, target: &Target) -> Vec<Cte> {
         using: from_cte("q", "n"),
         on: outcome::identify(layout, "s", &new),
         matched: vec![(
-            Some(outcome::differ(stored, fresh)),
+            Some(outcome::differ(
+                layout.columns.iter().map(|column| &column.ty),
+                stored,
+                fresh,
+            )),
             Matched::Update(assignments.clone()),
         )],
         not_matched: Some((None, assignments)),

@@ -261,11 +261,28 @@ pub(super) fn write_output(
     ))
 }
 
-/// Two rows are not the same bytes. Records are compared, not column by column: the cast keeps PostgreSQL from taking
-/// the operator for a row-wise comparison.
-pub(super) fn differ(a: Vec<Expr>, b: Vec<Expr>) -> Expr {
+/// Two rows of these types are not the same bytes. What `=` does not tell apart from bytes is compared so; the rest as
+/// records, not column by column: the cast keeps PostgreSQL from taking the operator for a row-wise comparison.
+pub(super) fn differ<'a>(
+    types: impl IntoIterator<Item = &'a Type>,
+    a: Vec<Expr>,
+    b: Vec<Expr>,
+) -> Expr {
     let record = |values: Vec<Expr>| Expr::Row(values).cast("pg_catalog.record");
-    record(a).operator("pg_catalog.*<>", record(b))
+    let (mut left, mut right, mut ways) = (vec![], vec![], vec![]);
+    for (ty, (a, b)) in types.into_iter().zip(a.into_iter().zip(b)) {
+        if ty.equals_by_bytes() {
+            let same = Expr::IsNotDistinct(Box::new(a), Box::new(b));
+            ways.push(Expr::Not(Box::new(same)));
+        } else {
+            left.push(a);
+            right.push(b);
+        }
+    }
+    if !left.is_empty() || ways.is_empty() {
+        ways.push(record(left).operator("pg_catalog.*<>", record(right)));
+    }
+    Expr::Or(ways)
 }
 
 /// Ends the statement with an error: a more careful one has to do it.
@@ -294,6 +311,7 @@ pub(super) fn returned(layout: &Layout, target: &Target) -> Vec<(Expr, String)> 
 /// The change of the visible columns, from what the MERGE [`returned`].
 pub(super) fn output_of_done(layout: &Layout, target: &Target) -> Option<Cte> {
     let width = layout.visible().count();
+    let types = || layout.visible().map(|column| &column.ty);
     let side = |prefix: &str| {
         (0..width)
             .map(|position| Expr::column("x", format!("{prefix}{position}")))
@@ -305,7 +323,10 @@ pub(super) fn output_of_done(layout: &Layout, target: &Target) -> Option<Cte> {
         from: vec![from_cte(DONE, "x")],
         conditions: vec![
             is_not(action),
-            Expr::Or(vec![is_not("UPDATE"), differ(side("o"), side("v"))]),
+            Expr::Or(vec![
+                is_not("UPDATE"),
+                differ(types(), side("o"), side("v")),
+            ]),
         ],
         ..Select::default()
     };

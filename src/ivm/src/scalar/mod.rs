@@ -78,6 +78,13 @@ impl Type {
         }
     }
 
+    /// Two stored values are equal, by PostgreSQL's own `=` and no collation, exactly if they are the same bytes.
+    pub fn equals_by_bytes(&self) -> bool {
+        let fixed_scale = self.name.starts_with("numeric(") && self.name.ends_with(')');
+        self.equality.as_deref() == Some("pg_catalog.=")
+            && (fixed_scale || self.bitwise && self.longest() == Some(16))
+    }
+
     /// A btree can hold any combination of values of these types.
     pub fn fit_a_btree<'a>(types: impl IntoIterator<Item = &'a Type>) -> bool {
         types

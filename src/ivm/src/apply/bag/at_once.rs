@@ -13,6 +13,7 @@ pub(super) fn merge(rows: From, layout: &Layout, target: &Target, key: &[String]
     let mut items = Vec::new();
     let mut group_by = Vec::new();
     let mut assignments: Assignments = Vec::new();
+    let mut types = Vec::new();
     let mut old = Vec::new();
     let mut new = Vec::new();
     for (position, column) in layout.columns.iter().enumerate() {
@@ -32,6 +33,7 @@ pub(super) fn merge(rows: From, layout: &Layout, target: &Target, key: &[String]
         items.push((item, value(position)));
         assignments.push((column.name.clone(), Expr::column("n", value(position))));
         if !(is_key && column.ty.bitwise) {
+            types.push(&column.ty);
             old.push(Expr::column("s", &*column.name));
             new.push(Expr::column("n", value(position)));
         }
@@ -67,7 +69,10 @@ pub(super) fn merge(rows: From, layout: &Layout, target: &Target, key: &[String]
         (Some(go), Matched::Delete),
     ];
     if !kept.is_empty() {
-        matched.push((Some(outcome::differ(old, new)), Matched::Update(kept)));
+        matched.push((
+            Some(outcome::differ(types, old, new)),
+            Matched::Update(kept),
+        ));
     }
     let arrives = Expr::Case(
         vec![(come, Expr::Boolean(true))],

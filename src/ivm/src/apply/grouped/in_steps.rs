@@ -305,7 +305,8 @@ impl Plan<'_> {
                 .map(|p| Expr::column("y", name(p)))
                 .collect::<Vec<_>>()
         };
-        let changed = outcome::differ(side(before), side(after));
+        let types = self.layout.columns.iter().map(|column| &column.ty);
+        let changed = outcome::differ(types, side(before), side(after));
         let tid = || Expr::column("y", "tid");
         let y_alive = if self.single {
             Expr::Boolean(true)
@@ -383,7 +384,8 @@ impl Plan<'_> {
             Expr::column("x", "n").infix(">", zero())
         };
         let had = Expr::column("x", "tid").is_not_null();
-        let differs = outcome::differ(side(before), side(after));
+        let types = visible.iter().map(|p| &self.layout.columns[*p].ty);
+        let differs = outcome::differ(types, side(before), side(after));
         let unmatched = Expr::column("x", "tid").is_null();
         let dead = Expr::Not(Box::new(alive.clone()));
         let from = || vec![from_cte("fin", "x")];
