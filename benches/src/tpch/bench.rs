@@ -31,6 +31,8 @@ pub struct Plan {
     pub rounds: usize,
     /// Of these, those in which the query and a full refresh are measured too.
     pub comparisons: usize,
+    /// Rounds afterwards in mode AUTO, beside full refreshes, after as many from which it learns.
+    pub automatic: usize,
 }
 
 /// What one query cost after changes of one amount, in milliseconds.
@@ -40,6 +42,9 @@ pub struct Times {
     pub differential: Sample,
     pub query: Sample,
     pub full: Sample,
+    /// A refresh in mode AUTO, and the full one beside it.
+    pub automatic: Sample,
+    pub beside: Sample,
 }
 
 /// What became of one query.
@@ -164,7 +169,43 @@ impl<'s> Bench<'s> {
             }
         }
         self.compare(stream)?;
+        if plan.automatic > 0 {
+            self.automatic(query, stream, full, plan, &mut times)?;
+            self.compare(stream)?;
+        }
         Ok(times)
+    }
+
+    /// Rounds in which the server chooses how to refresh.
+    fn automatic(
+        &mut self,
+        query: &Query,
+        stream: &StreamTable,
+        full: &StreamTable,
+        plan: &Plan,
+        times: &mut Times,
+    ) -> Result<(), String> {
+        let alter = format!(
+            "select pgtrickle.alter_stream_table({}, refresh_mode => 'AUTO')",
+            quote(stream.name())
+        );
+        self.writer.try_exec(&alter).map_err(|e| e.to_string())?;
+        self.refresh(stream)?;
+        for round in 0..2 * plan.automatic {
+            self.change(query, plan.amount);
+            let mut now = Times::default();
+            for chosen in [round % 2 == 0, round % 2 == 1] {
+                if chosen {
+                    now.automatic.push(self.refresh(stream)?);
+                } else {
+                    now.beside.push(self.refresh(full)?);
+                }
+            }
+            if round >= plan.automatic {
+                times.add(&now);
+            }
+        }
+        Ok(())
     }
 
     /// New and cancelled orders, one quarter of the rows each, and other values for the rest; or other supplies.
@@ -239,5 +280,7 @@ impl Times {
         self.differential.extend(&other.differential);
         self.query.extend(&other.query);
         self.full.extend(&other.full);
+        self.automatic.extend(&other.automatic);
+        self.beside.extend(&other.beside);
     }
 }

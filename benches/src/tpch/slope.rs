@@ -25,6 +25,7 @@ pub fn slope(options: &Options) -> Section {
         amount: Amount::Rows(ROWS),
         rounds: options.amount(9, 3),
         comparisons: 0,
+        automatic: 0,
     };
     // Of each scale, what became of each query.
     let columns: Vec<Vec<Outcome>> = scales.iter().map(|scale| at(*scale, &plan)).collect();

@@ -56,6 +56,9 @@ fn log_branches(source: &SourceTable, items: &[(Expr, String)], early: Option<&E
     union_all(branches)
 }
 
+/// The largest bound of a delta that tells the planner more than it assumes of a log anyway.
+const TELLING: u64 = 10_000;
+
 /// The change of a source since the frontier, as CTEs of which the last is named by [`delta_name`]: its columns and the
 /// weight `w` (integer).
 ///
@@ -96,9 +99,15 @@ pub fn delta_table(
     } else {
         delta_name(id)
     };
+    // Read once it is no step of its own.
+    let step = |query: Query| Cte {
+        name: name.clone(),
+        materialized: false,
+        body: CteBody::Query(query),
+    };
     // The limit stands outside the scan of the log: on the scan itself it would promise early matches.
-    let mut ctes = match limit {
-        None => vec![materialized(name.clone(), log)],
+    let mut ctes = match limit.filter(|limit| *limit <= TELLING) {
+        None => vec![step(log)],
         Some(limit) => {
             let mut items = plain("l");
             items.push((Expr::column("l", "w"), "w".into()));
@@ -111,13 +120,7 @@ pub fn delta_table(
                 limit: Some(limit),
                 ..Select::default()
             };
-            // Read once it is no step of its own.
-            let bounded = Cte {
-                name: name.clone(),
-                materialized: false,
-                body: CteBody::Query(bounded.into()),
-            };
-            vec![materialized(logged, log), bounded]
+            vec![materialized(logged, log), step(bounded.into())]
         }
     };
     if net {
@@ -139,7 +142,7 @@ pub fn delta_table(
         let select = Select {
             items,
             from: vec![From::Cte {
-                name,
+                name: name.clone(),
                 alias: "l".into(),
             }],
             group_by: if image_of.is_empty() {

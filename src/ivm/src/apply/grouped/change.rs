@@ -105,9 +105,7 @@ impl Plan<'_> {
                             SumKind::Money => Expr::aggregate("sum", value(input).infix("*", w())),
                             _ => Expr::aggregate(
                                 "sum",
-                                value(input)
-                                    .cast("pg_catalog.numeric")
-                                    .infix("*", w().cast("pg_catalog.numeric")),
+                                weighted(value(input).cast("pg_catalog.numeric"), w()),
                             ),
                         };
                         items.push((folded, state(position)));
@@ -186,4 +184,16 @@ impl Plan<'_> {
         }
         names
     }
+}
+
+/// `value * w` of a numeric value. Nearly all weights are 1 and -1, for which nothing need be multiplied.
+fn weighted(value: Expr, w: Expr) -> Expr {
+    let is = |weight: i64| w.clone().infix("=", Expr::Integer(weight));
+    Expr::Case(
+        vec![
+            (is(1), value.clone()),
+            (is(-1), Expr::Negate(Box::new(value.clone()))),
+        ],
+        Box::new(value.infix("*", w.clone().cast("pg_catalog.numeric"))),
+    )
 }
