@@ -189,7 +189,7 @@ pub fn replace_groups(groups: &[graph::Group], wanted: &[BTreeSet<i64>]) -> Vec<
 
 /// Why a stream table must not be refreshed now.
 pub fn held(id: i64) -> Option<String> {
-    direct::read("pgt_held", id, &Snapshot::latest(), |row| row.text(2))?
+    direct::read_rare("pgt_held", id, &Snapshot::latest(), |row| row.text(2))?
 }
 
 /// Notes for every stream table whether it is held back and why, as of the latest state. Returns those for which that

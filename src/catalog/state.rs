@@ -3,6 +3,7 @@
 use std::cell::OnceCell;
 
 use crate::pg::direct::{self, Field};
+use crate::pg::session::Scope;
 use crate::pg::snapshot::{Snapshot, cluster_id, current_xid, database_id};
 use crate::pg::spi::{self, Plan, Under, Value};
 
@@ -197,6 +198,7 @@ pub fn save_success(id: i64, success: &Success, under: Under<'_>) {
             return;
         }
     }
+    let _scope = Scope::internal();
     let values = [
         Value::Int(id),
         Value::Int(cluster_id()),
