@@ -397,11 +397,7 @@ impl Unit {
             care: self.care(),
         };
         let row = match xact::attempt(|| self.apply((&change, filled), values, settings, under)) {
-            Ok(row) if !row.bool(5) => row,
-            Ok(_) => {
-                change.care = Care::Careful;
-                self.apply((&change, filled), values, settings, under)
-            }
+            Ok(row) => row,
             Err(failure) if failure.may_be_the_delta() => {
                 // It gave up, or an expression failed, perhaps on a value of neither state.
                 self.plans.borrow_mut().slower = GIVEN_UP;

@@ -1,6 +1,6 @@
 //! Full refresh: the stored rows become equal to the query evaluated now; only rows that differ are written.
 
-use super::outcome::{self, DONE, Outcome, cte, from_cte, modify};
+use super::outcome::{self, DONE, Outcome, cte, from_cte, modify, value};
 use super::state::{evaluate_state, stored_value};
 use super::{Identity, Layout, Role, Target};
 use crate::rel::{Query, Rel};
@@ -8,10 +8,6 @@ use crate::sql::ast::{
     Cte, CteBody, Expr, From, JoinKind, Matched, Merge, Name, Select, Statement,
 };
 use crate::sql::{self, Lowered, Sources};
-
-fn value(position: usize) -> String {
-    format!("v{position}")
-}
 
 /// The query's stored columns `v*`, evaluated over the new state.
 pub(super) fn evaluate(query: &Query, layout: &Layout, sources: &Sources) -> Select {
@@ -158,19 +154,7 @@ pub(super) fn difference(layout: &Layout, target: &Target, rows: Select) -> Stat
 
 /// One MERGE by identity. The rows' old and new visible columns are returned for the output.
 fn keyed_difference(layout: &Layout, target: &Target) -> Vec<Cte> {
-    let new = |name: &str| {
-        let position = layout
-            .columns
-            .iter()
-            .position(|column| column.name == name)
-            .unwrap_or_default();
-        Expr::column("n", value(position))
-    };
-    let assignments: Vec<(String, Expr)> = layout
-        .columns
-        .iter()
-        .map(|column| (column.name.clone(), new(&column.name)))
-        .collect();
+    let assignments = outcome::assignments(layout);
     let stored: Vec<Expr> = layout
         .columns
         .iter()
@@ -179,13 +163,13 @@ fn keyed_difference(layout: &Layout, target: &Target) -> Vec<Cte> {
     let fresh: Vec<Expr> = layout
         .columns
         .iter()
-        .map(|column| new(&column.name))
+        .map(|column| outcome::new_value(layout, &column.name))
         .collect();
     let merge = Merge {
         table: target.table.clone(),
         alias: "s".into(),
         using: from_cte("q", "n"),
-        on: outcome::identify(layout, "s", &new),
+        on: outcome::identify(layout, "s", &|name| outcome::new_value(layout, name)),
         matched: vec![(
             Some(outcome::differ(
                 layout.columns.iter().map(|column| &column.ty),

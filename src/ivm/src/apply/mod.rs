@@ -4,10 +4,9 @@
 //! found again. [`differential`] carries one delta into the stored rows by one statement; [`full`] does the same for the
 //! difference between the stored rows and the query evaluated now; [`initial`] fills an empty table.
 //!
-//! Every statement returns one row: `inserted, updated, deleted, delta_rows bigint, drift, again boolean`. `delta_rows` is
-//! null where they are the logged rows, which the caller has counted. `drift` means that the stored rows are not what the
-//! delta assumes; the caller has to refuse the refresh. `again` means that nothing was done and the careful statement is
-//! needed.
+//! Every statement returns one row: `inserted, updated, deleted, delta_rows bigint, drift boolean`. `delta_rows` is null
+//! where they are the logged rows, which the caller has counted. `drift` means that the stored rows are not what the
+//! delta assumes; the caller has to refuse the refresh.
 
 mod bag;
 mod full;
@@ -52,8 +51,8 @@ pub struct Change {
 /// What a differential statement is ready for. The less, the faster it starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Care {
-    /// It ends with an error where a key of a plain result changed more than once, where a value cannot be folded, and
-    /// where the stored rows are not what the delta assumes.
+    /// It ends with an error where a key of a plain result changed more than once, where a value cannot be folded, where a
+    /// recursive query has no law for the change, and where the stored rows are not what the delta assumes.
     Fast,
     /// Changes of the result are netted, any group can be evaluated again, and drift is reported.
     Net,

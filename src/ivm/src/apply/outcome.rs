@@ -2,11 +2,35 @@
 
 use super::{Change, Identity, Layout, Target};
 use crate::scalar::Type;
-use crate::sql::ast::{Cte, CteBody, Expr, From, Name, Query, Select};
+use crate::sql::ast::{Assignments, Cte, CteBody, Expr, From, Name, Query, Select};
 use crate::sql::{self, param};
 
 /// The CTE of the MERGE (or of the insert and delete) that changed the stored rows.
 pub(super) const DONE: &str = "done";
+
+/// The name of the stored column at `position` in the rows that come: `v0, v1, ..`.
+pub(super) fn value(position: usize) -> String {
+    format!("v{position}")
+}
+
+/// What the stored column `name` becomes from the row under alias `n`.
+pub(super) fn new_value(layout: &Layout, name: &str) -> Expr {
+    let position = layout
+        .columns
+        .iter()
+        .position(|column| column.name == name)
+        .unwrap_or_default();
+    Expr::column("n", value(position))
+}
+
+/// Every stored column from the row under alias `n`.
+pub(super) fn assignments(layout: &Layout) -> Assignments {
+    layout
+        .columns
+        .iter()
+        .map(|column| (column.name.clone(), new_value(layout, &column.name)))
+        .collect()
+}
 
 pub(super) fn cte(name: &str, query: impl Into<Query>) -> Cte {
     Cte {
@@ -41,7 +65,6 @@ pub(super) struct Outcome {
     pub deleted: Option<Expr>,
     pub delta_rows: Option<Expr>,
     pub drift: Option<Expr>,
-    pub again: Option<Expr>,
 }
 
 impl Outcome {
@@ -111,10 +134,6 @@ impl Outcome {
             (
                 self.drift.unwrap_or(Expr::Boolean(false)),
                 "drift".to_owned(),
-            ),
-            (
-                self.again.unwrap_or(Expr::Boolean(false)),
-                "again".to_owned(),
             ),
         ];
         let from = self
@@ -302,7 +321,7 @@ pub(super) fn returned(layout: &Layout, target: &Target) -> Vec<(Expr, String)> 
     if target.output.is_some() {
         for (position, column) in layout.visible().enumerate() {
             returning.push((Expr::column("old", &*column.name), format!("o{position}")));
-            returning.push((Expr::column("new", &*column.name), format!("v{position}")));
+            returning.push((Expr::column("new", &*column.name), value(position)));
         }
     }
     returning

@@ -1,11 +1,11 @@
-//! Recursive queries: what the changed sources derive by [`delta::recursion`] goes into the stored rows, or nothing does and
-//! `again` asks for the careful statement, which evaluates the query as a whole.
+//! Recursive queries: what the changed sources derive by [`delta::recursion`] goes into the stored rows, or the statement
+//! gives up and the careful one evaluates the query as a whole.
 //!
 //! The statement's CTEs: `d*` (source changes, netted), `signs` (whether their signs allow it), `seed` (what the changed
 //! sources derive from the stored rows), `derived` (the seed and all that follows from it), then `net` as for any bag.
 
-use super::bag::{self, value};
-use super::outcome::{Outcome, cte, from_cte};
+use super::bag;
+use super::outcome::{self, Outcome, cte, from_cte, value};
 use super::{Change, Layout, Role, Target, lookup};
 use crate::delta::{self, EarlyConditions};
 use crate::rel::{ColId, ITSELF, Query, Recursion, Rel, Term};
@@ -42,10 +42,6 @@ pub(super) fn differential(
     let mut outcome = Outcome::default();
     outcome.count_changes(change, false);
     bag::carry(&mut ctes, &mut outcome, layout, target);
-    outcome.again = Some(outcome.of(
-        SIGNS,
-        Expr::aggregate("bool_or", Expr::column("x", "again")),
-    ));
     Statement {
         ctes,
         body: outcome.select(),
@@ -98,7 +94,7 @@ fn stored(target: &Target) -> SourceTable {
     }
 }
 
-/// `signs(again)`: one row, true if the sources changed in a way that has no law.
+/// `signs(lawful)`: one row, unless the sources changed in a way that has no law.
 fn signs(recursion: &Recursion, sources: &Sources, change: &Change) -> Cte {
     let weights = delta::read(recursion, &change.dirty)
         .iter()
@@ -115,7 +111,7 @@ fn signs(recursion: &Recursion, sources: &Sources, change: &Change) -> Cte {
             Expr::Boolean(false),
         ])
     };
-    let again = if recursion.all {
+    let lawless = if recursion.all {
         Expr::And(vec![some("<"), some(">")])
     } else {
         some("<")
@@ -123,7 +119,13 @@ fn signs(recursion: &Recursion, sources: &Sources, change: &Change) -> Cte {
     cte(
         SIGNS,
         Select {
-            items: vec![(again, "again".into())],
+            items: vec![(
+                Expr::Case(
+                    vec![(lawless, outcome::give_up())],
+                    Box::new(Expr::Boolean(true)),
+                ),
+                "lawful".into(),
+            )],
             from: vec![From::Select {
                 query: Box::new(sql::union_all(weights)),
                 alias: "r".into(),
@@ -136,11 +138,11 @@ fn signs(recursion: &Recursion, sources: &Sources, change: &Change) -> Cte {
 
 /// True where the law holds. It is evaluated once, before anything it guards is looked at.
 fn lawful() -> Expr {
-    Expr::Not(Box::new(Expr::Scalar(Box::new(Select {
-        items: vec![(Expr::column("g", "again"), "again".into())],
+    Expr::Scalar(Box::new(Select {
+        items: vec![(Expr::column("g", "lawful"), "lawful".into())],
         from: vec![from_cte(SIGNS, "g")],
         ..Select::default()
-    }))))
+    }))
 }
 
 /// `SELECT a1, .., w` of the rows of a term, where the law holds.

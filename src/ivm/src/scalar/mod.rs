@@ -27,7 +27,7 @@ pub struct Type {
 }
 
 /// What a btree entry can hold, in bytes; PostgreSQL refuses longer ones. A little less than it is.
-pub const BTREE_ENTRY: u32 = 2_600;
+const BTREE_ENTRY: u32 = 2_600;
 
 impl Type {
     /// The most bytes a value can take; none if that is not known or there is no limit.

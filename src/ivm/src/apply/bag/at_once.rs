@@ -1,9 +1,8 @@
 //! Rows with a key where each key changed at most once: one MERGE through the key's index, without netting. It gives up,
 //! with an error, where a key came or went more often, or where the stored rows are not what the delta assumes.
 
-use super::super::outcome::{self, DONE, modify};
+use super::super::outcome::{self, DONE, modify, value};
 use super::super::{Layout, Target};
-use super::value;
 use crate::sql::ast::{Assignments, Cte, CteBody, Expr, From, Matched, Merge, Select};
 
 /// `rows` (alias `r`) are the changes of the result: `v0.., w`.
@@ -12,7 +11,6 @@ pub(super) fn merge(rows: From, layout: &Layout, target: &Target, key: &[String]
     let comes = || weight().infix(">", Expr::Integer(0));
     let mut items = Vec::new();
     let mut group_by = Vec::new();
-    let mut assignments: Assignments = Vec::new();
     let mut types = Vec::new();
     let mut old = Vec::new();
     let mut new = Vec::new();
@@ -31,7 +29,6 @@ pub(super) fn merge(rows: From, layout: &Layout, target: &Target, key: &[String]
             items.push((Expr::column("r", value(position)), format!("k{position}")));
         }
         items.push((item, value(position)));
-        assignments.push((column.name.clone(), Expr::column("n", value(position))));
         if !(is_key && column.ty.bitwise) {
             types.push(&column.ty);
             old.push(Expr::column("s", &*column.name));
@@ -54,6 +51,7 @@ pub(super) fn merge(rows: From, layout: &Layout, target: &Target, key: &[String]
         ])
     };
     let (come, go, change) = (is(1, 1), is(1, -1), is(2, 0));
+    let assignments = outcome::assignments(layout);
     let kept = assignments
         .iter()
         .zip(&layout.columns)

@@ -1,8 +1,8 @@
 //! Rows without a key: those that go are found by the hash of their image, as many as the weights say.
 
-use super::super::outcome::{from_cte, modify};
+use super::super::outcome::{from_cte, modify, value};
 use super::super::{Layout, Target};
-use super::{NET, value};
+use super::NET;
 use crate::sql;
 use crate::sql::ast::{Cte, CteBody, Expr, From, JoinKind, Name, Select};
 

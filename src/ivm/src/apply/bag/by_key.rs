@@ -1,8 +1,8 @@
 //! Rows with a key: each one touched goes, comes or changes.
 
-use super::super::outcome::{self, DONE, cte, from_cte, modify};
+use super::super::outcome::{self, DONE, cte, from_cte, modify, value};
 use super::super::{Layout, Target};
-use super::{NET, value};
+use super::NET;
 use crate::sql::ast::{Cte, CteBody, Expr, Matched, Merge, Select};
 
 /// `chg`: one row per key touched; then one MERGE through the unique index.
@@ -64,25 +64,13 @@ pub(super) fn by_key(layout: &Layout, target: &Target, key: &[String]) -> Vec<Ct
         },
     );
 
-    let new_value = |name: &str| {
-        let position = layout
-            .columns
-            .iter()
-            .position(|column| column.name == name)
-            .unwrap_or_default();
-        Expr::column("n", value(position))
-    };
-    let assignments: Vec<(String, Expr)> = layout
-        .columns
-        .iter()
-        .map(|column| (column.name.clone(), new_value(&column.name)))
-        .collect();
+    let assignments = outcome::assignments(layout);
     let n_kind = |kind: &str| Expr::column("n", "kind").infix("=", Expr::Literal(kind.to_owned()));
     let merge = Merge {
         table: target.table.clone(),
         alias: "s".into(),
         using: from_cte("chg", "n"),
-        on: outcome::identify(layout, "s", &new_value),
+        on: outcome::identify(layout, "s", &|name| outcome::new_value(layout, name)),
         matched: vec![
             (Some(n_kind("go")), Matched::Delete),
             (None, Matched::Update(assignments.clone())),

@@ -7,7 +7,7 @@ mod at_once;
 mod by_image;
 mod by_key;
 
-use super::outcome::{self, Outcome, cte, from_cte};
+use super::outcome::{self, Outcome, cte, from_cte, value};
 use super::{Care, Change, Identity, Layout, Target, terms};
 use crate::delta::{self, EarlyConditions};
 use crate::rel::Query;
@@ -98,10 +98,6 @@ pub(super) fn carry(ctes: &mut Vec<Cte>, outcome: &mut Outcome, layout: &Layout,
         }
     }
     ctes.extend(output);
-}
-
-pub(super) fn value(position: usize) -> String {
-    format!("v{position}")
 }
 
 fn kind(kind: &str) -> Expr {
