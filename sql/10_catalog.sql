@@ -20,9 +20,8 @@ CREATE TABLE pgtrickle.pgt_stream_tables (
     generation              bigint NOT NULL DEFAULT nextval('pgtrickle.pgt_generation_seq'),
     -- The storage layout as compiled last; a different one asks for a rebuild.
     layout                  text NOT NULL,
-    -- For an intermediate result: the stream table it belongs to and its position there.
-    stage_of                bigint,
-    stage_number            int,
+    -- For an intermediate result (a stage): what it keeps. Equal ones of one owner are one.
+    stage_query             text,
     diamond_consistency     text,
     diamond_schedule_policy text,
     created_at              timestamptz NOT NULL DEFAULT now(),
@@ -37,7 +36,16 @@ CREATE TABLE pgtrickle.pgt_stream_tables (
     -- The smallest id of the stream tables it is refreshed with, if it belongs to a group.
     consistency_group       bigint
 );
-CREATE INDEX ON pgtrickle.pgt_stream_tables (stage_of);
+CREATE INDEX ON pgtrickle.pgt_stream_tables USING hash (stage_query) WHERE stage_query IS NOT NULL;
+
+-- The stages of each stream table, in the order in which they are maintained. Not dumped.
+CREATE TABLE pgtrickle.pgt_stages (
+    pgt_id       bigint REFERENCES pgtrickle.pgt_stream_tables ON DELETE CASCADE,
+    number       int,
+    stage        bigint NOT NULL REFERENCES pgtrickle.pgt_stream_tables ON DELETE CASCADE,
+    PRIMARY KEY (pgt_id, number)
+);
+CREATE INDEX ON pgtrickle.pgt_stages (stage);
 
 -- Compiled forms, for the first session after a restart. Each row says whose it is: to any other build of the library,
 -- version of the server, cluster or database it is worth nothing. Not dumped.
@@ -200,7 +208,7 @@ CREATE TABLE pgtrickle.pgt_refresh_history (
 );
 CREATE INDEX ON pgtrickle.pgt_refresh_history (pgt_id, refresh_id DESC);
 
-GRANT SELECT ON pgtrickle.pgt_stream_tables, pgtrickle.pgt_refresh_state, pgtrickle.pgt_dependencies,
+GRANT SELECT ON pgtrickle.pgt_stream_tables, pgtrickle.pgt_stages, pgtrickle.pgt_refresh_state, pgtrickle.pgt_dependencies,
     pgtrickle.pgt_change_sources, pgtrickle.pgt_change_segments, pgtrickle.pgt_refresh_history,
     pgtrickle.pgt_consistency_groups, pgtrickle.pgt_group_members, pgtrickle.pgt_refresh_groups,
     pgtrickle.pgt_source_gates, pgtrickle.pgt_watermarks, pgtrickle.pgt_watermark_groups,
@@ -209,7 +217,7 @@ GRANT SELECT ON pgtrickle.pgt_stream_tables, pgtrickle.pgt_refresh_state, pgtric
 -- Definitions are the user's; state, logs and history belong to this cluster.
 SELECT pg_catalog.pg_extension_config_dump('pgtrickle.pgt_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('pgtrickle.pgt_generation_seq', '');
-SELECT pg_catalog.pg_extension_config_dump('pgtrickle.pgt_stream_tables', 'WHERE stage_of IS NULL');
+SELECT pg_catalog.pg_extension_config_dump('pgtrickle.pgt_stream_tables', 'WHERE stage_query IS NULL');
 SELECT pg_catalog.pg_extension_config_dump('pgtrickle.pgt_dependencies',
-    'WHERE pgt_id IN (SELECT pgt_id FROM pgtrickle.pgt_stream_tables WHERE stage_of IS NULL) AND source_type <> ''stage''');
+    'WHERE pgt_id IN (SELECT pgt_id FROM pgtrickle.pgt_stream_tables WHERE stage_query IS NULL) AND source_type <> ''stage''');
 SELECT pg_catalog.pg_extension_config_dump('pgtrickle.pgt_refresh_groups', '');

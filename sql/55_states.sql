@@ -16,7 +16,7 @@ BEGIN
             HINT = 'pgtrickle.pgt_status() lists the stream tables of this database.';
     END IF;
     SELECT st.pgt_id INTO found_id FROM pgtrickle.pgt_stream_tables st
-    WHERE st.pgt_relid OPERATOR(pg_catalog.=) relation AND st.stage_of IS NULL;
+    WHERE st.pgt_relid OPERATOR(pg_catalog.=) relation AND st.stage_query IS NULL;
     IF found_id IS NULL THEN
         RAISE EXCEPTION USING
             ERRCODE = 'undefined_table',
@@ -63,12 +63,12 @@ COMMENT ON FUNCTION pgtrickle.version IS 'the version of the extension in this d
 
 ---------------------------------------------------------------------------------------------------- states
 
--- A stream table with its intermediate results: they are refreshed together and count as one. In two parts, so that either
--- id is looked up in an index.
+-- A stream table with its intermediate results, which are refreshed with it. In two parts, so that either id is looked up in
+-- an index.
 CREATE VIEW pgtrickle.pgt_units AS
-    SELECT pgt_id, pgt_id AS unit FROM pgtrickle.pgt_stream_tables WHERE stage_of IS NULL
+    SELECT pgt_id, pgt_id AS unit FROM pgtrickle.pgt_stream_tables WHERE stage_query IS NULL
     UNION ALL
-    SELECT stage_of, pgt_id FROM pgtrickle.pgt_stream_tables WHERE stage_of IS NOT NULL;
+    SELECT pgt_id, stage FROM pgtrickle.pgt_stages;
 COMMENT ON VIEW pgtrickle.pgt_units IS 'what is stored for each stream table: itself and its intermediate results';
 
 CREATE VIEW pgtrickle.pgt_consumed AS
@@ -79,7 +79,7 @@ COMMENT ON VIEW pgtrickle.pgt_consumed IS 'which versions of what it reads each 
 CREATE VIEW pgtrickle.pgt_upstream_versions AS
     SELECT u.pgt_id, c.upstream, min(c.version) AS version
     FROM pgtrickle.pgt_units u JOIN pgtrickle.pgt_consumed c ON c.unit = u.unit
-    JOIN pgtrickle.pgt_stream_tables st ON st.pgt_id = c.upstream AND st.stage_of IS NULL
+    JOIN pgtrickle.pgt_stream_tables st ON st.pgt_id = c.upstream AND st.stage_query IS NULL
     GROUP BY u.pgt_id, c.upstream;
 COMMENT ON VIEW pgtrickle.pgt_upstream_versions IS 'which version of the stream tables it reads each stream table has consumed';
 
@@ -108,16 +108,18 @@ CREATE VIEW pgtrickle.pgt_states AS
     JOIN pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN pgtrickle.pgt_refresh_state s ON s.pgt_id = st.pgt_id
     CROSS JOIN LATERAL (
-        SELECT max(r.data_timestamp) AS data_timestamp, max(r.last_refresh_at) AS last_refresh_at,
+        -- What others use as well has been refreshed with them.
+        SELECT max(r.data_timestamp) FILTER (WHERE own.own) AS data_timestamp, max(r.last_refresh_at) FILTER (WHERE own.own) AS last_refresh_at,
             bool_or(r.needs_reinit OR NOT pgtrickle.pgt_frontier_usable(r.frontier_base, r.frontier_cluster, r.frontier_db))
                 FILTER (WHERE r.is_populated) AS needs_reinit,
             string_agg(DISTINCT CASE WHEN r.needs_reinit THEN COALESCE(r.reinit_reason, 'definition changed')
                 ELSE 'frontier of another cluster' END, ', ') FILTER (WHERE r.is_populated AND (r.needs_reinit
                 OR NOT pgtrickle.pgt_frontier_usable(r.frontier_base, r.frontier_cluster, r.frontier_db))) AS reinit_reason
-        FROM pgtrickle.pgt_units unit JOIN pgtrickle.pgt_refresh_state r ON r.pgt_id = unit.unit
+        FROM pgtrickle.pgt_units unit JOIN pgtrickle.pgt_refresh_state r ON r.pgt_id = unit.unit,
+            LATERAL (SELECT NOT EXISTS (SELECT FROM pgtrickle.pgt_stages x WHERE x.stage = unit.unit AND x.pgt_id <> st.pgt_id) AS own) own
         WHERE unit.pgt_id = st.pgt_id
     ) u
-    WHERE st.stage_of IS NULL;
+    WHERE st.stage_query IS NULL;
 COMMENT ON VIEW pgtrickle.pgt_states IS 'definition and state of each stream table; its staleness is left to pgt_stalenesses';
 
 ---------------------------------------------------------------------------------------------------- pending changes
@@ -279,12 +281,12 @@ COMMENT ON VIEW pgtrickle.pgt_stalenesses IS 'pgt_staleness() of every stream ta
 
 CREATE VIEW pgtrickle.pgt_intervals AS
     WITH RECURSIVE wanted (asked, pgt_id, relid, schedule) AS (
-        SELECT pgt_id, pgt_id, pgt_relid::oid, lower(btrim(schedule)) FROM pgtrickle.pgt_stream_tables WHERE stage_of IS NULL
+        SELECT pgt_id, pgt_id, pgt_relid::oid, lower(btrim(schedule)) FROM pgtrickle.pgt_stream_tables WHERE stage_query IS NULL
         UNION
         SELECT wanted.asked, reader.pgt_id, reader.pgt_relid::oid, lower(btrim(reader.schedule)) FROM wanted
         JOIN pgtrickle.pgt_dependencies d ON d.source::oid = wanted.relid
-        JOIN pgtrickle.pgt_stream_tables part ON part.pgt_id = d.pgt_id
-        JOIN pgtrickle.pgt_stream_tables reader ON reader.pgt_id = COALESCE(part.stage_of, part.pgt_id)
+        JOIN pgtrickle.pgt_units part ON part.unit = d.pgt_id
+        JOIN pgtrickle.pgt_stream_tables reader ON reader.pgt_id = part.pgt_id
         WHERE wanted.schedule = 'calculated'
     ), spelled AS MATERIALIZED (
         SELECT w.schedule, CASE WHEN w.schedule = 'continuous' THEN '0'::interval

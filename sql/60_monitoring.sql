@@ -238,8 +238,8 @@ COMMENT ON FUNCTION pgtrickle.list_auxiliary_columns IS 'hidden columns of a str
 
 CREATE VIEW pgtrickle.pgt_edges AS
     SELECT DISTINCT d.source::oid AS source, reader.pgt_relid::oid AS reader
-    FROM pgtrickle.pgt_dependencies d JOIN pgtrickle.pgt_stream_tables part ON part.pgt_id = d.pgt_id
-    JOIN pgtrickle.pgt_stream_tables reader ON reader.pgt_id = COALESCE(part.stage_of, part.pgt_id)
+    FROM pgtrickle.pgt_dependencies d JOIN pgtrickle.pgt_units part ON part.unit = d.pgt_id
+    JOIN pgtrickle.pgt_stream_tables reader ON reader.pgt_id = part.pgt_id
     WHERE d.source_type <> 'stage';
 COMMENT ON VIEW pgtrickle.pgt_edges IS 'which stream table reads what';
 
@@ -251,7 +251,7 @@ BEGIN ATOMIC
         SELECT e.source, e.reader, pgtrickle.pgt_name(e.reader) AS name FROM pgtrickle.pgt_edges e
     ), nodes (relid, depth, path) AS (
         SELECT root.relid, 0, ARRAY[pgtrickle.pgt_name(root.relid)] FROM (
-            SELECT source AS relid FROM edges UNION SELECT pgt_relid::oid FROM pgtrickle.pgt_stream_tables WHERE stage_of IS NULL
+            SELECT source AS relid FROM edges UNION SELECT pgt_relid::oid FROM pgtrickle.pgt_stream_tables WHERE stage_query IS NULL
         ) root WHERE NOT EXISTS (SELECT FROM edges e WHERE e.reader = root.relid)
         UNION ALL
         SELECT e.reader, nodes.depth + 1, nodes.path || e.name
@@ -262,7 +262,7 @@ BEGIN ATOMIC
             || nodes.path[nodes.depth + 1],
         nodes.path[nodes.depth + 1], CASE WHEN s.pgt_id IS NULL THEN 'table' ELSE 'stream table' END, nodes.depth,
         s.status, s.schedule, s.effective_refresh_mode
-    FROM nodes LEFT JOIN pgtrickle.pgt_stream_tables s ON s.pgt_relid = nodes.relid AND s.stage_of IS NULL
+    FROM nodes LEFT JOIN pgtrickle.pgt_stream_tables s ON s.pgt_relid = nodes.relid AND s.stage_query IS NULL
     ORDER BY nodes.path;
 END;
 COMMENT ON FUNCTION pgtrickle.dependency_tree IS 'sources with the stream tables that read them below, directly and through others';
@@ -289,7 +289,7 @@ BEGIN
     INTO nodes
     FROM (SELECT relid, bool_or(stream) AS stream FROM (
               SELECT source AS relid, false AS stream FROM pgtrickle.pgt_edges
-              UNION ALL SELECT pgt_relid::oid, true FROM pgtrickle.pgt_stream_tables WHERE stage_of IS NULL) r GROUP BY relid) n;
+              UNION ALL SELECT pgt_relid::oid, true FROM pgtrickle.pgt_stream_tables WHERE stage_query IS NULL) r GROUP BY relid) n;
     SELECT string_agg(format(CASE explain_dag.format WHEN 'dot' THEN E'    n%s -> n%s;\n' ELSE E'    n%s --> n%s\n' END,
         e.source, e.reader), '' ORDER BY pgtrickle.pgt_name(e.source), pgtrickle.pgt_name(e.reader))
     INTO edges FROM pgtrickle.pgt_edges e;
@@ -566,8 +566,9 @@ BEGIN ATOMIC
             c.bytes, pg_total_relation_size(c.source::regclass) AS source_bytes, b.blocked_by, b.since, b.ring_full,
             reader.status AS reader_status
         FROM pgtrickle.pgt_logs c
-        LEFT JOIN pgtrickle.pgt_stream_tables stage ON stage.pgt_relid = c.source AND stage.stage_of IS NOT NULL
-        LEFT JOIN pgtrickle.pgt_stream_tables owner ON owner.pgt_id = stage.stage_of
+        LEFT JOIN pgtrickle.pgt_stream_tables stage ON stage.pgt_relid = c.source AND stage.stage_query IS NOT NULL
+        LEFT JOIN pgtrickle.pgt_stream_tables owner
+            ON owner.pgt_id = (SELECT min(x.pgt_id) FROM pgtrickle.pgt_stages x WHERE x.stage = stage.pgt_id)
         LEFT JOIN LATERAL pgtrickle.pgt_log_blocker(CASE WHEN c.may_be_held THEN c.source END) b ON true
         LEFT JOIN pgtrickle.pgt_stream_tables reader ON reader.pgt_id = b.reader
         WHERE EXISTS (SELECT FROM pg_class WHERE oid = c.source)

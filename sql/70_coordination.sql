@@ -55,8 +55,8 @@ CREATE FUNCTION pgtrickle.source_gates()
     RETURNS TABLE (source text, gated_at timestamptz, gated_by text, holds bigint) LANGUAGE sql STABLE
 BEGIN ATOMIC
     SELECT pgtrickle.pgt_name(g.source), g.gated_at, g.gated_by,
-        (SELECT count(DISTINCT COALESCE(u.stage_of, u.pgt_id)) FROM pgtrickle.pgt_dependencies d
-         JOIN pgtrickle.pgt_stream_tables u USING (pgt_id) WHERE d.source = g.source
+        (SELECT count(DISTINCT u.pgt_id) FROM pgtrickle.pgt_dependencies d
+         JOIN pgtrickle.pgt_units u ON u.unit = d.pgt_id WHERE d.source = g.source
              OR d.source IN (SELECT a.relid FROM pg_partition_ancestors(g.source) a)
              OR g.source IN (SELECT a.relid FROM pg_partition_ancestors(d.source) a))
     FROM pgtrickle.pgt_source_gates g WHERE EXISTS (SELECT FROM pg_class c WHERE c.oid = g.source) ORDER BY 1;
@@ -121,18 +121,18 @@ CREATE VIEW pgtrickle.pgt_holds AS
         UNION
         SELECT b.group_name, b.source, reader.pgt_relid::oid
         FROM below b JOIN pgtrickle.pgt_dependencies d ON d.source = b.relation
-        JOIN pgtrickle.pgt_stream_tables u USING (pgt_id)
-        JOIN pgtrickle.pgt_stream_tables reader ON reader.pgt_id = COALESCE(u.stage_of, u.pgt_id)
+        JOIN pgtrickle.pgt_units u ON u.unit = d.pgt_id
+        JOIN pgtrickle.pgt_stream_tables reader ON reader.pgt_id = u.pgt_id
     )
-    SELECT DISTINCT COALESCE(u.stage_of, u.pgt_id) AS pgt_id, format('%s is gated', pgtrickle.pgt_name(g.source)) AS reason
+    SELECT DISTINCT u.pgt_id, format('%s is gated', pgtrickle.pgt_name(g.source)) AS reason
     -- Whoever reads a partitioned table reads its partitions, and the other way round.
     FROM pgtrickle.pgt_source_gates g JOIN pgtrickle.pgt_dependencies d ON d.source = g.source
         OR d.source IN (SELECT a.relid FROM pg_partition_ancestors(g.source) a)
         OR g.source IN (SELECT a.relid FROM pg_partition_ancestors(d.source) a)
-    JOIN pgtrickle.pgt_stream_tables u USING (pgt_id)
+    JOIN pgtrickle.pgt_units u ON u.unit = d.pgt_id
     UNION ALL
     SELECT st.pgt_id, format('the watermarks of group "%s" are not aligned', b.group_name)
-    FROM below b JOIN pgtrickle.pgt_stream_tables st ON st.pgt_relid = b.relation AND st.stage_of IS NULL
+    FROM below b JOIN pgtrickle.pgt_stream_tables st ON st.pgt_relid = b.relation AND st.stage_query IS NULL
     GROUP BY st.pgt_id, b.group_name HAVING count(DISTINCT b.source) > 1;
 
 ---------------------------------------------------------------------------------------------------- fuse
@@ -145,7 +145,7 @@ BEGIN ATOMIC
         CASE WHEN st.fuse_blown_at IS NOT NULL THEN 'blown' WHEN st.fuse = 'on' THEN 'armed' ELSE 'off' END,
         st.fuse_blown_at, st.fuse_reason
     FROM pgtrickle.pgt_stream_tables st
-    WHERE st.stage_of IS NULL AND (st.fuse = 'on' OR st.fuse_blown_at IS NOT NULL) ORDER BY 1;
+    WHERE st.stage_query IS NULL AND (st.fuse = 'on' OR st.fuse_blown_at IS NOT NULL) ORDER BY 1;
 END;
 COMMENT ON FUNCTION pgtrickle.fuse_status IS 'the stream tables that stop when too much has changed';
 

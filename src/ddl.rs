@@ -175,7 +175,7 @@ fn ingredient_changed(class: pg_sys::Oid, object: pg_sys::Oid) {
          JOIN pg_catalog.pg_depend d ON d.refclassid = m.class AND d.refobjid = m.object \
          AND d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass \
          JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid WHERE r.ev_class <> m.object) \
-         UPDATE pgtrickle.pgt_stream_tables st SET generation = pg_catalog.nextval('pgtrickle.pgt_generation_seq') WHERE st.stage_of IS NULL \
+         UPDATE pgtrickle.pgt_stream_tables st SET generation = pg_catalog.nextval('pgtrickle.pgt_generation_seq') WHERE st.stage_query IS NULL \
          AND st.def_view::pg_catalog.oid IN (SELECT object FROM made_of) AND st.def_view::pg_catalog.oid <> $2 \
          RETURNING st.pgt_id",
         &[Value::Oid(class), Value::Oid(object)],
@@ -184,7 +184,7 @@ fn ingredient_changed(class: pg_sys::Oid, object: pg_sys::Oid) {
         spi::run(
             "UPDATE pgtrickle.pgt_refresh_state SET reinit_requests = reinit_requests + 1, \
              reinit_reason = 'a view or function of the query was replaced' WHERE pgt_id IN \
-             (SELECT pgt_id FROM pgtrickle.pgt_stream_tables WHERE pgt_id = $1 OR stage_of = $1)",
+             (SELECT unit FROM pgtrickle.pgt_units WHERE pgt_id = $1)",
             &[Value::Int(row.int(0))],
         );
     }
@@ -195,7 +195,7 @@ fn ingredient_changed(class: pg_sys::Oid, object: pg_sys::Oid) {
 
 fn bump_all() {
     spi::run(
-        "UPDATE pgtrickle.pgt_stream_tables SET generation = pg_catalog.nextval('pgtrickle.pgt_generation_seq') WHERE stage_of IS NULL",
+        "UPDATE pgtrickle.pgt_stream_tables SET generation = pg_catalog.nextval('pgtrickle.pgt_generation_seq') WHERE stage_query IS NULL",
         &[],
     );
 }

@@ -38,6 +38,7 @@ pub extern "C-unwind" fn _PG_init() {
         ddl_end: ddl::ddl_end,
         dropped: ddl::dropped,
     });
+    pg::planner::install();
     pg::xact::install();
     pg::worker::install(scheduler::MAINS);
     if pg::worker::preloading() {

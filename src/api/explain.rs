@@ -13,7 +13,6 @@ use crate::catalog::{self, StreamTable};
 use crate::error::{Error, Kind, Result as OwnResult};
 use crate::lifecycle;
 use crate::pg::session::Scope;
-use crate::pg::spi;
 use crate::refresh::{self, Compiled, Unit};
 
 const STAGES: &str = "summary, rel, rewritten, delta, sql, apply, plan";
@@ -29,7 +28,7 @@ fn compiled(name: &str) -> OwnResult<Rc<Compiled>> {
 fn explain_stream_table(name: &str, stage: &str) -> Result<String, ErrorReport> {
     let compiled = compiled(name)?;
     let text = match stage {
-        "summary" => summary(&compiled),
+        "summary" => summary(&compiled)?,
         "rel" => query_of(&compiled.table)?.text(),
         "rewritten" => rewritten(&query_of(&compiled.table)?),
         "delta" => each_delta(&compiled, |unit, dirty| {
@@ -82,7 +81,7 @@ fn query_of(table: &StreamTable) -> OwnResult<Query> {
         })
 }
 
-fn summary(compiled: &Compiled) -> String {
+fn summary(compiled: &Compiled) -> OwnResult<String> {
     let table = &compiled.table;
     let mut lines = vec![
         format!("stream table {}", table.display_name()),
@@ -107,14 +106,24 @@ fn summary(compiled: &Compiled) -> String {
             .values()
             .map(|source| source.name.to_string())
             .collect();
+        let others: Vec<String> = catalog::users_of_stage(unit.id)
+            .into_iter()
+            .filter(|user| *user != table.id)
+            .map(|user| Ok(catalog::load(user)?.display_name()))
+            .collect::<OwnResult<_>>()?;
+        let shared = if others.is_empty() {
+            String::new()
+        } else {
+            format!(", shared with {}", others.join(", "))
+        };
         lines.push(format!(
-            "{kind} {} identity {:?} reads {}",
+            "{kind} {} identity {:?} reads {}{shared}",
             unit.target.table,
             unit.layout.identity,
             reads.join(", ")
         ));
     }
-    lines.join("\n") + "\n"
+    Ok(lines.join("\n") + "\n")
 }
 
 fn rewritten(query: &Query) -> String {
@@ -209,10 +218,8 @@ fn plan(
     dirty: &BTreeSet<SourceId>,
     format: &str,
 ) -> OwnResult<Vec<String>> {
-    let statement = unit.differential_statement(dirty, Some(1_000))?;
     let _scope = Scope::restricted(table.owner, &table.timezone);
-    let lines = spi::explain(&statement.to_string(), format);
-    Ok(lines)
+    unit.explain(dirty, 1_000, format)
 }
 
 #[pg_extern(sql = false)]

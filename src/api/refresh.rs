@@ -36,6 +36,25 @@ fn run(
     then: Then,
 ) -> OwnResult<Option<Outcome>> {
     lifecycle::require_owner(table)?;
+    let with_upstream = !refresh::stands_alone(table) && make_ready(table)? > 1;
+    let outcomes = refresh::refresh(&Request {
+        ids: vec![table.id],
+        with_upstream,
+        initiated_by: if force_full.is_some() {
+            InitiatedBy::Repair
+        } else {
+            InitiatedBy::Manual
+        },
+        force_full: force_full.map(str::to_owned),
+        settings: RefreshSettings::read(),
+        fuses,
+        then,
+    })?;
+    Ok(outcomes.into_iter().find(|outcome| outcome.id == table.id))
+}
+
+/// Sets up again what is refreshed together with `table`, where that is needed; returns how many stream tables it is.
+fn make_ready(table: &StreamTable) -> OwnResult<usize> {
     let (mut order, _) = refresh::extent(&[table.id], true)?;
     loop {
         for id in &order {
@@ -48,23 +67,9 @@ fn run(
         // What has been set up again may belong to a group.
         let (now, _) = refresh::extent(&[table.id], true)?;
         if std::mem::replace(&mut order, now) == order {
-            break;
+            return Ok(order.len());
         }
     }
-    let outcomes = refresh::refresh(&Request {
-        ids: vec![table.id],
-        with_upstream: order.len() > 1,
-        initiated_by: if force_full.is_some() {
-            InitiatedBy::Repair
-        } else {
-            InitiatedBy::Manual
-        },
-        force_full: force_full.map(str::to_owned),
-        settings: RefreshSettings::read(),
-        fuses,
-        then,
-    })?;
-    Ok(outcomes.into_iter().find(|outcome| outcome.id == table.id))
 }
 
 #[pg_extern(sql = false)]

@@ -77,15 +77,15 @@ pub fn advance_epoch(group: i64) {
 /// What every stream table reads, directly or through its stages.
 pub fn all_reads() -> Reads {
     let mut reads: Reads = spi::run(
-        "SELECT pgt_id FROM pgtrickle.pgt_stream_tables WHERE stage_of IS NULL",
+        "SELECT pgt_id FROM pgtrickle.pgt_stream_tables WHERE stage_query IS NULL",
         &[],
     )
     .iter()
     .map(|row| (row.int(0), BTreeSet::new()))
     .collect();
     let edges = spi::run(
-        "SELECT COALESCE(u.stage_of, u.pgt_id), d.source::pg_catalog.oid, up.pgt_id \
-         FROM pgtrickle.pgt_dependencies d JOIN pgtrickle.pgt_stream_tables u USING (pgt_id) \
+        "SELECT u.pgt_id, d.source::pg_catalog.oid, up.pgt_id \
+         FROM pgtrickle.pgt_dependencies d JOIN pgtrickle.pgt_units u ON u.unit = d.pgt_id \
          LEFT JOIN pgtrickle.pgt_stream_tables up ON up.pgt_relid = d.source WHERE d.source_type <> 'stage'",
         &[],
     );
@@ -178,7 +178,7 @@ pub fn replace_groups(groups: &[graph::Group], wanted: &[BTreeSet<i64>]) -> Vec<
     spi::run(
         "UPDATE pgtrickle.pgt_stream_tables st SET consistency_group = x.group_id, generation = pg_catalog.nextval('pgtrickle.pgt_generation_seq') \
          FROM (SELECT s.pgt_id, m.group_id FROM pgtrickle.pgt_stream_tables s \
-         LEFT JOIN pgtrickle.pgt_group_members m USING (pgt_id) WHERE s.stage_of IS NULL) x \
+         LEFT JOIN pgtrickle.pgt_group_members m USING (pgt_id) WHERE s.stage_query IS NULL) x \
          WHERE x.pgt_id = st.pgt_id AND st.consistency_group IS DISTINCT FROM x.group_id RETURNING st.pgt_id",
         &[],
     )

@@ -24,9 +24,10 @@ pub use state::{
     RefreshState, Success, ensure_state, frontier_of, load_state, save_failure, save_success,
 };
 pub use stream_tables::{
-    Dependency, Mode, NewStreamTable, SourceType, Status, StreamTable, by_name, by_relation,
-    dependencies, dependents, downstream_of, generation, insert, load, load_all, outdate_readers,
-    outdate_writer, replace_dependencies, resolve_name, stages_of,
+    Dependency, Mode, NewStreamTable, SourceType, Status, StreamTable, add_stage, by_name,
+    by_relation, dependencies, dependents, downstream_of, generation, insert, leave_shared_stages,
+    load, load_all, outdate_readers, outdate_writer, remove_stages, remove_unused_stages,
+    replace_dependencies, resolve_name, stage_queries, stage_that_keeps, stages_of, users_of_stage,
 };
 
 use pgrx::pg_sys;

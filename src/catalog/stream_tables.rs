@@ -80,8 +80,7 @@ pub struct StreamTable {
     pub timezone: String,
     pub generation: i64,
     pub layout: String,
-    pub stage_of: Option<i64>,
-    pub stage_number: Option<i64>,
+    pub is_stage: bool,
     /// The group it is refreshed with if that is atomic.
     pub consistency_group: Option<i64>,
     /// Most changes a refresh may find.
@@ -102,7 +101,7 @@ impl StreamTable {
 
 const COLUMNS: &str = "st.pgt_id, st.pgt_relid::pg_catalog.oid, n.nspname, c.relname, c.relowner, \
      st.def_view::pg_catalog.oid, vn.nspname, v.relname, st.schedule, st.refresh_mode, st.effective_refresh_mode, \
-     st.downgrade_reason, st.status, st.timezone, st.generation, st.layout, st.stage_of, st.stage_number, \
+     st.downgrade_reason, st.status, st.timezone, st.generation, st.layout, st.stage_query IS NOT NULL, \
      st.consistency_group, CASE WHEN st.fuse = 'on' THEN st.fuse_ceiling END, st.fuse_blown_at IS NOT NULL";
 
 const TABLES: &str = "pgtrickle.pgt_stream_tables st \
@@ -125,13 +124,12 @@ fn read(row: &Row) -> Result<StreamTable> {
         timezone: row.text(13),
         generation: row.int(14),
         layout: row.text(15),
-        stage_of: row.optional_int(16),
-        stage_number: row.optional_int(17),
-        consistency_group: row.optional_int(18),
+        is_stage: row.bool(16),
+        consistency_group: row.optional_int(17),
         fuse_ceiling: row
-            .optional_int(19)
+            .optional_int(18)
             .and_then(|most| u64::try_from(most).ok()),
-        fuse_blown: row.bool(20),
+        fuse_blown: row.bool(19),
     })
 }
 
@@ -172,26 +170,26 @@ pub fn generation(id: i64) -> Option<(i64, pg_sys::Oid)> {
 pub fn outdate_readers(source: pg_sys::Oid) -> bool {
     let outdated = spi::run(
         "UPDATE pgtrickle.pgt_stream_tables st SET generation = pg_catalog.nextval('pgtrickle.pgt_generation_seq') \
-         WHERE st.pgt_id IN (SELECT COALESCE(r.stage_of, r.pgt_id) FROM pgtrickle.pgt_dependencies d \
-         JOIN pgtrickle.pgt_stream_tables r USING (pgt_id) WHERE d.source::pg_catalog.oid = $1) RETURNING 1",
+         WHERE st.pgt_id IN (SELECT r.pgt_id FROM pgtrickle.pgt_dependencies d \
+         JOIN pgtrickle.pgt_units r ON r.unit = d.pgt_id WHERE d.source::pg_catalog.oid = $1) RETURNING 1",
         &[Value::Oid(source)],
     );
     !outdated.is_empty()
 }
 
-/// Outdates what is compiled of the stream table that writes `relation`, its own table or a stage's.
+/// Outdates what is compiled of the stream tables that write `relation`, their own table or a stage's.
 pub fn outdate_writer(relation: pg_sys::Oid) {
     spi::run(
         "UPDATE pgtrickle.pgt_stream_tables st SET generation = pg_catalog.nextval('pgtrickle.pgt_generation_seq') \
-         WHERE st.pgt_id IN (SELECT COALESCE(w.stage_of, w.pgt_id) FROM pgtrickle.pgt_stream_tables w \
-         WHERE w.pgt_relid::pg_catalog.oid = $1)",
+         WHERE st.pgt_id IN (SELECT w.pgt_id FROM pgtrickle.pgt_stream_tables t \
+         JOIN pgtrickle.pgt_units w ON w.unit = t.pgt_id WHERE t.pgt_relid::pg_catalog.oid = $1)",
         &[Value::Oid(relation)],
     );
 }
 
 /// Every stream table, without stages.
 pub fn load_all() -> Result<Vec<StreamTable>> {
-    select("st.stage_of IS NULL", &[])
+    select("st.stage_query IS NULL", &[])
 }
 
 pub fn by_relation(relid: pg_sys::Oid) -> Result<Option<StreamTable>> {
@@ -200,9 +198,97 @@ pub fn by_relation(relid: pg_sys::Oid) -> Result<Option<StreamTable>> {
 
 /// The stages of a stream table, innermost first.
 pub fn stages_of(id: i64) -> Result<Vec<StreamTable>> {
-    let mut stages = select("st.stage_of = $1", &[Value::Int(id)])?;
-    stages.sort_by_key(|stage| stage.stage_number);
-    Ok(stages)
+    spi::run(
+        &format!(
+            "SELECT {COLUMNS} FROM {TABLES} JOIN pgtrickle.pgt_stages part ON part.stage = st.pgt_id \
+             WHERE part.pgt_id = $1 ORDER BY part.number"
+        ),
+        &[Value::Int(id)],
+    )
+    .iter()
+    .map(read)
+    .collect()
+}
+
+/// What the stages of a stream table keep, in the same order.
+pub fn stage_queries(id: i64) -> Vec<String> {
+    spi::run(
+        "SELECT st.stage_query FROM pgtrickle.pgt_stages part JOIN pgtrickle.pgt_stream_tables st \
+         ON st.pgt_id = part.stage WHERE part.pgt_id = $1 ORDER BY part.number",
+        &[Value::Int(id)],
+    )
+    .iter()
+    .map(|row| row.text(0))
+    .collect()
+}
+
+/// The stage that keeps `query` for this owner, evaluated under this time zone.
+pub fn stage_that_keeps(
+    query: &str,
+    owner: pg_sys::Oid,
+    timezone: &str,
+) -> Result<Option<StreamTable>> {
+    Ok(select(
+        "st.stage_query = $1 AND c.relowner = $2 AND st.timezone = $3",
+        &[
+            Value::Text(query.to_owned()),
+            Value::Oid(owner),
+            Value::Text(timezone.to_owned()),
+        ],
+    )?
+    .into_iter()
+    .next())
+}
+
+/// Makes `stage` the stage of this number of a stream table.
+pub fn add_stage(id: i64, number: usize, stage: i64) {
+    spi::run(
+        "INSERT INTO pgtrickle.pgt_stages (pgt_id, number, stage) VALUES ($1, $2::pg_catalog.int4, $3)",
+        &[Value::Int(id), Value::Int(number as i64), Value::Int(stage)],
+    );
+}
+
+/// Takes a stream table's stages from it.
+pub fn remove_stages(id: i64) {
+    spi::run(
+        "DELETE FROM pgtrickle.pgt_stages WHERE pgt_id = $1",
+        &[Value::Int(id)],
+    );
+}
+
+/// Takes those stages from a stream table that others have too. Returns whether there were any.
+pub fn leave_shared_stages(id: i64) -> bool {
+    !spi::run(
+        "DELETE FROM pgtrickle.pgt_stages part WHERE part.pgt_id = $1 AND EXISTS \
+         (SELECT FROM pgtrickle.pgt_stages other WHERE other.stage = part.stage AND other.pgt_id <> $1) RETURNING 1",
+        &[Value::Int(id)],
+    )
+    .is_empty()
+}
+
+/// The stream tables that have this stage.
+pub fn users_of_stage(stage: i64) -> Vec<i64> {
+    spi::run(
+        "SELECT pgt_id FROM pgtrickle.pgt_stages WHERE stage = $1 ORDER BY 1",
+        &[Value::Int(stage)],
+    )
+    .iter()
+    .map(|row| row.int(0))
+    .collect()
+}
+
+/// Removes the entries of stages that no stream table has any more. Returns their tables: oid and qualified name.
+pub fn remove_unused_stages() -> Vec<(pg_sys::Oid, String)> {
+    spi::run(
+        "DELETE FROM pgtrickle.pgt_stream_tables st USING pg_catalog.pg_class c, pg_catalog.pg_namespace n \
+         WHERE st.stage_query IS NOT NULL AND NOT EXISTS (SELECT FROM pgtrickle.pgt_stages part WHERE part.stage = st.pgt_id) \
+         AND c.oid = st.pgt_relid AND n.oid = c.relnamespace \
+         RETURNING c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname)",
+        &[],
+    )
+    .iter()
+    .map(|row| (row.oid(0), row.text(1)))
+    .collect()
 }
 
 /// The relation a name stands for under the caller's search_path.
@@ -220,7 +306,7 @@ pub fn by_name(name: &str) -> Result<StreamTable> {
         .hint("pgtrickle.pgt_status() lists the stream tables of this database.")
     };
     let found = select(
-        "st.pgt_relid = pg_catalog.to_regclass($1) AND st.stage_of IS NULL",
+        "st.pgt_relid = pg_catalog.to_regclass($1) AND st.stage_query IS NULL",
         &[Value::Text(name.to_owned())],
     )?;
     if let Some(found) = found.into_iter().next() {
@@ -243,7 +329,8 @@ pub struct NewStreamTable<'a> {
     pub downgrade: Option<(&'a str, &'a str)>,
     pub timezone: &'a str,
     pub layout: &'a str,
-    pub stage: Option<(i64, i64)>,
+    /// What it keeps, for a stage.
+    pub stage_query: Option<&'a str>,
     pub diamond_consistency: Option<&'a str>,
     pub diamond_schedule_policy: Option<&'a str>,
 }
@@ -251,16 +338,12 @@ pub struct NewStreamTable<'a> {
 /// Registers a stream table under `id`.
 pub fn insert(id: i64, new: &NewStreamTable<'_>) -> Result<()> {
     let optional = |text: Option<&str>| Value::OptionalText(text.map(str::to_owned));
-    let (stage_of, stage_number) = match new.stage {
-        Some((of, number)) => (Value::Int(of), Value::Int(number)),
-        None => (Value::NullInt, Value::NullInt),
-    };
     let row = spi::first(
         "INSERT INTO pgtrickle.pgt_stream_tables (pgt_id, pgt_relid, def_view, schedule, refresh_mode, effective_refresh_mode, \
-         downgrade_reason, downgrade_hint, status, timezone, layout, stage_of, stage_number, diamond_consistency, \
+         downgrade_reason, downgrade_hint, status, timezone, layout, stage_query, diamond_consistency, \
          diamond_schedule_policy) \
          VALUES ($1, $2::pg_catalog.regclass, $3::pg_catalog.regclass, $4, $5, $6, $7, $8, 'INITIALIZING', $9, $10, \
-         $11, $12, $13, $14) RETURNING pgt_id",
+         $11, $12, $13) RETURNING pgt_id",
         &[
             Value::Int(id),
             Value::Oid(new.relid),
@@ -272,8 +355,7 @@ pub fn insert(id: i64, new: &NewStreamTable<'_>) -> Result<()> {
             optional(new.downgrade.map(|(_, hint)| hint)),
             Value::Text(new.timezone.to_owned()),
             Value::Text(new.layout.to_owned()),
-            stage_of,
-            stage_number,
+            optional(new.stage_query),
             optional(new.diamond_consistency),
             optional(new.diamond_schedule_policy),
         ],
@@ -367,8 +449,8 @@ pub fn dependents(source: pg_sys::Oid) -> Vec<i64> {
 /// The stream tables (not stages) that read stream table `relid`, directly or through a stage.
 pub fn downstream_of(relid: pg_sys::Oid) -> Vec<i64> {
     spi::run(
-        "SELECT DISTINCT COALESCE(st.stage_of, st.pgt_id) FROM pgtrickle.pgt_dependencies d \
-         JOIN pgtrickle.pgt_stream_tables st USING (pgt_id) WHERE d.source::pg_catalog.oid = $1 ORDER BY 1",
+        "SELECT DISTINCT u.pgt_id FROM pgtrickle.pgt_dependencies d \
+         JOIN pgtrickle.pgt_units u ON u.unit = d.pgt_id WHERE d.source::pg_catalog.oid = $1 ORDER BY 1",
         &[Value::Oid(relid)],
     )
     .iter()

@@ -171,7 +171,7 @@ fn change_query(table: &StreamTable, query: &str) -> Result<()> {
         depend::release_part(table.view);
         depend::make_part(view, table.relid);
         spi::run(
-            "UPDATE pgtrickle.pgt_stream_tables SET def_view = $2::pg_catalog.regclass WHERE pgt_id = $1 OR stage_of = $1",
+            "UPDATE pgtrickle.pgt_stream_tables SET def_view = $2::pg_catalog.regclass WHERE pgt_id = $1",
             &[Value::Int(table.id), Value::Oid(view)],
         );
         depend::command_done();

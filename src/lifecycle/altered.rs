@@ -35,6 +35,12 @@ pub fn stream_table_altered(relid: pg_sys::Oid) -> Result<()> {
         .detail("Its columns are those of its defining query.")
         .hint("Change the query with pgtrickle.alter_stream_table() or create_or_replace_stream_table()."));
     }
+    if table.is_stage {
+        catalog::outdate_writer(relid);
+        return Ok(());
+    }
+    // Stages are shared with stream tables of one owner only.
+    catalog::leave_shared_stages(table.id);
     let role = pgt_ivm::sql::quote_identifier(&storage::owner_name(table.owner));
     spi::command(&format!("ALTER VIEW {} OWNER TO {role}", table.view_name));
     for stage in catalog::stages_of(table.id)? {
@@ -49,12 +55,7 @@ pub fn stream_table_altered(relid: pg_sys::Oid) -> Result<()> {
     }
     storage::grant_log(relid)?;
     storage::bump_generation(table.id);
-    for reader in catalog::dependents(relid) {
-        storage::bump_generation(reader);
-        if let Some(owner) = catalog::load(reader)?.stage_of {
-            storage::bump_generation(owner);
-        }
-    }
+    catalog::outdate_readers(relid);
     xact::definitions_will_change();
     Ok(())
 }

@@ -100,7 +100,7 @@ pub fn create(definition: &Definition<'_>) -> Result<StreamTable> {
                     .map(|refusal| (refusal.reason.as_str(), refusal.hint.as_str())),
                 timezone: &timezone,
                 layout: &layout,
-                stage: None,
+                stage_query: None,
                 diamond_consistency: definition.diamond_consistency,
                 diamond_schedule_policy: definition.diamond_schedule_policy,
             },
@@ -339,11 +339,26 @@ pub(super) fn attach_sources(
     let mut touched: BTreeSet<u32> = BTreeSet::new();
     let mut stage_relids: Vec<pg_sys::Oid> = Vec::new();
     let mut units: Vec<(i64, Reads)> = Vec::new();
+    // Stages that were there before.
+    let mut found: BTreeSet<i64> = BTreeSet::new();
     match planned {
         Some(planned) => {
             let mut stored = Vec::new();
             for (number, stage) in planned.stages.iter().enumerate() {
-                let (id, relid, name) = create_stage(table, number, &stage.query)?;
+                let kept = refresh::stage_query(&stage.query, &stage_relids)?;
+                let (id, relid, name) =
+                    match catalog::stage_that_keeps(&kept, table.owner, &table.timezone)? {
+                        Some(known) => {
+                            lock::stream_table(catalog_oid, known.id);
+                            found.insert(known.id);
+                            (known.id, known.relid, known.name)
+                        }
+                        None => create_stage(table, &kept, &stage.query)?,
+                    };
+                {
+                    let _scope = Scope::internal();
+                    catalog::add_stage(table.id, number, id);
+                }
                 let reads = read_columns(&stage.query, &stage_relids)?;
                 stage_relids.push(relid);
                 stored.push((relid, name));
@@ -399,20 +414,18 @@ pub(super) fn attach_sources(
                 let visible = all_visible_columns(&upstream)?;
                 let changed = capture::ensure_stream(source, &visible)?;
                 if changed {
-                    storage::bump_generation(upstream.id);
-                    if let Some(owner) = upstream.stage_of {
-                        storage::bump_generation(owner);
-                    }
+                    catalog::outdate_writer(source);
                 }
                 changed
             }
             SourceType::Uncaptured => false,
         };
         if changed {
+            catalog::outdate_readers(source);
+            // Perhaps nothing was captured for a while.
             for reader in catalog::dependents(source) {
-                storage::bump_generation(reader);
-                if let Some(owner) = catalog::load(reader)?.stage_of {
-                    storage::bump_generation(owner);
+                if found.contains(&reader) {
+                    super::rebuild::require_reinit(reader, "its source is captured anew");
                 }
             }
         }
@@ -474,7 +487,7 @@ fn all_visible_columns(table: &StreamTable) -> Result<BTreeSet<i16>> {
 /// Creates the table of a stage, owned by the stream table's owner, and registers it.
 fn create_stage(
     table: &StreamTable,
-    number: usize,
+    kept: &str,
     query: &pgt_ivm::rel::Query,
 ) -> Result<(i64, pg_sys::Oid, Name)> {
     let layout = Layout::of(query);
@@ -491,14 +504,14 @@ fn create_stage(
         id,
         &NewStreamTable {
             relid,
-            view: table.view,
+            view: relid,
             schedule: &table.schedule,
             mode: table.mode,
             effective: Mode::Differential,
             downgrade: None,
             timezone: &table.timezone,
             layout: &layout,
-            stage: Some((table.id, number as i64)),
+            stage_query: Some(kept),
             diamond_consistency: None,
             diamond_schedule_policy: None,
         },

@@ -40,7 +40,7 @@ pub fn forget_dropped() {
     let _quiet = entry::defining();
     super::groups::forget_dropped_sources();
     let gone = spi::run(
-        "SELECT st.pgt_id FROM pgtrickle.pgt_stream_tables st WHERE st.stage_of IS NULL AND NOT EXISTS \
+        "SELECT st.pgt_id FROM pgtrickle.pgt_stream_tables st WHERE st.stage_query IS NULL AND NOT EXISTS \
          (SELECT FROM pg_catalog.pg_class c WHERE c.oid = st.pgt_relid::pg_catalog.oid)",
         &[],
     );
@@ -64,16 +64,10 @@ pub fn forget_dropped() {
     }
 }
 
-/// Removes a stream table's stages and catalog rows.
+/// Removes a stream table's catalog rows, and the stages that only it had.
 fn forget(id: i64) {
-    let stages = spi::run(
-        "SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pgtrickle.pgt_stream_tables st \
-         JOIN pg_catalog.pg_class c ON c.oid = st.pgt_relid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-         WHERE st.stage_of = $1",
-        &[Value::Int(id)],
-    );
     spi::run(
-        "DELETE FROM pgtrickle.pgt_stream_tables WHERE pgt_id = $1 OR stage_of = $1",
+        "DELETE FROM pgtrickle.pgt_stream_tables WHERE pgt_id = $1",
         &[Value::Int(id)],
     );
     spi::run(
@@ -84,14 +78,14 @@ fn forget(id: i64) {
         "DELETE FROM pgtrickle.pgt_held WHERE pgt_id = $1",
         &[Value::Int(id)],
     );
-    drop_stages(&stages);
+    drop_unused_stages();
 }
 
-/// Drops stage tables, given as (oid, qualified name).
-pub(super) fn drop_stages(stages: &[spi::Row]) {
-    for stage in stages {
-        depend::release_member(stage.oid(0));
+/// Drops the stages that no stream table has any more.
+pub(super) fn drop_unused_stages() {
+    for (relid, table) in catalog::remove_unused_stages() {
+        depend::release_member(relid);
         depend::command_done();
-        spi::command(&format!("DROP TABLE IF EXISTS {}", stage.text(1)));
+        spi::command(&format!("DROP TABLE IF EXISTS {table}"));
     }
 }

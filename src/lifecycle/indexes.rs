@@ -60,7 +60,7 @@ pub(super) fn index_stages(planned: &Planned, stages: &[(pg_sys::Oid, Name)]) {
         };
         for attnum in columns {
             let column = name(*attnum);
-            if served(column) {
+            if served(column) || relation::has_index_on(*relid, *attnum) {
                 continue;
             }
             let distinct = identity == Identity::Group(vec![column.clone()]);

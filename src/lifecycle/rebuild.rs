@@ -76,6 +76,12 @@ fn fits(table: &StreamTable) -> Result<bool> {
             return Ok(false);
         }
     }
+    if let Some(planned) = &planned {
+        let relations: Vec<pg_sys::Oid> = stages.iter().map(|stage| stage.relid).collect();
+        if refresh::stage_queries(planned, &relations)? != catalog::stage_queries(table.id) {
+            return Ok(false);
+        }
+    }
     reads_what_is_recorded(table, &stages, &analysis, planned.as_ref())
 }
 
@@ -157,7 +163,6 @@ pub(super) fn rebuild(table: &StreamTable, new_view: Option<pg_sys::Oid>) -> Res
             depend::make_part(view, table.relid);
             depend::needs_extension(table.relid);
         }
-        drop_stages_of(table.id);
         let stored = storage::read_layout(&table.layout)?;
         if !storage::same_shape(&stored, &layout) || !index_fits(table, &layout)? {
             change_storage(table, &stored, &layout)?;
@@ -179,7 +184,19 @@ pub(super) fn rebuild(table: &StreamTable, new_view: Option<pg_sys::Oid>) -> Res
         require_reinit(table.id, "definition changed");
     }
     let table = catalog::load(table.id)?;
+    {
+        let _scope = Scope::internal();
+        // Those it had are found again where nothing about them has changed, but not what they hold.
+        catalog::remove_stages(table.id);
+    }
     create::attach_sources(&table, &analysis, planned.as_ref())?;
+    {
+        let _scope = Scope::internal();
+        dropped::drop_unused_stages();
+        for stage in catalog::stages_of(table.id)? {
+            require_reinit(stage.id, "definition changed");
+        }
+    }
     capture::release_unread();
     super::groups::definition_changed(&table)?;
     xact::definition_will_change(table.id);
@@ -278,18 +295,4 @@ fn change_storage(table: &StreamTable, stored: &Layout, layout: &Layout) -> Resu
     }
     storage::create_index(&table.name, layout);
     Ok(())
-}
-
-fn drop_stages_of(id: i64) {
-    let stages = spi::run(
-        "SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pgtrickle.pgt_stream_tables st \
-         JOIN pg_catalog.pg_class c ON c.oid = st.pgt_relid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-         WHERE st.stage_of = $1",
-        &[Value::Int(id)],
-    );
-    spi::run(
-        "DELETE FROM pgtrickle.pgt_stream_tables WHERE stage_of = $1",
-        &[Value::Int(id)],
-    );
-    dropped::drop_stages(&stages);
 }

@@ -9,6 +9,7 @@ pub mod image;
 pub mod lock;
 pub mod node;
 pub mod parse;
+pub mod planner;
 pub mod relation;
 pub mod session;
 pub mod shared;

@@ -39,6 +39,18 @@ pub fn lookup_method(relation: pg_sys::Oid, attnum: i16, distinct: bool) -> Opti
     }
 }
 
+/// An index finds rows by this column, first of all.
+pub fn has_index_on(relation: pg_sys::Oid, attnum: i16) -> bool {
+    super::spi::first(
+        "SELECT 1 FROM pg_catalog.pg_index WHERE indrelid = $1 AND indkey[0] = $2 AND indpred IS NULL",
+        &[
+            super::spi::Value::Oid(relation),
+            super::spi::Value::Int(i64::from(attnum)),
+        ],
+    )
+    .is_some()
+}
+
 /// Tells every backend, at commit, that what it remembers of `relation` is outdated.
 pub fn invalidate(relation: pg_sys::Oid) {
     // SAFETY: queues an invalidation message.

@@ -24,7 +24,6 @@ pub enum Value {
     Xid8(u64),
     Xid8Array(Vec<u64>),
     IntArray(Vec<i64>),
-    NullInt,
     /// Microseconds since 2000-01-01 UTC.
     Timestamp(i64),
     OptionalTimestamp(Option<i64>),
@@ -34,7 +33,7 @@ impl Value {
     fn oid(&self) -> pg_sys::Oid {
         match self {
             Value::Bool(_) => pg_sys::BOOLOID,
-            Value::Int(_) | Value::NullInt => pg_sys::INT8OID,
+            Value::Int(_) => pg_sys::INT8OID,
             Value::Oid(_) => pg_sys::OIDOID,
             Value::Text(_) | Value::OptionalText(_) => pg_sys::TEXTOID,
             Value::Float(_) => pg_sys::FLOAT8OID,
@@ -70,7 +69,6 @@ impl Value {
                     .collect(),
                 pg_sys::INT8OID,
             ),
-            Value::NullInt => return None,
         })
     }
 }

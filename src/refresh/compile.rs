@@ -10,7 +10,7 @@ use std::rc::Rc;
 use pgrx::pg_sys;
 use pgt_ivm::apply::{Layout, Target};
 use pgt_ivm::rel::{OutputColumn, Query, SourceId};
-use pgt_ivm::rewrite::{self, STAGE_SOURCE};
+use pgt_ivm::rewrite::{self, Planned, STAGE_SOURCE};
 use pgt_ivm::scalar::Type;
 use pgt_ivm::sql::ast::Name;
 use pgt_ivm::sql::{SourceTable, Sources};
@@ -157,10 +157,33 @@ pub fn columns_read(query: &Query) -> BTreeMap<SourceId, BTreeSet<i16>> {
     columns
 }
 
+/// What stages keep, by which equal ones are found: their queries over relations. `relations`: those of the stages.
+pub fn stage_queries(planned: &Planned, relations: &[pg_sys::Oid]) -> Result<Vec<String>> {
+    planned
+        .stages
+        .iter()
+        .map(|stage| stage_query(&stage.query, relations))
+        .collect()
+}
+
+/// What a stage keeps. `relations`: those of the stages before it.
+pub fn stage_query(query: &Query, relations: &[pg_sys::Oid]) -> Result<String> {
+    let number = |source: SourceId| source.0.checked_sub(STAGE_SOURCE);
+    let resolved = rewrite::with_sources(query, |source| {
+        number(source)
+            .and_then(|number| relations.get(number as usize))
+            .map_or(source, |relid| SourceId(u64::from(relid.to_u32())))
+    });
+    serde_json::to_string(&resolved).map_err(|problem| {
+        Error::new(Kind::Internal, "a query could not be stored").detail(problem.to_string())
+    })
+}
+
 fn incremental_units(table: &StreamTable, query: &Query) -> Result<Vec<Unit>> {
     let planned = rewrite::cut(query);
     let stage_rows = catalog::stages_of(table.id)?;
-    if stage_rows.len() != planned.stages.len() {
+    let relations: Vec<pg_sys::Oid> = stage_rows.iter().map(|stage| stage.relid).collect();
+    if stage_queries(&planned, &relations)? != catalog::stage_queries(table.id) {
         return Err(Error::new(
             Kind::State,
             format!(

@@ -13,7 +13,7 @@ use super::unit::{How, UnitOutcome};
 use super::verify::Comparison;
 use crate::capture;
 use crate::catalog::{
-    self, Action, Group, HistoryRow, InitiatedBy, Mode, SourceType, Status, Success,
+    self, Action, Group, HistoryRow, InitiatedBy, Mode, SourceType, Status, StreamTable, Success,
 };
 use crate::config::{Broken, RefreshSettings};
 use crate::error::{Error, Kind, Result};
@@ -66,7 +66,7 @@ pub struct Outcome {
 /// Fails with 0A000 if this transaction has written to a source: what it wrote would be seen now and again later.
 pub fn refresh(request: &Request) -> Result<Vec<Outcome>> {
     let catalog_oid = catalog::installed()?;
-    let mut locked: BTreeSet<i64> = BTreeSet::new();
+    let mut locked: Vec<i64> = Vec::new();
     // The definitions may have changed while the locks were waited for.
     for _ in 0..10 {
         for id in std::mem::take(&mut locked) {
@@ -75,10 +75,16 @@ pub fn refresh(request: &Request) -> Result<Vec<Outcome>> {
         let (order, groups) = extent(&request.ids, request.with_upstream)?;
         // In the order of ids: refreshes that meet wait for each other and not in a circle.
         locked.extend(&order);
+        locked.sort_unstable();
         for id in &locked {
             lock::stream_table(catalog_oid, *id);
         }
         let compiled = compile_all(&order, &request.ids)?;
+        // Others may have the same stages; whoever holds one waits for no stream table any more.
+        for id in stages(&compiled) {
+            lock::stream_table(catalog_oid, id);
+            locked.push(id);
+        }
         if !groups.is_empty() && !is_extent(&order, request.with_upstream)? {
             continue;
         }
@@ -125,6 +131,21 @@ pub fn refresh(request: &Request) -> Result<Vec<Outcome>> {
     .hint("Try again."))
 }
 
+/// The stages of these stream tables.
+fn stages(compiled: &[Rc<Compiled>]) -> BTreeSet<i64> {
+    compiled
+        .iter()
+        .flat_map(|stream_table| {
+            let own = stream_table.table.id;
+            stream_table
+                .units
+                .iter()
+                .map(|unit| unit.id)
+                .filter(move |id| *id != own)
+        })
+        .collect()
+}
+
 /// Without statistics the planner does no harm to a table of fewer rows.
 const WORTH_ANALYZING: i64 = 1_000;
 
@@ -156,6 +177,13 @@ pub fn extent(ids: &[i64], with_upstream: bool) -> Result<(Vec<i64>, Vec<Group>)
         }
         wanted.extend(missing);
     }
+}
+
+/// This definition is compiled, reads no stream table and is in no group: its extent is itself, and it is ready.
+pub fn stands_alone(table: &StreamTable) -> bool {
+    table.consistency_group.is_none()
+        && cache::kept(table.id)
+            .is_some_and(|known| known.is_of(table) && known.upstream().is_empty())
 }
 
 /// The stream tables are still whole groups.

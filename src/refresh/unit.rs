@@ -15,6 +15,7 @@ use crate::catalog::{Action, RefreshState};
 use crate::config::{Broken, RefreshSettings, Strategy};
 use crate::error::{Error, Kind, Result};
 use crate::pg::direct::LogScan;
+use crate::pg::planner::Expectation;
 use crate::pg::session::{self, Scope};
 use crate::pg::shared;
 use crate::pg::snapshot::{Snapshot, transaction_time};
@@ -25,7 +26,7 @@ use crate::pg::xact;
 const PROBE_CAP: u64 = 1_000_001;
 
 /// Plans are made for deltas of at most this many log rows per source, and for larger ones.
-const SIZE_CLASSES: [u64; 3] = [10, 1_000, 100_000];
+const SIZE_CLASSES: [u64; 4] = [10, 1_000, 10_000, 100_000];
 
 /// Deltas of at most this many log rows are small.
 const SMALL_DELTA: u64 = 1_000;
@@ -394,6 +395,7 @@ impl Unit {
                 .chain(moved.then_some(CLOCK))
                 .collect(),
             limit: SIZE_CLASSES.iter().copied().find(|class| largest <= *class),
+            open: !matches!(values.get(1), Some(Value::Xid8Array(open)) if open.is_empty()),
             care: self.care(),
         };
         let row = match xact::attempt(|| self.apply((&change, filled), values, settings, under)) {
@@ -494,20 +496,57 @@ impl Unit {
                 .insert(kind, plan.clone());
             plan
         });
-        // Small deltas are looked up through indexes; with the default the planner would rather read small tables whole.
-        let small = change.limit.is_some_and(|limit| limit <= SMALL_DELTA);
-        let _scope = (small && !plan.is_planned()).then(|| {
-            let scope = Scope::settings();
+        let _scope = (!plan.is_planned()).then(|| self.planning(change));
+        match plan.run(values, under).into_iter().next() {
+            Some(row) => row,
+            None => pgrx::error!("an apply statement returned no row"),
+        }
+    }
+
+    /// What the planner has to be told, until this is dropped, where a statement for a change is planned.
+    fn planning(&self, change: &Change) -> (Scope, Option<Expectation>) {
+        let scope = Scope::settings();
+        if change.limit.is_some_and(|limit| limit <= SMALL_DELTA) {
+            // Small deltas are looked up through indexes; with the default the planner would rather read small tables whole.
             session::set("random_page_cost", "1.1");
             if change.care != Care::Careful {
                 // What follows from a small change is mostly small; the planner expects each step to make ten times as much.
                 session::set("recursive_worktable_factor", "1");
             }
-            scope
+        }
+        let expected = change.limit.map(|limit| {
+            let segments = change
+                .dirty
+                .iter()
+                .filter_map(|id| self.source_refs.get(id));
+            Expectation::of(
+                segments
+                    .flat_map(|reference| &reference.segments)
+                    .map(|segment| (*segment, limit as f64)),
+            )
         });
-        match plan.run(values, under).into_iter().next() {
-            Some(row) => row,
-            None => pgrx::error!("an apply statement returned no row"),
+        (scope, expected)
+    }
+
+    /// The plan of the statement that applies a change of `dirty` sources with at most `limit` rows of each.
+    pub fn explain(
+        &self,
+        dirty: &BTreeSet<SourceId>,
+        limit: u64,
+        format: &str,
+    ) -> Result<Vec<String>> {
+        let statement = self.differential_statement(dirty, Some(limit))?;
+        let _planning = self.planning(&self.change(dirty, Some(limit)));
+        Ok(spi::explain(&statement.to_string(), format))
+    }
+
+    /// Any change of these sources.
+    fn change(&self, dirty: &BTreeSet<SourceId>, limit: Option<u64>) -> Change {
+        Change {
+            dirty: dirty.clone(),
+            limit,
+            open: true,
+            care: Care::Fast,
         }
     }
 
@@ -524,17 +563,12 @@ impl Unit {
             )
             .hint("pgtrickle.explain_refresh_mode() tells why.")
         })?;
-        let change = Change {
-            dirty: dirty.clone(),
-            limit,
-            care: Care::Fast,
-        };
         Ok(apply::differential(
             query,
             &self.layout,
             &self.sources,
             &self.target,
-            &change,
+            &self.change(dirty, limit),
         ))
     }
 

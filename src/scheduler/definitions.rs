@@ -152,15 +152,15 @@ fn read(
 ) -> BTreeMap<i64, Known> {
     let rows = spi::run(
         &format!(
-            "WITH st AS MATERIALIZED (SELECT * FROM pgtrickle.pgt_stream_tables st WHERE st.stage_of IS NULL \
+            "WITH st AS MATERIALIZED (SELECT * FROM pgtrickle.pgt_stream_tables st WHERE st.stage_query IS NULL \
              AND {condition} ORDER BY st.pgt_id LIMIT $2) \
              SELECT st.pgt_id, st.schedule, st.tier, \
              st.status IN ('ACTIVE', 'INITIALIZING') AND st.effective_refresh_mode <> 'IMMEDIATE' AND NOT EXISTS (SELECT FROM pgtrickle.pgt_held h WHERE h.pgt_id = st.pgt_id), \
              (EXTRACT(epoch FROM s.last_refresh_at) * 1000)::pg_catalog.int8, d.source::pg_catalog.oid, d.source_type, \
              up.pgt_id, st.moves FROM st LEFT JOIN pgtrickle.pgt_refresh_state s USING (pgt_id) \
              LEFT JOIN LATERAL (SELECT d.* FROM pgtrickle.pgt_dependencies d WHERE d.pgt_id = st.pgt_id UNION ALL \
-             SELECT d.* FROM pgtrickle.pgt_stream_tables u JOIN pgtrickle.pgt_dependencies d ON d.pgt_id = u.pgt_id \
-             WHERE u.stage_of = st.pgt_id) d ON true \
+             SELECT d.* FROM pgtrickle.pgt_stages u JOIN pgtrickle.pgt_dependencies d ON d.pgt_id = u.stage \
+             WHERE u.pgt_id = st.pgt_id) d ON true \
              LEFT JOIN pgtrickle.pgt_stream_tables up ON up.pgt_relid = d.source AND d.source_type = 'stream_table'"
         ),
         &[value, Value::Int(limit)],

@@ -504,3 +504,36 @@ fn stages_learn_that_a_layout_of_their_source_is_gone() {
     s.exec("update s set n = n + 1 where k = 2");
     staged.follows(&mut s);
 }
+
+#[test]
+fn a_log_is_read_through_its_index_whatever_its_size_was_when_the_plan_was_made() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec(
+        "create table t (id int primary key, k int, n int);
+         insert into t select i, i % 10, i from generate_series(1, 10000) i;",
+    );
+    let v = s.stream_table("v", "select k, sum(n) as n from t group by k");
+    let whole = |s: &mut Session| {
+        s.exec("select pg_stat_force_next_flush()");
+        s.number(
+            "select coalesce(sum(seq_scan), 0)::bigint from pg_stat_all_tables
+             where schemaname = 'pgtrickle_changes'",
+        )
+    };
+    let before = whole(&mut s);
+    for change in ["where id = 1", "", "where id = 2"] {
+        s.exec(&format!("update t set n = n + 1 {change}"));
+        v.follows(&mut s);
+    }
+    assert_eq!(whole(&mut s), before);
+    let plan = s.lines("select * from pgtrickle.explain_delta('v')");
+    assert!(
+        plan.iter().any(|line| line.contains("Index Scan")),
+        "{plan:?}"
+    );
+    assert!(
+        !plan.iter().any(|line| line.contains("Seq Scan")),
+        "{plan:?}"
+    );
+}

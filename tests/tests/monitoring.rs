@@ -232,7 +232,7 @@ fn intermediate_results_stay_inside() {
         "select total, count(*) as groups from (select g, sum(n) as total from s group by g) q group by total",
     );
     assert!(
-        s.number("select count(*) from pgtrickle.pgt_stream_tables where stage_of is not null") > 0,
+        s.number("select count(*) from pgtrickle.pgt_stages") > 0,
         "the query has an intermediate result"
     );
     s.exec("insert into s values (100, 1, 5)");

@@ -26,7 +26,7 @@ fn seeds(first: u64) -> (u64, bool) {
 
 fn time() -> Duration {
     const NAME: &str = "PGT_RANDOM_SECONDS";
-    let default = if env::var_os("CI").is_some() { 120 } else { 30 };
+    let default = if env::var_os("CI").is_some() { 150 } else { 30 };
     Duration::from_secs(env::var(NAME).map_or(default, |text| number(NAME, &text)))
 }
 

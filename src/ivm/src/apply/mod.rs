@@ -45,6 +45,8 @@ pub struct Change {
     pub dirty: BTreeSet<SourceId>,
     /// A bound of the logged rows of any one source.
     pub limit: Option<u64>,
+    /// Transactions were in progress when the sources were last read; what they logged since is part of the change.
+    pub open: bool,
     pub care: Care,
 }
 
@@ -78,7 +80,7 @@ impl Change {
     /// The changes of the sources, netted or as they were logged.
     fn delta_tables(&self, sources: &Sources, net: bool, early: &EarlyConditions) -> Vec<Cte> {
         self.sources()
-            .flat_map(|id| sql::delta_table(id, &sources[&id], self.limit, net, early.get(&id)))
+            .flat_map(|id| sql::delta_table(id, &sources[&id], self.open, net, early.get(&id)))
             .collect()
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     AggregateCall, Body, ColId, Moving, PartitionInput, Recursion, Rel, Scan, ScanColumn, SortKey,
-    Term,
+    SourceId, Term,
 };
 use crate::scalar::Scalar;
 
@@ -11,6 +11,10 @@ pub trait Numbers {
     /// The new id of a column; the same for the same column.
     fn column(&mut self, id: ColId) -> ColId;
     fn instance(&mut self, instance: u32) -> u32;
+    /// What stands for a source.
+    fn source(&mut self, source: SourceId) -> SourceId {
+        source
+    }
 }
 
 /// The same tree with every column and instance renumbered.
@@ -24,7 +28,7 @@ pub fn copy(rel: &Rel, numbers: &mut dyn Numbers) -> Rel {
     match rel {
         Rel::Unit => Rel::Unit,
         Rel::Scan(scan) => Rel::Scan(Scan {
-            source: scan.source,
+            source: numbers.source(scan.source),
             instance: numbers.instance(scan.instance),
             at: scan.at,
             columns: scan

@@ -2,4 +2,4 @@
 
 mod stages;
 
-pub use stages::{Planned, STAGE_SOURCE, Stage, cut};
+pub use stages::{Planned, STAGE_SOURCE, Stage, cut, with_sources};

@@ -23,6 +23,28 @@ pub struct Stage {
     pub query: Query,
 }
 
+/// `query` with other names of its sources.
+pub fn with_sources(query: &Query, sources: impl Fn(SourceId) -> SourceId) -> Query {
+    struct Sources<F>(F);
+    impl<F: Fn(SourceId) -> SourceId> Numbers for Sources<F> {
+        fn column(&mut self, id: ColId) -> ColId {
+            id
+        }
+
+        fn instance(&mut self, instance: u32) -> u32 {
+            instance
+        }
+
+        fn source(&mut self, source: SourceId) -> SourceId {
+            (self.0)(source)
+        }
+    }
+    Query {
+        root: rel::copy(&query.root, &mut Sources(sources)),
+        output: query.output.clone(),
+    }
+}
+
 /// A query cut into plans: stages in the order they have to be maintained, then the result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Planned {

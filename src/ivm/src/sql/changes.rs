@@ -5,16 +5,20 @@ use super::lower::{SourceTable, delta_name, fill, image, log_column, param, unio
 use crate::delta::Early;
 use crate::rel::SourceId;
 
-/// Condition that a log row (table alias `l`) is new to the reader.
-fn unseen(source: &SourceTable) -> Expr {
+/// Condition that a log row (table alias `l`) is new to the reader. `open`: transactions were in progress at its frontier.
+fn unseen(source: &SourceTable, open: bool) -> Expr {
     match source.version {
         None => {
             let xid = Expr::column("l", "xid");
+            let later = Expr::And(vec![
+                xid.clone().infix(">=", Expr::Param(param::XMAX)),
+                xid.clone().infix("<", Expr::Param(param::BOUND)),
+            ]);
+            if !open {
+                return later;
+            }
             Expr::Or(vec![
-                Expr::And(vec![
-                    xid.clone().infix(">=", Expr::Param(param::XMAX)),
-                    xid.clone().infix("<", Expr::Param(param::BOUND)),
-                ]),
+                later,
                 Expr::EqualAny(Box::new(xid), Box::new(Expr::Param(param::IN_PROGRESS))),
             ])
         }
@@ -29,8 +33,13 @@ fn unseen(source: &SourceTable) -> Expr {
 }
 
 /// The new log rows that pass the early conditions.
-fn log_branches(source: &SourceTable, items: &[(Expr, String)], early: Option<&Early>) -> Query {
-    let mut conditions = vec![unseen(source)];
+fn log_branches(
+    source: &SourceTable,
+    open: bool,
+    items: &[(Expr, String)],
+    early: Option<&Early>,
+) -> Query {
+    let mut conditions = vec![unseen(source, open)];
     if let Some(early) = early {
         conditions.extend(early.conditions.iter().map(|condition| {
             fill(condition, &|id| match early.columns.get(&id) {
@@ -56,19 +65,15 @@ fn log_branches(source: &SourceTable, items: &[(Expr, String)], early: Option<&E
     union_all(branches)
 }
 
-/// The largest bound of a delta that tells the planner more than it assumes of a log anyway.
-const TELLING: u64 = 10_000;
-
 /// The change of a source since the frontier, as CTEs of which the last is named by [`delta_name`]: its columns and the
 /// weight `w` (integer).
 ///
 /// With `net` there is one row per distinct image, so that no expression computed from it ever sees a value that was in
-/// neither state; without, whoever reads it has to sum up weights. `limit` is an upper bound of the number of logged
-/// rows, known from the probe: it tells the planner the size of the delta and never cuts.
+/// neither state; without, whoever reads it has to sum up weights.
 pub fn delta_table(
     id: SourceId,
     source: &SourceTable,
-    limit: Option<u64>,
+    open: bool,
     net: bool,
     early: Option<&Early>,
 ) -> Vec<Cte> {
@@ -83,46 +88,21 @@ pub fn delta_table(
             .map(|name| (Expr::column(alias, name.clone()), name.clone()))
             .collect()
     };
-    let materialized = |name: String, query: Query| Cte {
-        name,
-        materialized: true,
-        body: CteBody::Query(query),
-    };
     let weight = |value: Expr| (value.cast("pg_catalog.int4"), "w".to_owned());
 
     let mut items = plain("l");
     items.push(weight(Expr::column("l", "w")));
-    let log = log_branches(source, &items, early);
-    let logged = format!("{}_log", delta_name(id));
     let name = if net {
         format!("{}_raw", delta_name(id))
     } else {
         delta_name(id)
     };
     // Read once it is no step of its own.
-    let step = |query: Query| Cte {
+    let mut ctes = vec![Cte {
         name: name.clone(),
         materialized: false,
-        body: CteBody::Query(query),
-    };
-    // The limit stands outside the scan of the log: on the scan itself it would promise early matches.
-    let mut ctes = match limit.filter(|limit| *limit <= TELLING) {
-        None => vec![step(log)],
-        Some(limit) => {
-            let mut items = plain("l");
-            items.push((Expr::column("l", "w"), "w".into()));
-            let bounded = Select {
-                items,
-                from: vec![From::Cte {
-                    name: logged.clone(),
-                    alias: "l".into(),
-                }],
-                limit: Some(limit),
-                ..Select::default()
-            };
-            vec![materialized(logged, log), step(bounded.into())]
-        }
-    };
+        body: CteBody::Query(log_branches(source, open, &items, early)),
+    }];
     if net {
         let sum = Expr::aggregate("sum", Expr::column("l", "w"));
         let mut items: Vec<(Expr, String)> = columns
@@ -153,7 +133,11 @@ pub fn delta_table(
             having: Some(sum.infix("<>", Expr::Integer(0))),
             ..Select::default()
         };
-        ctes.push(materialized(delta_name(id), select.into()));
+        ctes.push(Cte {
+            name: delta_name(id),
+            materialized: true,
+            body: CteBody::Query(select.into()),
+        });
     }
     ctes
 }

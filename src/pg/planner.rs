@@ -1,0 +1,114 @@
+//! What the planner is told about change logs.
+//!
+//! A log grows while plans stay, and its statistics say nothing about the share of it that is new to a reader. So where a
+//! delta statement is planned, its logs are read through their indexes if that is possible at all, and the rows that come
+//! out of one are those that were counted.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use pgrx::pg_guard;
+use pgrx::pg_sys::{self, NodeTag};
+
+use super::node::list_items;
+
+static mut PREVIOUS_FACTS: pg_sys::get_relation_info_hook_type = None;
+static mut PREVIOUS_PATHS: pg_sys::set_rel_pathlist_hook_type = None;
+
+/// Planner's cost of a row that is found through an index beside those before it: in a log they are.
+const COST_OF_A_ROW: f64 = 0.02;
+
+thread_local! {
+    /// The rows expected of each log, by its oid; empty unless a delta statement is planned.
+    static EXPECTED: RefCell<HashMap<pg_sys::Oid, f64>> = RefCell::new(HashMap::new());
+}
+
+/// Until it is dropped, the planner expects rows of logs.
+pub struct Expectation(());
+
+impl Expectation {
+    /// `rows`: log tables with the number of their rows that are new.
+    pub fn of(rows: impl Iterator<Item = (pg_sys::Oid, f64)>) -> Expectation {
+        EXPECTED.set(rows.collect());
+        Expectation(())
+    }
+}
+
+impl Drop for Expectation {
+    fn drop(&mut self) {
+        EXPECTED.take();
+    }
+}
+
+/// Installs the hooks. Called once, when the library is loaded.
+pub fn install() {
+    // SAFETY: hooks are chained before any statement of this session is planned with them.
+    unsafe {
+        PREVIOUS_FACTS = pg_sys::get_relation_info_hook;
+        pg_sys::get_relation_info_hook = Some(facts);
+        PREVIOUS_PATHS = pg_sys::set_rel_pathlist_hook;
+        pg_sys::set_rel_pathlist_hook = Some(paths);
+    }
+}
+
+fn expected(relation: pg_sys::Oid) -> Option<f64> {
+    EXPECTED.with_borrow(|logs| logs.get(&relation).copied())
+}
+
+/// A log counts as large with one row in it, so that reading it whole is no choice.
+#[pg_guard]
+unsafe extern "C-unwind" fn facts(
+    root: *mut pg_sys::PlannerInfo,
+    relation: pg_sys::Oid,
+    inherited: bool,
+    rel: *mut pg_sys::RelOptInfo,
+) {
+    // SAFETY: arguments are passed on as they came; the node belongs to the planner.
+    unsafe {
+        if let Some(previous) = PREVIOUS_FACTS {
+            pg_sys::ffi::pg_guard_ffi_boundary(|| previous(root, relation, inherited, rel));
+        }
+        if !inherited && expected(relation).is_some() {
+            (*rel).pages = 1 << 20;
+            (*rel).tuples = 1.0;
+        }
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn paths(
+    root: *mut pg_sys::PlannerInfo,
+    rel: *mut pg_sys::RelOptInfo,
+    index: pg_sys::Index,
+    entry: *mut pg_sys::RangeTblEntry,
+) {
+    // SAFETY: arguments are passed on as they came; nodes belong to the planner.
+    unsafe {
+        if let Some(previous) = PREVIOUS_PATHS {
+            pg_sys::ffi::pg_guard_ffi_boundary(|| previous(root, rel, index, entry));
+        }
+        if (*entry).rtekind != pg_sys::RTEKind::RTE_RELATION || (*entry).inh {
+            return;
+        }
+        if let Some(rows) = expected((*entry).relid) {
+            expect(rel, rows.max(1.0));
+        }
+    }
+}
+
+/// `rows` come out of each way to read `rel`.
+unsafe fn expect(rel: *mut pg_sys::RelOptInfo, rows: f64) {
+    // SAFETY: `rel` is a base relation whose paths have been made and not yet been compared.
+    unsafe {
+        (*rel).rows = rows;
+        (*rel).tuples = rows;
+        (*rel).partial_pathlist = std::ptr::null_mut();
+        for path in list_items::<pg_sys::Path>((*rel).pathlist) {
+            (*path).rows = rows;
+            if (*path).type_ != NodeTag::T_Path {
+                // Not a scan of the whole table.
+                (*path).total_cost = (*path).startup_cost + rows * COST_OF_A_ROW;
+            }
+        }
+    }
+}
