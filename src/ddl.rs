@@ -62,7 +62,9 @@ pub fn dropped() {
     );
     let Some(dropped) = dropped else { return };
     if dropped.bool(0) {
-        lifecycle::forget_dropped();
+        if let Err(error) = lifecycle::forget_dropped() {
+            raise(error);
+        }
         let partitioned = spi::run(
             "SELECT s.source FROM pgtrickle.pgt_change_sources s WHERE EXISTS (SELECT FROM \
              pg_catalog.unnest(s.members) m WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = m))",

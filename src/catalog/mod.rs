@@ -26,8 +26,9 @@ pub use state::{
 pub use stream_tables::{
     Dependency, Mode, NewStreamTable, SourceType, Status, StreamTable, add_stage, by_name,
     by_relation, dependencies, dependents, downstream_of, generation, insert, leave_shared_stages,
-    load, load_all, outdate_readers, outdate_writer, remove_stages, remove_unused_stages,
-    replace_dependencies, resolve_name, stage_queries, stage_that_keeps, stages_of, users_of_stage,
+    load, load_all, outdate_readers, outdate_writer, remove_stages, remove_unused_stage,
+    replace_dependencies, resolve_name, stage_queries, stage_that_keeps, stages_of, unused_stages,
+    users_of_stage,
 };
 
 use pgrx::pg_sys;

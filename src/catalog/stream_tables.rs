@@ -222,18 +222,20 @@ pub fn stage_queries(id: i64) -> Vec<String> {
     .collect()
 }
 
-/// The stage that keeps `query` for this owner, evaluated under this time zone.
+/// The stage that keeps `query` in this layout for this owner, evaluated under this time zone.
 pub fn stage_that_keeps(
     query: &str,
+    layout: &str,
     owner: pg_sys::Oid,
     timezone: &str,
 ) -> Result<Option<StreamTable>> {
     Ok(select(
-        "st.stage_query = $1 AND c.relowner = $2 AND st.timezone = $3",
+        "st.stage_query = $1 AND c.relowner = $2 AND st.timezone = $3 AND st.layout = $4",
         &[
             Value::Text(query.to_owned()),
             Value::Oid(owner),
             Value::Text(timezone.to_owned()),
+            Value::Text(layout.to_owned()),
         ],
     )?
     .into_iter()
@@ -277,18 +279,28 @@ pub fn users_of_stage(stage: i64) -> Vec<i64> {
     .collect()
 }
 
-/// Removes the entries of stages that no stream table has any more. Returns their tables: oid and qualified name.
-pub fn remove_unused_stages() -> Vec<(pg_sys::Oid, String)> {
+/// The stages that no stream table has any more.
+pub fn unused_stages() -> Vec<i64> {
     spi::run(
-        "DELETE FROM pgtrickle.pgt_stream_tables st USING pg_catalog.pg_class c, pg_catalog.pg_namespace n \
-         WHERE st.stage_query IS NOT NULL AND NOT EXISTS (SELECT FROM pgtrickle.pgt_stages part WHERE part.stage = st.pgt_id) \
-         AND c.oid = st.pgt_relid AND n.oid = c.relnamespace \
-         RETURNING c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname)",
+        "SELECT st.pgt_id FROM pgtrickle.pgt_stream_tables st WHERE st.stage_query IS NOT NULL AND NOT EXISTS \
+         (SELECT FROM pgtrickle.pgt_stages part WHERE part.stage = st.pgt_id) ORDER BY 1",
         &[],
     )
     .iter()
-    .map(|row| (row.oid(0), row.text(1)))
+    .map(|row| row.int(0))
     .collect()
+}
+
+/// Removes the entry of a stage if no stream table has it. Returns its table: oid and qualified name.
+pub fn remove_unused_stage(stage: i64) -> Option<(pg_sys::Oid, String)> {
+    spi::first(
+        "DELETE FROM pgtrickle.pgt_stream_tables st USING pg_catalog.pg_class c, pg_catalog.pg_namespace n \
+         WHERE st.pgt_id = $1 AND NOT EXISTS (SELECT FROM pgtrickle.pgt_stages part WHERE part.stage = st.pgt_id) \
+         AND c.oid = st.pgt_relid AND n.oid = c.relnamespace \
+         RETURNING c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname)",
+        &[Value::Int(stage)],
+    )
+    .map(|row| (row.oid(0), row.text(1)))
 }
 
 /// The relation a name stands for under the caller's search_path.

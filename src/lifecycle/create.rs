@@ -346,15 +346,13 @@ pub(super) fn attach_sources(
             let mut stored = Vec::new();
             for (number, stage) in planned.stages.iter().enumerate() {
                 let kept = refresh::stage_query(&stage.query, &stage_relids)?;
-                let (id, relid, name) =
-                    match catalog::stage_that_keeps(&kept, table.owner, &table.timezone)? {
-                        Some(known) => {
-                            lock::stream_table(catalog_oid, known.id);
-                            found.insert(known.id);
-                            (known.id, known.relid, known.name)
-                        }
-                        None => create_stage(table, &kept, &stage.query)?,
-                    };
+                let (id, relid, name) = match find_stage(table, &kept, &stage.query)? {
+                    Some(known) => {
+                        found.insert(known.id);
+                        (known.id, known.relid, known.name)
+                    }
+                    None => create_stage(table, &kept, &stage.query)?,
+                };
                 {
                     let _scope = Scope::internal();
                     catalog::add_stage(table.id, number, id);
@@ -482,6 +480,22 @@ pub(super) fn all_columns(relid: pg_sys::Oid) -> BTreeSet<i16> {
 fn all_visible_columns(table: &StreamTable) -> Result<BTreeSet<i16>> {
     let layout = storage::read_layout(&table.layout)?;
     Ok((1..=layout.visible().count() as i16).collect())
+}
+
+/// The stage of another stream table that keeps the same, locked.
+fn find_stage(
+    table: &StreamTable,
+    kept: &str,
+    query: &pgt_ivm::rel::Query,
+) -> Result<Option<StreamTable>> {
+    let layout = storage::layout_text(&Layout::of(query))?;
+    let find = || catalog::stage_that_keeps(kept, &layout, table.owner, &table.timezone);
+    let Some(known) = find()? else {
+        return Ok(None);
+    };
+    lock::stream_table(catalog::installed()?, known.id);
+    // It may have been dropped until then.
+    Ok(find()?.filter(|still| still.id == known.id))
 }
 
 /// Creates the table of a stage, owned by the stream table's owner, and registers it.

@@ -35,7 +35,7 @@ pub fn drop_stream_table(table: &StreamTable, cascade: bool) -> Result<()> {
 }
 
 /// Clears away what belonged to stream tables and sources that are gone. Called after any DROP.
-pub fn forget_dropped() {
+pub fn forget_dropped() -> Result<()> {
     let _scope = Scope::internal();
     let _quiet = entry::defining();
     super::groups::forget_dropped_sources();
@@ -46,6 +46,9 @@ pub fn forget_dropped() {
     );
     for row in &gone {
         forget(row.int(0));
+    }
+    if !gone.is_empty() {
+        drop_unused_stages()?;
     }
     let lost = spi::first(
         "SELECT 1 FROM pgtrickle.pgt_change_sources s WHERE NOT EXISTS \
@@ -62,9 +65,10 @@ pub fn forget_dropped() {
             xact::definitions_will_change();
         }
     }
+    Ok(())
 }
 
-/// Removes a stream table's catalog rows, and the stages that only it had.
+/// Removes a stream table's catalog rows.
 fn forget(id: i64) {
     spi::run(
         "DELETE FROM pgtrickle.pgt_stream_tables WHERE pgt_id = $1",
@@ -78,14 +82,19 @@ fn forget(id: i64) {
         "DELETE FROM pgtrickle.pgt_held WHERE pgt_id = $1",
         &[Value::Int(id)],
     );
-    drop_unused_stages();
 }
 
 /// Drops the stages that no stream table has any more.
-pub(super) fn drop_unused_stages() {
-    for (relid, table) in catalog::remove_unused_stages() {
-        depend::release_member(relid);
-        depend::command_done();
-        spi::command(&format!("DROP TABLE IF EXISTS {table}"));
+pub(super) fn drop_unused_stages() -> Result<()> {
+    let catalog_oid = catalog::installed()?;
+    for stage in catalog::unused_stages() {
+        // Perhaps somebody is about to use it.
+        lock::stream_table(catalog_oid, stage);
+        if let Some((relid, table)) = catalog::remove_unused_stage(stage) {
+            depend::release_member(relid);
+            depend::command_done();
+            spi::command(&format!("DROP TABLE IF EXISTS {table}"));
+        }
     }
+    Ok(())
 }

@@ -192,7 +192,7 @@ pub(super) fn rebuild(table: &StreamTable, new_view: Option<pg_sys::Oid>) -> Res
     create::attach_sources(&table, &analysis, planned.as_ref())?;
     {
         let _scope = Scope::internal();
-        dropped::drop_unused_stages();
+        dropped::drop_unused_stages()?;
         for stage in catalog::stages_of(table.id)? {
             require_reinit(stage.id, "definition changed");
         }

@@ -251,56 +251,56 @@ unsafe fn capture(trigger: &pg_sys::TriggerData, relation: pg_sys::Relation, tar
             writer.close();
             return;
         }
-        let width = (*(*relation).rd_att).natts as usize;
-        let mut old = Image::of(trigger.tg_trigtuple, relation, width);
+        let width = target.attributes.iter().copied().max().unwrap_or(0);
+        let old = Image::of(trigger.tg_trigslot, width);
         match operation {
             pg_sys::TRIGGER_EVENT_INSERT => {
                 count_change(target);
                 let mut writer = Writer::open(target);
-                writer.image(1, &mut old);
+                writer.image(1, &old);
                 writer.close();
             }
             pg_sys::TRIGGER_EVENT_DELETE => {
                 count_change(target);
                 let mut writer = Writer::open(target);
-                writer.image(-1, &mut old);
+                writer.image(-1, &old);
                 writer.close();
             }
             _ => {
-                let mut new = Image::of(trigger.tg_newtuple, relation, width);
+                let new = Image::of(trigger.tg_newslot, width);
                 if same(&old, &new, target, relation) {
                     return;
                 }
                 count_change(target);
                 let mut writer = Writer::open(target);
-                writer.image(-1, &mut old);
-                writer.image(1, &mut new);
+                writer.image(-1, &old);
+                writer.image(1, &new);
                 writer.close();
             }
         }
     }
 }
 
-/// A deformed tuple.
-struct Image {
-    values: Vec<pg_sys::Datum>,
-    nulls: Vec<bool>,
+/// The first columns of a row.
+struct Image<'a> {
+    values: &'a [pg_sys::Datum],
+    nulls: &'a [bool],
 }
 
-impl Image {
-    unsafe fn of(tuple: pg_sys::HeapTuple, relation: pg_sys::Relation, width: usize) -> Image {
-        let mut values = vec![pg_sys::Datum::from(0usize); width];
-        let mut nulls = vec![true; width];
-        // SAFETY: both arrays have one entry per attribute.
+impl Image<'_> {
+    /// The columns up to number `width` of the row in `slot`, which has to outlive the image.
+    unsafe fn of<'a>(slot: *mut pg_sys::TupleTableSlot, width: i16) -> Image<'a> {
+        // SAFETY: the slot of a row trigger holds a row of the relation; once asked for, its first columns are in arrays.
         unsafe {
-            pg_sys::heap_deform_tuple(
-                tuple,
-                (*relation).rd_att,
-                values.as_mut_ptr(),
-                nulls.as_mut_ptr(),
-            );
+            if (*slot).tts_nvalid < width {
+                pg_sys::slot_getsomeattrs_int(slot, i32::from(width));
+            }
+            let width = width as usize;
+            Image {
+                values: std::slice::from_raw_parts((*slot).tts_values, width),
+                nulls: std::slice::from_raw_parts((*slot).tts_isnull, width),
+            }
         }
-        Image { values, nulls }
     }
 }
 
@@ -310,7 +310,7 @@ unsafe extern "C-unwind" {
 }
 
 /// The logged columns have the same bytes before and after.
-unsafe fn same(old: &Image, new: &Image, target: &LogTarget, relation: pg_sys::Relation) -> bool {
+unsafe fn same(old: &Image<'_>, new: &Image<'_>, target: &LogTarget, relation: pg_sys::Relation) -> bool {
     target.attributes.iter().all(|attnum| {
         let position = *attnum as usize - 1;
         let (a, b) = (old.values[position], new.values[position]);
@@ -371,7 +371,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    unsafe fn image(&mut self, weight: i16, image: &mut Image) {
+    unsafe fn image(&mut self, weight: i16, image: &Image<'_>) {
         let width = self.target.attributes.len() + 2;
         let mut values = Vec::with_capacity(width);
         let mut nulls = Vec::with_capacity(width);

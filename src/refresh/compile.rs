@@ -15,6 +15,7 @@ use pgt_ivm::scalar::Type;
 use pgt_ivm::sql::ast::Name;
 use pgt_ivm::sql::{SourceTable, Sources};
 use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
 
 use super::cache;
 use super::unit::Plans;
@@ -166,7 +167,8 @@ pub fn stage_queries(planned: &Planned, relations: &[pg_sys::Oid]) -> Result<Vec
         .collect()
 }
 
-/// What a stage keeps. `relations`: those of the stages before it.
+/// What a stage keeps, whatever its sources' columns are called and is known of their values. `relations`: those of the
+/// stages before it.
 pub fn stage_query(query: &Query, relations: &[pg_sys::Oid]) -> Result<String> {
     let number = |source: SourceId| source.0.checked_sub(STAGE_SOURCE);
     let resolved = rewrite::with_sources(query, |source| {
@@ -174,9 +176,31 @@ pub fn stage_query(query: &Query, relations: &[pg_sys::Oid]) -> Result<String> {
             .and_then(|number| relations.get(number as usize))
             .map_or(source, |relid| SourceId(u64::from(relid.to_u32())))
     });
-    serde_json::to_string(&resolved).map_err(|problem| {
+    let mut text = serde_json::to_value(&resolved).map_err(|problem| {
         Error::new(Kind::Internal, "a query could not be stored").detail(problem.to_string())
-    })
+    })?;
+    forget_facts(&mut text);
+    Ok(text.to_string())
+}
+
+/// Takes from a query what does not change its rows: nullability, and names of columns and keys in scans.
+fn forget_facts(value: &mut Json) {
+    match value {
+        Json::Array(items) => items.iter_mut().for_each(forget_facts),
+        Json::Object(fields) => {
+            fields.remove("nullable");
+            if let Some(Json::Object(scan)) = fields.get_mut("Scan") {
+                scan.remove("keys");
+                if let Some(Json::Array(columns)) = scan.get_mut("columns") {
+                    for column in columns.iter_mut().filter_map(Json::as_object_mut) {
+                        column.remove("name");
+                    }
+                }
+            }
+            fields.values_mut().for_each(forget_facts);
+        }
+        _ => {}
+    }
 }
 
 fn incremental_units(table: &StreamTable, query: &Query) -> Result<Vec<Unit>> {

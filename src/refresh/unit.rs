@@ -26,7 +26,7 @@ use crate::pg::xact;
 const PROBE_CAP: u64 = 1_000_001;
 
 /// Plans are made for deltas of at most this many log rows per source, and for larger ones.
-const SIZE_CLASSES: [u64; 4] = [10, 1_000, 10_000, 100_000];
+const SIZE_CLASSES: [u64; 7] = [10, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000];
 
 /// Deltas of at most this many log rows are small.
 const SMALL_DELTA: u64 = 1_000;

@@ -330,3 +330,76 @@ fn refreshed_together_a_stage_is_refreshed_once() {
         table.assert_verified(&mut s);
     }
 }
+
+#[test]
+fn one_transaction_may_refresh_them_one_after_the_other() {
+    let db = database();
+    let mut s = db.connect();
+    sources(&mut s);
+    let tables: Vec<StreamTable> = [("a", ABOVE), ("r", RANKED), ("j", JOINED)]
+        .map(|(name, query)| s.stream_table(name, query))
+        .into();
+    for change in CHANGES {
+        s.exec(change);
+        s.exec(
+            "begin; select pgtrickle.refresh_stream_table('a'); savepoint x;
+             select pgtrickle.refresh_stream_table('r'); rollback to x;
+             select pgtrickle.refresh_stream_table('j'); commit",
+        );
+        tables[0].assert_equal(&mut s);
+        tables[2].assert_equal(&mut s);
+        tables[1].follows_somehow(&mut s);
+    }
+    s.exec("update t set n = n + 1 where id < 9");
+    s.exec(
+        "begin; savepoint x; select pgtrickle.refresh_stream_table('a'); rollback to x;
+         select pgtrickle.refresh_stream_table('r'); commit",
+    );
+    for table in &tables {
+        table.follows(&mut s);
+    }
+}
+
+#[test]
+fn a_stage_is_not_lost_between_the_one_that_goes_and_the_one_that_comes() {
+    let db = database();
+    let mut s = db.connect();
+    sources(&mut s);
+    let mut creating = db.connect();
+    s.stream_table("j", JOINED);
+    creating.exec("begin");
+    let r = creating.stream_table("r", RANKED);
+    let dropping = db.connect().spawn("drop table j");
+    db.wait_blocked(dropping.pid());
+    creating.exec("commit");
+    dropping.join();
+    s.exec("update t set n = n + 1 where id < 9");
+    r.follows(&mut s);
+    assert_eq!(r.last_refresh(&mut s).0, "DIFFERENTIAL");
+
+    s.exec("begin; drop table r");
+    let creating = db.connect().spawn(&format!(
+        "select pgtrickle.create_stream_table('j', {}, '1d', 'DIFFERENTIAL')",
+        pgt_tests::quote(JOINED)
+    ));
+    db.wait_blocked(creating.pid());
+    s.exec("commit");
+    creating.join();
+    s.exec("update t set n = n + 1 where id < 9");
+    StreamTable::new("j", JOINED).follows(&mut s);
+}
+
+#[test]
+fn another_name_of_a_column_changes_no_stage() {
+    let db = database();
+    let mut s = db.connect();
+    sources(&mut s);
+    let query = "select g, total, rank() over (order by total) as place
+        from (select g, sum(m) as total, count(*) as c from t group by g) x";
+    s.stream_table("r", RANKED);
+    s.stream_table("j", JOINED);
+    s.exec("alter table t rename column n to m; update t set m = m + 1 where id < 9");
+    let r = StreamTable::new("r", query);
+    r.follows(&mut s);
+    assert_eq!(r.last_refresh(&mut s).0, "DIFFERENTIAL");
+}
