@@ -78,6 +78,11 @@ impl Case {
             }
             streams.push((name, query));
         }
+        // Twins share every intermediate result.
+        for twin in 0..rng.usize(..3) {
+            let (_, query): &(String, Query) = &streams[rng.usize(..streams.len())];
+            streams.push((format!("twin{twin}"), query.clone()));
+        }
         let mut changes = Changes {
             tables: &tables,
             rng: &mut rng,
