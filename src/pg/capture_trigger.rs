@@ -310,7 +310,12 @@ unsafe extern "C-unwind" {
 }
 
 /// The logged columns have the same bytes before and after.
-unsafe fn same(old: &Image<'_>, new: &Image<'_>, target: &LogTarget, relation: pg_sys::Relation) -> bool {
+unsafe fn same(
+    old: &Image<'_>,
+    new: &Image<'_>,
+    target: &LogTarget,
+    relation: pg_sys::Relation,
+) -> bool {
     target.attributes.iter().all(|attnum| {
         let position = *attnum as usize - 1;
         let (a, b) = (old.values[position], new.values[position]);

@@ -26,7 +26,7 @@ use crate::pg::xact;
 const PROBE_CAP: u64 = 1_000_001;
 
 /// Plans are made for deltas of at most this many log rows per source, and for larger ones.
-const SIZE_CLASSES: [u64; 7] = [10, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000];
+const SIZE_CLASSES: [u64; 9] = [10, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000];
 
 /// Deltas of at most this many log rows are small.
 const SMALL_DELTA: u64 = 1_000;
@@ -515,6 +515,9 @@ impl Unit {
             }
         }
         let expected = change.limit.map(|limit| {
+            let smaller = SIZE_CLASSES.iter().rev().find(|class| **class < limit);
+            // Nobody in the class is far from its geometric mean.
+            let rows = (limit as f64 * *smaller.unwrap_or(&1) as f64).sqrt();
             let segments = change
                 .dirty
                 .iter()
@@ -522,7 +525,7 @@ impl Unit {
             Expectation::of(
                 segments
                     .flat_map(|reference| &reference.segments)
-                    .map(|segment| (*segment, limit as f64)),
+                    .map(|segment| (*segment, rows)),
             )
         });
         (scope, expected)

@@ -27,7 +27,8 @@ pub use lookup::{Lookup, lookups};
 
 use crate::delta::{self, EarlyConditions};
 use crate::rel::{CLOCK, Query, Rel, SourceId};
-use crate::sql::ast::{Cte, Name, Select, Statement};
+use crate::scalar::Type;
+use crate::sql::ast::{Cte, Expr, Name, Select, Statement};
 use crate::sql::{self, Sources};
 
 /// Where a result is stored and where its own changes are written.
@@ -63,7 +64,21 @@ pub enum Care {
     Careful,
 }
 
+/// Up to so many changed rows are looked up in any order.
+const WORTH_SORTING: u64 = 300;
+
 impl Change {
+    /// The order of `keys`, each with its value: rows are found and written faster in the order of the index that finds
+    /// them. None for a small change, and for types that are slow to compare.
+    fn order(&self, keys: &[(&Type, Expr)]) -> Vec<Expr> {
+        if self.limit.is_some_and(|limit| limit <= WORTH_SORTING)
+            || !keys.iter().all(|(ty, _)| ty.equals_by_bytes())
+        {
+            return vec![];
+        }
+        keys.iter().map(|(_, value)| value.clone()).collect()
+    }
+
     /// The sources that changed, without the clock.
     fn sources(&self) -> impl Iterator<Item = SourceId> {
         self.dirty.iter().copied().filter(|id| *id != CLOCK)

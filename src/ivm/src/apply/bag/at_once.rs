@@ -2,15 +2,21 @@
 //! with an error, where a key came or went more often, or where the stored rows are not what the delta assumes.
 
 use super::super::outcome::{self, DONE, modify, value};
-use super::super::{Layout, Target};
+use super::super::{Change, Layout, Target};
 use crate::sql::ast::{Assignments, Cte, CteBody, Expr, From, Matched, Merge, Select};
 
 /// `rows` (alias `r`) are the changes of the result: `v0.., w`.
-pub(super) fn merge(rows: From, layout: &Layout, target: &Target, key: &[String]) -> Vec<Cte> {
+pub(super) fn merge(
+    rows: From,
+    layout: &Layout,
+    target: &Target,
+    key: &[String],
+    change: &Change,
+) -> Vec<Cte> {
     let weight = || Expr::column("r", "w");
     let comes = || weight().infix(">", Expr::Integer(0));
     let mut items = Vec::new();
-    let mut group_by = Vec::new();
+    let mut keys = Vec::new();
     let mut types = Vec::new();
     let mut old = Vec::new();
     let mut new = Vec::new();
@@ -25,7 +31,7 @@ pub(super) fn merge(rows: From, layout: &Layout, target: &Target, key: &[String]
             (false, _) => newest().filter(comes()),
         };
         if is_key {
-            group_by.push(from);
+            keys.push((&column.ty, from));
             items.push((Expr::column("r", value(position)), format!("k{position}")));
         }
         items.push((item, value(position)));
@@ -40,7 +46,8 @@ pub(super) fn merge(rows: From, layout: &Layout, target: &Target, key: &[String]
     let changes = Select {
         items,
         from: vec![rows],
-        group_by,
+        order_by: change.order(&keys),
+        group_by: keys.into_iter().map(|(_, value)| value).collect(),
         ..Select::default()
     };
 
@@ -50,7 +57,7 @@ pub(super) fn merge(rows: From, layout: &Layout, target: &Target, key: &[String]
             Expr::column("n", "net").infix("=", Expr::Integer(net)),
         ])
     };
-    let (come, go, change) = (is(1, 1), is(1, -1), is(2, 0));
+    let (come, go, stay) = (is(1, 1), is(1, -1), is(2, 0));
     let assignments = outcome::assignments(layout);
     let kept = assignments
         .iter()
@@ -58,7 +65,7 @@ pub(super) fn merge(rows: From, layout: &Layout, target: &Target, key: &[String]
         .filter(|(_, column)| !(key.contains(&column.name) && column.ty.bitwise))
         .map(|(assignment, _)| assignment.clone())
         .collect::<Assignments>();
-    let expected = Expr::Or(vec![go.clone(), change]);
+    let expected = Expr::Or(vec![go.clone(), stay]);
     let mut matched = vec![
         (
             Some(outcome::give_up_if(Expr::Not(Box::new(expected)))),

@@ -35,7 +35,7 @@ pub(super) fn differential(
         && !meet
         && query.root.is_plain()
     {
-        ctes.extend(at_once::merge(rows, layout, target, key));
+        ctes.extend(at_once::merge(rows, layout, target, key, change));
         outcome.count_actions();
         return Statement {
             ctes,

@@ -5,18 +5,31 @@ use super::super::layout::StateKind;
 use super::super::outcome::{self, DONE, Outcome, modify};
 use super::super::state::{or_zero, stored_value, zero};
 use super::law::Values;
-use super::{Plan, Role, Target, key, state};
+use super::{Change, Identity, Plan, Role, Target, key, state};
 use crate::rel::SumKind;
 use crate::sql::ast::{Assignments, Cte, CteBody, Expr, From, Matched, Merge, Query};
 
 impl Plan<'_> {
     /// The CTEs after those of the sources, and what is counted in them.
-    pub(super) fn at_once(&self, rows: Query, target: &Target) -> (Vec<Cte>, Outcome) {
+    pub(super) fn at_once(
+        &self,
+        rows: Query,
+        target: &Target,
+        change: &Change,
+    ) -> (Vec<Cte>, Outcome) {
         let rows = From::Select {
             query: Box::new(rows),
             alias: "r".into(),
             lateral: false,
         };
+        let mut groups = self.change_per_group(rows);
+        if matches!(self.layout.identity, Identity::Key(_)) {
+            let keys: Vec<_> = self
+                .keys()
+                .map(|(number, value)| (&value.ty, Expr::column("r", key(number))))
+                .collect();
+            groups.order_by = change.order(&keys);
+        }
         let change = |number: usize| Expr::column("g", state(number));
         let stored = |number: usize| {
             let position = self.stored_position(&Role::State(number));
@@ -58,7 +71,7 @@ impl Plan<'_> {
             table: target.table.clone(),
             alias: "s".into(),
             using: From::Select {
-                query: Box::new(self.change_per_group(rows).into()),
+                query: Box::new(groups.into()),
                 alias: "g".into(),
                 lateral: false,
             },

@@ -34,7 +34,7 @@ pub(super) fn differential(
     let rows = plan.changed_rows(sources, change, &early);
     let at_once = change.care == Care::Fast && !grouped.recomputes() && !grouped.needs_net_inputs();
     let (rest, mut outcome) = if at_once {
-        plan.at_once(rows, target)
+        plan.at_once(rows, target, change)
     } else {
         plan.in_steps(rows, sources, target)
     };
