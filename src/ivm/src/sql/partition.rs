@@ -2,6 +2,8 @@
 //!
 //! Each input becomes a derived table with one column per column id. Restricted to touched keys it is joined with them by
 //! plain equality, so that an index of the input can serve; touched keys with a NULL are joined in a branch of their own.
+//! Without keys there is one partition and at most one touched row: whether there is one is asked first, once, and if there
+//! is none nothing is read. A join with that row would leave it to the planner to read everything before it asks.
 
 use super::ast::{Expr, From, Query, Select, TextPiece};
 use super::lower::{
@@ -107,16 +109,13 @@ pub(super) fn lower(
                 alias: alias.clone(),
                 columns: columns.iter().map(|(id, _)| column_name(*id)).collect(),
             };
-            let gate = touched.map(|name| From::Cte {
-                name: name.to_owned(),
-                alias: "t".into(),
-            });
             Lowered {
                 columns: columns
                     .iter()
                     .map(|(id, _)| (*id, Expr::column(&alias, column_name(*id))))
                     .collect(),
-                from: gate.into_iter().chain([whole]).collect(),
+                from: vec![whole],
+                conditions: touched.map(some_touched).into_iter().collect(),
                 ..Lowered::default()
             }
         }
@@ -151,6 +150,18 @@ fn only_input(
         ..Lowered::default()
     };
     (from, row)
+}
+
+/// There is a row in CTE `touched`. It depends on no row, so it is evaluated once and before anything is read.
+fn some_touched(touched: &str) -> Expr {
+    Expr::Exists(Box::new(Select {
+        items: vec![(Expr::Integer(1), "one".into())],
+        from: vec![From::Cte {
+            name: touched.to_owned(),
+            alias: "t".into(),
+        }],
+        ..Select::default()
+    }))
 }
 
 /// Every column of a derived table.
@@ -239,6 +250,10 @@ fn restricted(
         }
         if with_nulls {
             conditions.push(Expr::Or(some_null));
+        }
+        if input.keys.is_empty() {
+            row.conditions.push(some_touched(name));
+            return row.select(items);
         }
         row.from.insert(
             0,
