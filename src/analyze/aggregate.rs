@@ -5,6 +5,7 @@ use pgt_ivm::rel::{AggregateCall, AggregateKind, ColId, Rel, SumKind};
 use pgt_ivm::scalar::{Piece, Scalar, Shape};
 
 use super::NotIncremental;
+use super::build::{aggregate_of, bigint};
 use super::query::{Analyzer, Known, Level, Result};
 use crate::pg::node::{self, AggregateNode, Expr, Fragment, Kind, Rte, Target};
 
@@ -38,11 +39,13 @@ impl Analyzer {
             });
         }
         let mut columns = Vec::new();
+        let mut counted = Vec::new();
         for expr in found {
             let Kind::Aggregate(node) = expr.kind() else {
                 continue;
             };
             let (call, scale) = self.call(expr, &node, level)?;
+            counted.push(self.counted_once(&node, level)?);
             let id = self.column();
             columns.push((
                 expr,
@@ -132,11 +135,82 @@ impl Analyzer {
         if keys.is_empty() && calls.is_empty() {
             calls.push((self.column(), super::build::count_star()));
         }
+        // Several counts of the same values are one.
+        counted.dedup();
+        if let [Some(value)] = counted.as_slice() {
+            let ids = calls.iter().map(|(id, _)| *id).collect();
+            return Ok(self.count_distinct(input, keys, value.clone(), ids));
+        }
         Ok(Rel::Aggregate {
             input: Box::new(input),
             keys,
             calls,
         })
+    }
+
+    /// What a call counts if it is `count(DISTINCT value)`.
+    fn counted_once<'q>(
+        &mut self,
+        node: &AggregateNode<'q>,
+        level: &Level<'q, '_>,
+    ) -> Result<Option<Scalar>> {
+        let facts = node::function_facts(node.function);
+        match node.arguments.as_slice() {
+            [only]
+                if node.distinct
+                    && node.filter.is_none()
+                    && facts.builtin
+                    && facts.name == "count" =>
+            {
+                let value = self.scalar(*only, level)?.0;
+                Ok(value.ty.equality.is_some().then_some(value))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// count(DISTINCT x) grouped by k over R = count(y) grouped by k over SELECT DISTINCT k, x AS y FROM R: a group has a
+    /// row in the one exactly if it has one in the other, and each value is there once. What is distinct is a stage that
+    /// knows how many rows have a value, so that a change of R costs itself; without it every group it touches would be
+    /// evaluated again. `ids` are the columns of the counts, which are all the same.
+    fn count_distinct(
+        &mut self,
+        input: Rel,
+        keys: Vec<(ColId, Scalar)>,
+        value: Scalar,
+        ids: Vec<ColId>,
+    ) -> Rel {
+        let mut below = |value: &Scalar| (self.column(), value.clone());
+        let mut distinct: Vec<(ColId, Scalar)> = keys.iter().map(|(_, key)| below(key)).collect();
+        distinct.push(below(&value));
+        let column =
+            |(id, value): &(ColId, Scalar)| Scalar::column(*id, value.ty.clone(), value.nullable);
+        let keys = keys
+            .iter()
+            .zip(&distinct)
+            .map(|((id, _), key)| (*id, column(key)))
+            .collect();
+        let calls = distinct.last().into_iter().flat_map(|value| {
+            let known = Known {
+                id: value.0,
+                ty: value.1.ty.clone(),
+                nullable: value.1.nullable,
+                scale: None,
+            };
+            ids.iter().map(move |id| {
+                let count = AggregateKind::Count;
+                (*id, aggregate_of("count", count, &known, bigint()))
+            })
+        });
+        Rel::Aggregate {
+            calls: calls.collect(),
+            input: Box::new(Rel::Aggregate {
+                input: Box::new(input),
+                keys: distinct,
+                calls: vec![],
+            }),
+            keys,
+        }
     }
 
     /// The rows that the set-returning functions in `expressions` make of those of `input`, and the columns these

@@ -575,6 +575,46 @@ fn distinct_change_that_leaves_the_row_is_no_write() {
 }
 
 #[test]
+fn distinct_values_are_counted() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table s (k int primary key, g int, a int, b numeric, t text); insert into s select i, i % 3, i % 4, i % 5, 't' || i % 2 from generate_series(1, 30) i");
+    let streams = [
+        s.stream_table("by_g", "select g, count(distinct a) as n from s group by g"),
+        s.stream_table("of_all", "select count(distinct t) as n from s"),
+        s.stream_table(
+            "loose",
+            "select b, count(distinct b) as n, count(distinct b) + 1 as more from s group by b",
+        ),
+        s.stream_table("expressed", "select g + 1 as h, count(distinct lower(t) || a) as n from s where a <> 2 group by g + 1 having count(distinct lower(t) || a) > 1"),
+        s.stream_table("beside", "select g, count(distinct a) as n, count(*) as c from s group by g"),
+        s.stream_table("two", "select g, count(distinct a) as n, count(distinct t) as m from s group by g"),
+        s.stream_table("filtered", "select g, count(distinct a) filter (where a > 1) as n from s group by g"),
+        s.stream_table("nested", "select x.k, (select count(distinct y.t) from s y where y.g = x.a) as n from s x"),
+    ];
+    for batch in [
+        "update s set a = null where g = 1",
+        "delete from s where a = 3; insert into s values (40, null, null, null, null), (41, 7, 1, 1.0, 'T1'), (42, 7, 1, 1.00, 't1')",
+        "update s set g = 7, b = b + 0.0 where k < 10",
+        "update s set a = k, t = upper(t) where g = 2; delete from s where k = 41",
+        "delete from s",
+        "insert into s values (1, 1, 1, 1, 'x'), (2, 1, 1, 1, 'x'), (3, null, null, null, null)",
+    ] {
+        s.exec(batch);
+        for v in &streams {
+            v.refresh(&mut s);
+            v.assert_fresh(&mut s);
+            let (mode, reason) = v.last_refresh(&mut s);
+            assert!(
+                mode == "DIFFERENTIAL" || reason.as_deref() == Some("initial"),
+                "{} was refreshed by {mode} ({reason:?})",
+                v.name()
+            );
+        }
+    }
+}
+
+#[test]
 fn distinct_over_a_join_and_over_union_all() {
     let db = database();
     let mut s = db.connect();

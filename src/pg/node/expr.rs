@@ -211,6 +211,7 @@ impl<'q> Expr<'q> {
                 && node.aggdistinct.is_null()
                 && node.aggkind as u8 == b'n',
             ordered: !node.aggorder.is_null() || !node.aggdistinct.is_null(),
+            distinct: !node.aggdistinct.is_null(),
             hypothetical: node.aggkind as u8 == b'h',
             arguments,
             filter: Query::expr(node.aggfilter.cast()),

@@ -197,6 +197,7 @@ pub struct AggregateNode<'q> {
     /// Not DISTINCT, not ordered, not an ordered-set aggregate.
     pub plain: bool,
     pub ordered: bool,
+    pub distinct: bool,
     /// A hypothetical-set aggregate.
     pub hypothetical: bool,
     pub arguments: Vec<Expr<'q>>,
