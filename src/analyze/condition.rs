@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use pgt_ivm::facts;
 use pgt_ivm::rel::{ColId, Rel};
 use pgt_ivm::scalar::Scalar;
 
@@ -11,6 +12,7 @@ use super::context::Wanted;
 use super::from::combine;
 use super::moving::{has_clock, place};
 use super::query::{Analyzer, Known, Level, Produced, Result};
+use super::scalar::strict_arguments;
 use crate::pg::node::{Expr, FromNode, Kind, Query, SublinkKind, SublinkNode};
 
 /// The rows of a sub-select, its columns, and the conditions that tie it to the query around it.
@@ -32,15 +34,8 @@ impl Analyzer {
             match sublink(part) {
                 Some(link) => links.push((part, link)),
                 None if !part.sublinks(true).is_empty() => involved.push(part),
-                None => {
-                    for part in conjuncts(part) {
-                        if has_clock(&part) {
-                            moving.push(self.moving(part, level)?);
-                        } else {
-                            conditions.extend(self.conditions(part, level)?);
-                        }
-                    }
-                }
+                None if has_clock(&part) => moving.push(self.moving(part, level)?),
+                None => conditions.extend(self.conditions(part, level)?),
             }
         }
         let mut rel = place(combine(inputs, conditions), moving);
@@ -53,16 +48,14 @@ impl Analyzer {
         if !involved.is_empty() {
             // The columns end here: above an outer join they could be null where the sub-select is not.
             let before = level.computed.len();
-            rel = self.lift(rel, &involved, level)?;
+            let needed: Vec<Expr<'q>> = involved.iter().flat_map(needed_sublinks).collect();
+            rel = self.lift_needed(rel, &involved, &needed, level)?;
             let mut conditions = Vec::new();
             for part in involved {
                 conditions.extend(self.conditions(part, level)?);
             }
             level.computed.truncate(before);
-            rel = Rel::Filter {
-                input: Box::new(rel),
-                conditions,
-            };
+            rel = combine(vec![rel], conditions);
         }
         Ok(rel)
     }
@@ -112,6 +105,11 @@ impl Analyzer {
                 "a sub-query refers to a query further out",
                 "Write it as a join.",
             ));
+        }
+        // A row that matches at most one row of `inner` is in the inner join as often as in the semi join. The columns of
+        // `inner` beside it are read by nobody.
+        if present && facts::matches_at_most_one(&inner, &on) {
+            return Ok(Some(combine(vec![rel.clone(), inner], on)));
         }
         Ok(Some(Rel::Match {
             left: Box::new(rel.clone()),
@@ -274,11 +272,42 @@ impl Analyzer {
     }
 }
 
-/// The parts of a conjunction.
+/// The parts of a conjunction. What all alternatives of a disjunction have in common is a part too: (a AND b) OR (a AND c)
+/// holds only where a does. The disjunction stays whole, since only what the query spells out can be printed.
 pub(super) fn conjuncts(condition: Expr<'_>) -> Vec<Expr<'_>> {
     match condition.kind() {
         Kind::And(parts) => parts.into_iter().flat_map(conjuncts).collect(),
+        Kind::Or(alternatives) => {
+            let mut parts = common(&alternatives);
+            parts.push(condition);
+            parts
+        }
         _ => vec![condition],
+    }
+}
+
+/// The conjuncts that all of the alternatives have, without sub-selects: those are looked at once.
+fn common<'q>(alternatives: &[Expr<'q>]) -> Vec<Expr<'q>> {
+    let mut each = alternatives.iter().map(|one| conjuncts(*one));
+    let first = each.next().unwrap_or_default();
+    each.fold(first, |mut shared, other| {
+        shared.retain(|part| other.iter().any(|known| known.equals(part)));
+        shared
+    })
+    .into_iter()
+    .filter(|part| part.sublinks(true).is_empty())
+    .collect()
+}
+
+/// The sub-selects used as values without which a condition is not true: it is strict in them.
+fn needed_sublinks<'q>(condition: &Expr<'q>) -> Vec<Expr<'q>> {
+    match condition.kind() {
+        Kind::Sublink(node) if node.kind == SublinkKind::Value => vec![*condition],
+        Kind::And(parts) => parts.iter().flat_map(needed_sublinks).collect(),
+        _ => strict_arguments(condition)
+            .iter()
+            .flat_map(needed_sublinks)
+            .collect(),
     }
 }
 

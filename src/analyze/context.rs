@@ -10,6 +10,7 @@ use super::build::{Writer, refuse};
 use super::condition::conjuncts;
 use super::from::reaches_out;
 use super::query::{Analyzer, Context, Known, Level, Produced, Result};
+use super::scalar::strict_arguments;
 use crate::pg::node::{self, Expr, Kind, Query, VarRef};
 
 /// What is asked of a sub-query.
@@ -71,7 +72,7 @@ impl Analyzer {
                     "Compute it in a sub-query in FROM and join it.",
                 );
             }
-            let value = if facts.name == "count" || facts.name == "regr_count" {
+            let value = if counts(&facts.name) {
                 vec![Piece::Text("(0)::pg_catalog.int8".into())]
             } else {
                 Scalar::null(known.ty.clone()).pieces
@@ -186,6 +187,19 @@ impl Analyzer {
             calls: vec![],
         };
         Ok((rel, columns))
+    }
+}
+
+/// An aggregate that is zero over nothing; all the others are null.
+fn counts(name: &str) -> bool {
+    matches!(name, "count" | "regr_count")
+}
+
+/// The value is null when its aggregates run over nothing: it is strict in one that is null then.
+pub(super) fn is_null_over_nothing(expr: &Expr<'_>) -> bool {
+    match expr.kind() {
+        Kind::Aggregate(call) => !counts(&node::function_facts(call.function).name),
+        _ => strict_arguments(expr).iter().any(is_null_over_nothing),
     }
 }
 

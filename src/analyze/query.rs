@@ -9,6 +9,7 @@ use pgt_ivm::scalar::{Scalar, Type};
 
 use super::NotIncremental;
 use super::condition::conjunction;
+use super::context::is_null_over_nothing;
 use crate::pg::node::{Expr, Query, Rte, VarRef};
 
 pub(super) type Result<T> = std::result::Result<T, NotIncremental>;
@@ -87,6 +88,8 @@ pub(super) struct Answer {
     pub context: Vec<Known>,
     /// An aggregate without GROUP BY has a row also over nothing: its values then, over the context's own columns.
     pub empty: Option<Vec<Scalar>>,
+    /// Those values are null.
+    pub null_over_nothing: bool,
     /// Its HAVING, where that has not been applied: a column, and its value over nothing.
     pub shown: Option<(Known, Scalar)>,
     /// The order of the rows, where it was asked for.
@@ -277,6 +280,7 @@ impl Analyzer {
             produced,
             context: beside,
             empty: None,
+            null_over_nothing: false,
             shown: None,
             order: vec![],
         })
@@ -460,6 +464,10 @@ impl Analyzer {
             produced,
             context: beside,
             empty,
+            null_over_nothing: targets
+                .iter()
+                .filter(|target| !target.junk)
+                .all(|target| is_null_over_nothing(&target.expr)),
             shown: shown_column,
             order,
         })

@@ -311,6 +311,10 @@ fn shape<'q>(expr: &Expr<'q>, pieces: &[Piece], level: &Level<'q, '_>) -> Shape 
     }
     let column = |side: &Expr<'q>| match side.strip_equal_relabel().kind() {
         Kind::Var(var) => level.known(var).ok().map(|known| known.id),
+        Kind::SublinkColumn(number) => level
+            .sublink_columns
+            .get(number as usize - 1)
+            .map(|known| known.id),
         _ => None,
     };
     let constant =
@@ -344,6 +348,29 @@ fn plain_type(oid: pg_sys::Oid) -> bool {
             | pg_sys::MONEYOID
             | pg_sys::UUIDOID
     )
+}
+
+/// The arguments of a call that is null as soon as one of them is; none of anything else.
+pub(super) fn strict_arguments<'q>(expr: &Expr<'q>) -> Vec<Expr<'q>> {
+    match expr.kind() {
+        Kind::Operator {
+            operator,
+            arguments,
+        } => {
+            let of = |argument: Option<&Expr<'q>>| {
+                argument.map_or(pg_sys::InvalidOid, |argument| argument.type_of().0)
+            };
+            let (_, facts, _) =
+                node::operator_facts(operator, of(arguments.first()), of(arguments.last()));
+            if facts.strict { arguments } else { vec![] }
+        }
+        Kind::Function {
+            function,
+            arguments,
+        } if node::function_facts(function).strict => arguments,
+        Kind::Relabel(argument) => vec![argument],
+        _ => vec![],
+    }
 }
 
 fn total_operator(operator: pg_sys::Oid, arguments: &[Expr<'_>]) -> bool {

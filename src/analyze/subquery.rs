@@ -15,6 +15,24 @@ use super::quantified::node_type;
 use super::query::{Analyzer, Answer, Known, Level, Produced, Result};
 use crate::pg::node::{self, Expr, Kind, SublinkKind, SublinkNode};
 
+/// What becomes of a row for which a sub-select has none.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Without {
+    /// It stays, beside nulls.
+    Stays,
+    /// A condition drops it.
+    Goes,
+}
+
+/// The columns of two contexts are the same.
+fn tied(mine: &[Known], theirs: &[Known]) -> Result<Vec<Scalar>> {
+    let mut on = Vec::new();
+    for (mine, theirs) in mine.iter().zip(theirs) {
+        on.extend(same(mine, theirs)?);
+    }
+    Ok(on)
+}
+
 impl Analyzer {
     /// The sub-selects in `exprs`, outside aggregates, as columns beside `rel`.
     pub(super) fn lift<'q>(
@@ -23,8 +41,19 @@ impl Analyzer {
         exprs: &[Expr<'q>],
         level: &mut Level<'q, '_>,
     ) -> Result<Rel> {
+        self.lift_needed(rel, exprs, &[], level)
+    }
+
+    /// As [`Analyzer::lift`], where only rows are wanted for which the values of the sub-selects `needed` are not null.
+    pub(super) fn lift_needed<'q>(
+        &mut self,
+        rel: Rel,
+        exprs: &[Expr<'q>],
+        needed: &[Expr<'q>],
+        level: &mut Level<'q, '_>,
+    ) -> Result<Rel> {
         let links = exprs.iter().flat_map(|expr| expr.sublinks(false)).collect();
-        self.lift_all(rel, links, level)
+        self.lift_all(rel, links, needed, level)
     }
 
     /// The sub-selects that aggregates in `exprs` and group expressions use.
@@ -48,13 +77,14 @@ impl Analyzer {
                 links.extend(expressions.iter().flat_map(|expr| expr.sublinks(true)));
             }
         }
-        self.lift_all(rel, links, level)
+        self.lift_all(rel, links, &[], level)
     }
 
     fn lift_all<'q>(
         &mut self,
         mut rel: Rel,
         links: Vec<Expr<'q>>,
+        needed: &[Expr<'q>],
         level: &mut Level<'q, '_>,
     ) -> Result<Rel> {
         // A sub-select in the comparison of another stands behind it.
@@ -65,7 +95,12 @@ impl Analyzer {
             let Kind::Sublink(link) = expr.kind() else {
                 continue;
             };
-            let (with, known) = self.sublink(rel, expr, &link, level)?;
+            let without = if needed.iter().any(|known| known.equals(&expr)) {
+                Without::Goes
+            } else {
+                Without::Stays
+            };
+            let (with, known) = self.sublink(rel, (expr, without), &link, level)?;
             rel = with;
             level.computed.push((expr, known));
         }
@@ -75,7 +110,7 @@ impl Analyzer {
     fn sublink<'q>(
         &mut self,
         rel: Rel,
-        expr: Expr<'q>,
+        (expr, without): (Expr<'q>, Without),
         link: &SublinkNode<'q>,
         level: &mut Level<'q, '_>,
     ) -> Result<(Rel, Known)> {
@@ -93,7 +128,7 @@ impl Analyzer {
         let answer = self.answer(link.query, Some(level), Some(context))?;
         match link.kind {
             SublinkKind::Value => {
-                let (rel, columns) = self.only_row(rel, &outer, answer)?;
+                let (rel, columns) = self.only_row(rel, &outer, answer, without)?;
                 match columns.into_iter().next() {
                     Some(column) => Ok((rel, column)),
                     None => refuse("a sub-query without columns", "Select a column."),
@@ -122,9 +157,7 @@ impl Analyzer {
         more: Vec<Scalar>,
     ) -> Result<Rel> {
         let mut on = more;
-        for (mine, theirs) in outer.iter().zip(context) {
-            on.extend(same(mine, theirs)?);
-        }
+        on.extend(tied(outer, context)?);
         if on.is_empty() {
             return Ok(combine(vec![rel, right], vec![]));
         }
@@ -216,7 +249,7 @@ impl Analyzer {
                 },
             });
         }
-        let (rel, mut columns) = self.only_row(rel, outer, answer)?;
+        let (rel, mut columns) = self.only_row(rel, outer, answer, Without::Stays)?;
         let there = if always { None } else { columns.pop() };
         level.sublink_columns = columns;
         let test = self.scalar(test, level);
@@ -234,8 +267,15 @@ impl Analyzer {
         Ok(self.add(rel, test))
     }
 
-    /// The columns of a sub-select's one row: NULL without row, an error with several.
-    fn only_row(&mut self, rel: Rel, outer: &[Known], answer: Answer) -> Result<(Rel, Vec<Known>)> {
+    /// The columns of a sub-select's one row: NULL without row, an error with several. Where rows go that have no such row
+    /// and would be beside NULL, an inner join does it: its change needs no matches counted.
+    fn only_row(
+        &mut self,
+        rel: Rel,
+        outer: &[Known],
+        answer: Answer,
+        without: Without,
+    ) -> Result<(Rel, Vec<Known>)> {
         let columns: Vec<Known> = answer
             .produced
             .iter()
@@ -246,6 +286,10 @@ impl Analyzer {
                 let joined = combine(vec![rel, answer.rel], vec![]);
                 return Ok((joined, columns));
             }
+            if without == Without::Goes && answer.null_over_nothing && answer.shown.is_none() {
+                let on = tied(outer, &answer.context)?;
+                return Ok((combine(vec![rel, answer.rel], on), columns));
+            }
             let (right, there) = self.mark(answer.rel);
             let joined = self.beside(rel, outer, right, &answer.context, vec![])?;
             let values = columns
@@ -255,11 +299,11 @@ impl Analyzer {
                 .collect();
             return Ok(self.add_each(joined, &columns, values));
         }
-        let mut on = Vec::new();
-        for (mine, theirs) in outer.iter().zip(&answer.context) {
-            on.extend(same(mine, theirs)?);
-        }
+        let on = tied(outer, &answer.context)?;
         if facts::matches_at_most_one(&answer.rel, &on) {
+            if without == Without::Goes {
+                return Ok((combine(vec![rel, answer.rel], on), columns));
+            }
             let joined = Rel::Outer {
                 left: Box::new(rel),
                 right: Box::new(answer.rel),
@@ -297,7 +341,10 @@ impl Analyzer {
             values.push(value);
         }
         let (right, keys) = self.grouped(answer.rel, &answer.context, &[], calls);
-        let joined = self.beside(rel, outer, right, &keys, vec![])?;
+        let joined = match without {
+            Without::Stays => self.beside(rel, outer, right, &keys, vec![])?,
+            Without::Goes => combine(vec![rel, right], tied(outer, &keys)?),
+        };
         Ok(self.add_each(joined, &columns, values))
     }
 

@@ -128,6 +128,22 @@ const QUERIES: &[(&str, &str)] = &[
         "select id, (select count(*) from b where b.k = a.k) as c from a",
     ),
     (
+        "scalar_sub_select_that_is_needed",
+        "select id from a where v < (select 0.5 * sum(m) from b where b.k = a.k)",
+    ),
+    (
+        "in_a_key",
+        "select id from a where k in (select id from b where m > 0)",
+    ),
+    (
+        "count_distinct",
+        "select k, count(distinct t) as ts from a group by k",
+    ),
+    (
+        "common_to_alternatives",
+        "select a.id, b.m from a, b where (a.k = b.k and a.n > 1 and b.m = 1) or (a.n > 1 and b.m = 2 and a.k = b.k)",
+    ),
+    (
         "not_in_under_or",
         "select id from a where n not in (select m from b) or k = 1",
     ),

@@ -345,3 +345,55 @@ fn one_column_is_matched_with_two() {
         ],
     );
 }
+
+/// What matches at most one row is joined: a key, a grouping, an aggregate that a comparison needs. What is not null over
+/// nothing has to stay.
+#[test]
+fn at_most_one_match() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec(
+        "create table c (id int primary key, x int);
+         create table o (k int, c int, n numeric(10, 2));
+         insert into c values (1, 1), (2, null), (3, 3), (4, 1);
+         insert into o values (1, 1, 5), (1, 1, 5), (2, 1, 7), (3, null, 9), (4, 3, 1), (5, 2, null), (6, 9, 4)",
+    );
+    const QUERIES: [&str; 18] = [
+        "select k, n from o where c in (select id from c)",
+        "select k, n from o where c in (select id from c where x = 1)",
+        "select k from o where exists (select from c where c.id = o.c and (c.x > 1 or o.n > 5))",
+        "select k from o where c in (select x from c group by x having count(*) > 1)",
+        "select k, n from o where (c, k) in (select id, x from c)",
+        "select sum(n) as total, count(*) as c from o where c in (select id from c where x is not null)",
+        "select k, c from o where n < (select x from c where c.id = o.c)",
+        "select k, c from o where n * 2 > (select 3 * x from c where c.id = o.c) + 1",
+        "select id from c where x < (select 0.5 * sum(n) from o where o.c = c.id)",
+        "select id from c where x <= (select max(n) - min(n) from o where o.c = c.id)",
+        "select id from c where 1 > (select count(*) from o where o.c = c.id)",
+        "select id from c where 2 > (select coalesce(sum(n), 0) from o where o.c = c.id)",
+        "select id from c where coalesce(x, 0) < coalesce((select sum(n) from o where o.c = c.id), 8)",
+        "select id from c where (x < (select sum(n) from o where o.c = c.id)) is not true",
+        "select id from c where x < (select sum(n) from o where o.c = c.id having count(*) > 1)",
+        "select id from c where x < (select sum(n) from o where o.c = c.x)",
+        "select c.id, o.k from c, o where (c.id = o.c and n > 4 and x = 1) or (n > 4 and x > 2 and c.id = o.c)",
+        "select c.id, o.k from c left join o on (c.id = o.c and n > 4) or (n <> 1 and c.id = o.c and x > 1)",
+    ];
+    let streams: Vec<StreamTable> = QUERIES
+        .iter()
+        .enumerate()
+        .map(|(i, query)| s.stream_table(&format!("v{i}"), query))
+        .collect();
+    rounds(
+        &mut s,
+        &streams,
+        &[
+            "insert into c values (9, 2); update o set n = 8 where k = 5",
+            "delete from c where id = 1; insert into o values (7, 3, 2), (7, 3, 6)",
+            "insert into c values (1, 5); update c set x = 1 where id in (2, 3); update o set c = 1 where c is null",
+            "update c set id = id + 10 where id > 3; delete from o where k in (1, 2)",
+            "update o set c = 14; update c set x = null where id = 1",
+            "delete from o; insert into o values (1, 2, 3), (2, 2, 4), (3, 19, 9)",
+            "delete from c; insert into c select i, i % 3 from generate_series(1, 6) i; update o set c = k",
+        ],
+    );
+}
