@@ -44,7 +44,7 @@ pub(super) struct Plans {
 /// Refreshes without a try of the fast statement after one that gave up.
 const GIVEN_UP: u32 = 64;
 
-/// The log segments that hold something new, as positions in the list of the one source that changed; empty for all.
+/// The log segments that hold something new, as positions in the list of each source that changed; empty for all.
 type Filled = Vec<(SourceId, Vec<usize>)>;
 
 /// How a unit is to be refreshed.
@@ -80,7 +80,7 @@ impl UnitOutcome {
 /// What the sources' logs hold for a unit.
 enum Pending {
     Clean,
-    /// Log rows per dirty source, and the segments they are in if it is one.
+    /// Log rows per dirty source, and the segments they are in if plans are made for these.
     Changes(Vec<(SourceId, u64)>, Filled),
     /// The log does not explain everything.
     Unexplained(&'static str),
@@ -325,8 +325,14 @@ impl Unit {
                 filled.push((*id, segments));
             }
         }
-        // One plan for each set of segments is worth it for one source; for several they would multiply.
-        if changes.len() > 1 {
+        // A plan for each set of segments is worth it while they do not multiply: for one source, or for two of which
+        // neither has just gone on to its next segment.
+        let few = match filled.as_slice() {
+            [_] => true,
+            [(_, first), (_, second)] => first.len() == 1 && second.len() == 1,
+            _ => false,
+        };
+        if !few {
             filled.clear();
         }
         if changes.is_empty() {
