@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::ast::{Cte, CteBody, Expr, From, JoinKind, Name, Query, Select};
 use super::lower::{Lowered, Sources, column_name, derived, lower, scalar, union_all};
-use crate::rel::{ColId, Kept, Rel};
+use crate::rel::{ColId, ITSELF, Kept, Rel};
 use crate::scalar::{Scalar, Shape, Type};
 
 /// One side of an explicit join: a single FROM item whose columns are bare columns.
@@ -404,8 +404,9 @@ pub(super) fn change(
 /// Up to so many changed inputs every combination is a branch of its own.
 const MULTIPLIED_OUT: usize = 3;
 
-/// The change of an inner join: `pgt_j<i>(c*, w)` is the change of input i; the branches join those with the new states,
-/// or, of many changed inputs, the first with the new and the later ones with the old states of the others.
+/// The change of an inner join: `pgt_j<i>(c*, w)` is the change of input i, unless that is what was read from the log and
+/// need not be copied; the branches join those with the new states, or, of many changed inputs, the first with the new
+/// and the later ones with the old states of the others.
 pub(super) fn inner_change(
     inputs: &[Rel],
     conditions: &[Scalar],
@@ -418,8 +419,13 @@ pub(super) fn inner_change(
     let changed: Vec<usize> = (0..inputs.len())
         .filter(|position| !changes[*position].is_empty())
         .collect();
+    let as_logged = |position: usize| match changes[position].as_slice() {
+        [only] if changed.len() <= MULTIPLIED_OUT && is_scan(only) => Some(only),
+        _ => None,
+    };
     let with = changed
         .iter()
+        .filter(|position| as_logged(**position).is_none())
         .map(|position| {
             let branches = changes[*position]
                 .iter()
@@ -434,6 +440,9 @@ pub(super) fn inner_change(
         })
         .collect();
     let change = |position: usize| {
+        if let Some(term) = as_logged(position) {
+            return lower(term, sources);
+        }
         let alias = format!("j{position}");
         Lowered {
             from: vec![from_cte(&name(position), &alias)],
@@ -533,6 +542,18 @@ pub(super) fn inner_change(
     let mut table = derived(Query { with, branches }, &[alias_by], true);
     table.columns = under(&format!("u{}", alias_by.0), &ids);
     table
+}
+
+/// The rows of a scan, perhaps under other names. A recursive query may read its own rows only once.
+fn is_scan(rel: &Rel) -> bool {
+    match rel {
+        Rel::Scan(scan) => scan.source != ITSELF,
+        Rel::Filter { input, conditions } => conditions.is_empty() && is_scan(input),
+        Rel::Project { input, columns } => {
+            is_scan(input) && columns.iter().all(|(_, value)| value.as_column().is_some())
+        }
+        _ => false,
+    }
 }
 
 /// dR JOIN S', and R' JOIN dS - dR JOIN dS.
