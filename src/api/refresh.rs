@@ -55,7 +55,7 @@ fn run(
 
 /// Sets up again what is refreshed together with `table`, where that is needed; returns how many stream tables it is.
 fn make_ready(table: &StreamTable) -> OwnResult<usize> {
-    let (mut order, _) = refresh::extent(&[table.id], true)?;
+    let mut order = refresh::extent(&[table.id], true)?;
     loop {
         for id in &order {
             if *id == table.id {
@@ -65,7 +65,7 @@ fn make_ready(table: &StreamTable) -> OwnResult<usize> {
             }
         }
         // What has been set up again may belong to a group.
-        let (now, _) = refresh::extent(&[table.id], true)?;
+        let now = refresh::extent(&[table.id], true)?;
         if std::mem::replace(&mut order, now) == order {
             return Ok(order.len());
         }

@@ -35,7 +35,7 @@ pub fn alter(table: &StreamTable, changes: &Changes<'_>) -> Result<()> {
     let catalog_oid = catalog::installed()?;
     lock::definitions(catalog_oid);
     // The refresh at the end, if there is one, is that of the whole group.
-    let (together, _) = crate::refresh::extent(&[table.id], false)?;
+    let together = crate::refresh::extent(&[table.id], false)?;
     for id in together.into_iter().collect::<BTreeSet<i64>>() {
         lock::stream_table(catalog_oid, id);
     }

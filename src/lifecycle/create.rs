@@ -86,7 +86,7 @@ pub fn create(definition: &Definition<'_>) -> Result<StreamTable> {
         let _scope = Scope::internal();
         depend::make_part(view, relid);
         depend::needs_extension(relid);
-        let layout = storage::layout_text(&layout)?;
+        let layout = refresh::layout_text(&layout)?;
         register(
             id,
             &NewStreamTable {
@@ -488,7 +488,7 @@ fn find_stage(
     kept: &str,
     query: &pgt_ivm::rel::Query,
 ) -> Result<Option<StreamTable>> {
-    let layout = storage::layout_text(&Layout::of(query))?;
+    let layout = refresh::layout_text(&Layout::of(query))?;
     let find = || catalog::stage_that_keeps(kept, &layout, table.owner, &table.timezone);
     let Some(known) = find()? else {
         return Ok(None);
@@ -513,7 +513,7 @@ fn create_stage(
     let role = pgt_ivm::sql::quote_identifier(&storage::owner_name(table.owner));
     spi::command(&format!("ALTER TABLE {name} OWNER TO {role}"));
     depend::make_member(relid);
-    let layout = storage::layout_text(&layout)?;
+    let layout = refresh::layout_text(&layout)?;
     register(
         id,
         &NewStreamTable {

@@ -87,7 +87,7 @@ fn fits(table: &StreamTable) -> Result<bool> {
 
 /// The stored layout holds the same columns with the same meaning and is found by the same identity.
 fn same_storage(layout: &Layout, stored: &StreamTable) -> Result<bool> {
-    Ok(storage::layout_text(layout)? == stored.layout)
+    Ok(refresh::layout_text(layout)? == stored.layout)
 }
 
 /// The columns each unit reads are among those recorded as captured for it.
@@ -178,7 +178,7 @@ pub(super) fn rebuild(table: &StreamTable, new_view: Option<pg_sys::Oid>) -> Res
                 Value::Text(effective.name().to_owned()),
                 Value::OptionalText(downgrade.as_ref().map(|refusal| refusal.reason.clone())),
                 Value::OptionalText(downgrade.as_ref().map(|refusal| refusal.hint.clone())),
-                Value::Text(storage::layout_text(&layout)?),
+                Value::Text(refresh::layout_text(&layout)?),
             ],
         );
         require_reinit(table.id, "definition changed");
@@ -247,7 +247,7 @@ fn index_fits(table: &StreamTable, layout: &Layout) -> Result<bool> {
 /// Gives the table the hidden columns and the index of another layout. Where rows are found by something else than before
 /// they cannot be compared with the query: they are deleted, and whoever reads the table starts again.
 fn change_storage(table: &StreamTable, stored: &Layout, layout: &Layout) -> Result<()> {
-    let _writing = entry::writing();
+    let _writing = entry::writing(table.relid);
     // As the owner: triggers and indexes of his on the table are his code.
     let _scope = Scope::restricted(table.owner, &table.timezone);
     storage::drop_index(&table.name);

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use pgrx::pg_sys;
 use pgt_ivm::apply::{Identity, Layout};
-use pgt_ivm::rel::Rel;
 use pgt_ivm::sql;
 use pgt_ivm::sql::ast::{Expr, Name};
 
@@ -179,25 +178,7 @@ pub(super) fn bump_generation(id: i64) {
     );
 }
 
-/// The form in which a layout is kept in the catalog: what decides how rows are stored, without the tree they come from,
-/// so that a renamed source column changes nothing.
-pub(super) fn layout_text(layout: &Layout) -> Result<String> {
-    let mut layout = layout.clone();
-    if let Some(grouped) = &mut layout.grouped {
-        grouped.input = Rel::UnionAll {
-            inputs: vec![],
-            columns: vec![],
-        };
-    }
-    serde_json::to_string(&layout).map_err(|problem| {
-        Error::new(
-            Kind::Internal,
-            format!("could not write a layout: {problem}"),
-        )
-    })
-}
-
-/// Reads what [`layout_text`] wrote.
+/// Reads what [`refresh::layout_text`] wrote.
 pub(super) fn read_layout(text: &str) -> Result<Layout> {
     serde_json::from_str(text).map_err(|problem| {
         Error::new(

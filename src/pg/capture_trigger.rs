@@ -103,14 +103,16 @@ unsafe extern "C-unwind" fn invalidated(_argument: pg_sys::Datum, relation: pg_s
     });
 }
 
-/// The sources the current transaction has written so far.
+/// The sources of which the current transaction has written rows that still count.
 pub fn touched_sources() -> Vec<pg_sys::Oid> {
     BACKEND.with(|backend| {
         backend
             .borrow()
             .touched
-            .keys()
-            .map(|oid| pg_sys::Oid::from(*oid))
+            .iter()
+            // What a savepoint took back is nowhere.
+            .filter(|(_, touched)| touched.total() > 0)
+            .map(|(oid, _)| pg_sys::Oid::from(*oid))
             .collect()
     })
 }

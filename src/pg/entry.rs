@@ -23,34 +23,54 @@ pub fn install(callbacks: Callbacks) {
     let _ = CALLBACKS.set(callbacks);
 }
 
+/// Our own changes of stored rows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Writing {
+    relation: pg_sys::Oid,
+    /// How many triggers called what writes.
+    depth: i32,
+}
+
 thread_local! {
     /// Our own changes of stored rows are under way.
-    static WRITING: Cell<bool> = const { Cell::new(false) };
+    static WRITING: Cell<Option<Writing>> = const { Cell::new(None) };
     /// Our own DDL is under way: event triggers have nothing to find out.
     static DEFINING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// A flag that is set while the value lives, also when an error unwinds.
-pub struct Flag(&'static std::thread::LocalKey<Cell<bool>>, bool);
+/// Something that is set while the value lives, also when an error unwinds.
+pub struct Flag<T: Copy + 'static>(&'static std::thread::LocalKey<Cell<T>>, T);
 
-impl Drop for Flag {
+impl<T: Copy + 'static> Drop for Flag<T> {
     fn drop(&mut self) {
         self.0.set(self.1);
     }
 }
 
-fn raise(flag: &'static std::thread::LocalKey<Cell<bool>>) -> Flag {
-    Flag(flag, flag.replace(true))
+fn raise<T: Copy>(flag: &'static std::thread::LocalKey<Cell<T>>, value: T) -> Flag<T> {
+    Flag(flag, flag.replace(value))
 }
 
-/// Allows writing to stream tables while the value lives.
-pub fn writing() -> Flag {
-    raise(&WRITING)
+/// Allows writing to a stream table while the value lives, but not to triggers that this calls.
+pub fn writing(relation: pg_sys::Oid) -> Flag<impl Copy> {
+    let depth = trigger_depth();
+    raise(&WRITING, Some(Writing { relation, depth }))
+}
+
+/// Stored rows are being written: whoever runs now was called by that.
+pub fn is_writing() -> bool {
+    WRITING.get().is_some()
+}
+
+/// How many triggers are at work, one called by another.
+fn trigger_depth() -> i32 {
+    // SAFETY: a built-in function without arguments.
+    unsafe { pgrx::direct_function_call::<i32>(pg_sys::pg_trigger_depth, &[]) }.unwrap_or(0)
 }
 
 /// Keeps our event triggers quiet while the value lives.
-pub fn defining() -> Flag {
-    raise(&DEFINING)
+pub fn defining() -> Flag<bool> {
+    raise(&DEFINING, true)
 }
 
 sql_function!(
@@ -64,7 +84,14 @@ unsafe fn refuse_write_body(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     // SAFETY: arguments as PostgreSQL's function manager passes them.
     unsafe {
         let trigger = (*fcinfo).context.cast::<pg_sys::TriggerData>();
-        if !WRITING.get() && !trigger.is_null() {
+        if trigger.is_null() {
+            return pg_sys::Datum::from(0usize);
+        }
+        let ours = Writing {
+            relation: (*(*trigger).tg_relation).rd_id,
+            depth: trigger_depth() - 1,
+        };
+        if WRITING.get() != Some(ours) {
             let name =
                 std::ffi::CStr::from_ptr((*(*(*trigger).tg_relation).rd_rel).relname.data.as_ptr())
                     .to_string_lossy()

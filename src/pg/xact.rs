@@ -71,7 +71,8 @@ unsafe extern "C-unwind" fn transaction_event(
             announce_definitions();
         }
         pg_sys::XactEvent::XACT_EVENT_PREPARE => {
-            if !capture_trigger::take_touched().is_empty() {
+            let (touched, changed) = (capture_trigger::take_touched(), CHANGED.take());
+            if !touched.is_empty() || !changed.is_empty() {
                 shared::mark_prepared();
             }
             // What is prepared may be committed by any session: better one look too many.

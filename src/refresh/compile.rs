@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use pgrx::pg_sys;
 use pgt_ivm::apply::{Layout, Target};
-use pgt_ivm::rel::{OutputColumn, Query, SourceId};
+use pgt_ivm::rel::{OutputColumn, Query, Rel, SourceId};
 use pgt_ivm::rewrite::{self, Planned, STAGE_SOURCE};
 use pgt_ivm::scalar::Type;
 use pgt_ivm::sql::ast::Name;
@@ -79,7 +79,8 @@ pub struct Compiled {
     pub restless: bool,
 }
 
-/// The stream table compiled, from a cache if its generation is still the same.
+/// The stream table compiled, from a cache if its generation is still the same. Fails if it does not fit what is stored and
+/// logged for it, so that whatever has been compiled can be refreshed.
 pub fn compile(table: &StreamTable) -> Result<Rc<Compiled>> {
     if let Some(known) = cache::kept(table.id)
         && known.is_of(table)
@@ -265,10 +266,14 @@ fn unit(table: &StreamTable, query: &Query, stages: &[StreamTable]) -> Result<Un
         );
         source_refs.insert(id, reference.0);
     }
+    let layout = Layout::of(query);
+    if layout_text(&layout)? != table.layout {
+        return Err(overtaken(table.relid));
+    }
     Ok(Unit {
         id: table.id,
         relid: table.relid,
-        layout: Layout::of(query),
+        layout,
         query: Some(query.clone()),
         sources,
         source_refs,
@@ -324,6 +329,24 @@ fn opaque_unit(table: &StreamTable, dependencies: &[Dependency]) -> Result<Unit>
     })
 }
 
+/// The form in which a layout is kept in the catalog: what decides how rows are stored, without the tree they come from,
+/// so that a renamed source column changes nothing.
+pub fn layout_text(layout: &Layout) -> Result<String> {
+    let mut layout = layout.clone();
+    if let Some(grouped) = &mut layout.grouped {
+        grouped.input = Rel::UnionAll {
+            inputs: vec![],
+            columns: vec![],
+        };
+    }
+    serde_json::to_string(&layout).map_err(|problem| {
+        Error::new(
+            Kind::Internal,
+            format!("could not write a layout: {problem}"),
+        )
+    })
+}
+
 fn source_ref(
     relid: pg_sys::Oid,
     stream: Option<i64>,
@@ -336,6 +359,10 @@ fn source_ref(
         )
         .hint("Refresh the stream table with pgtrickle.refresh_stream_table() to set it up again.")
     })?;
+    let current = log.columns();
+    if !columns.iter().all(|column| current.contains(column)) {
+        return Err(overtaken(relid));
+    }
     // A layout without the columns is older than this reader: every row in it was seen when it was built.
     let usable: Vec<_> = log
         .segments
@@ -354,6 +381,18 @@ fn source_ref(
         stream,
     };
     Ok((reference, names))
+}
+
+/// What was set up for a stream table is not what its query needs now: it changed after that was looked at.
+fn overtaken(relid: pg_sys::Oid) -> Error {
+    Error::new(
+        Kind::MustWait,
+        format!(
+            "the definition of {} changed while a refresh was prepared",
+            describe(relid)
+        ),
+    )
+    .hint("Try again.")
 }
 
 fn output_segment(relid: pg_sys::Oid) -> Option<Name> {

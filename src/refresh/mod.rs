@@ -12,7 +12,7 @@ mod verify;
 
 pub use cache::{clear, current, is_compiled, known, session_entries};
 pub use compile::{
-    Compiled, Unit, columns_read, compile, stage_queries, stage_query, view_columns,
+    Compiled, Unit, columns_read, compile, layout_text, stage_queries, stage_query, view_columns,
 };
 pub use set::{Outcome, Request, Then, extent, failed_at, now, refresh, stands_alone, upstream_of};
 pub use unit::storage_columns;

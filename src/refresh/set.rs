@@ -66,13 +66,23 @@ pub struct Outcome {
 /// Fails with 0A000 if this transaction has written to a source: what it wrote would be seen now and again later.
 pub fn refresh(request: &Request) -> Result<Vec<Outcome>> {
     let catalog_oid = catalog::installed()?;
+    if entry::is_writing() {
+        return Err(Error::new(
+            Kind::NotIncremental,
+            "cannot refresh a stream table within a refresh",
+        )
+        .detail("A trigger or a function that a refresh calls asks for another one.")
+        .hint(
+            "Give the other stream table a schedule; it is refreshed when what it reads changed.",
+        ));
+    }
     let mut locked: Vec<i64> = Vec::new();
     // The definitions may have changed while the locks were waited for.
     for _ in 0..10 {
         for id in std::mem::take(&mut locked) {
             lock::release_stream_table(catalog_oid, id);
         }
-        let (order, groups) = extent(&request.ids, request.with_upstream)?;
+        let order = extent(&request.ids, request.with_upstream)?;
         // In the order of ids: refreshes that meet wait for each other and not in a circle.
         locked.extend(&order);
         locked.sort_unstable();
@@ -85,18 +95,15 @@ pub fn refresh(request: &Request) -> Result<Vec<Outcome>> {
             lock::stream_table(catalog_oid, id);
             locked.push(id);
         }
-        if !groups.is_empty() && !is_extent(&order, request.with_upstream)? {
-            continue;
-        }
         refuse_own_writes(&compiled)?;
         lock_sources(&compiled);
         // Before the snapshot: whatever was committed until then is in it.
         let taken_at = now();
-        let snapshot = match request.initiated_by {
+        let mut snapshot = Snapshot::take();
+        if request.initiated_by == InitiatedBy::Create || is_older_than_logs(&compiled, &snapshot) {
             // Capture has just been installed: whatever it waited for must be visible.
-            InitiatedBy::Create => Snapshot::latest(),
-            _ => Snapshot::take(),
-        };
+            snapshot = Snapshot::latest();
+        }
         refuse_unseen_truncation(&compiled, &snapshot)?;
         if !still_current(&compiled) {
             for id in &order {
@@ -109,11 +116,16 @@ pub fn refresh(request: &Request) -> Result<Vec<Outcome>> {
             }
             continue;
         }
+        let Some(groups) = whole_groups(&compiled, request.with_upstream) else {
+            continue;
+        };
         refuse_what_must_wait(&compiled, &groups, request)?;
         let outcomes = compiled
             .iter()
             .map(|compiled| {
                 AT.set(Some(compiled.table.id));
+                // Triggers on what was refreshed before may have.
+                refuse_own_writes(std::slice::from_ref(compiled))?;
                 refresh_one(compiled, request, &snapshot, taken_at)
             })
             .collect::<Result<Vec<Outcome>>>()?;
@@ -160,20 +172,19 @@ pub fn failed_at() -> Option<i64> {
 }
 
 /// What has to be refreshed at one snapshot if `ids` are: whole groups, and everything upstream if asked. In topological
-/// order, with the groups.
-pub fn extent(ids: &[i64], with_upstream: bool) -> Result<(Vec<i64>, Vec<Group>)> {
+/// order.
+pub fn extent(ids: &[i64], with_upstream: bool) -> Result<Vec<i64>> {
     let mut wanted = ids.to_vec();
     loop {
         let order = order(&wanted, with_upstream)?;
-        let groups = atomic_groups(&order);
-        let missing: Vec<i64> = groups
-            .iter()
-            .flat_map(|group| &group.members)
-            .map(|(id, _)| *id)
+        let missing: Vec<i64> = atomic_groups(&order)
+            .into_iter()
+            .flat_map(|group| group.members)
+            .map(|(id, _)| id)
             .filter(|id| !order.contains(id))
             .collect();
         if missing.is_empty() {
-            return Ok((order, groups));
+            return Ok(order);
         }
         wanted.extend(missing);
     }
@@ -186,20 +197,38 @@ pub fn stands_alone(table: &StreamTable) -> bool {
             .is_some_and(|known| known.is_of(table) && known.upstream().is_empty())
 }
 
-/// The stream tables are still whole groups.
-fn is_extent(order: &[i64], with_upstream: bool) -> Result<bool> {
-    let (now, _) = extent(order, with_upstream)?;
-    Ok(now.len() == order.len())
+/// The groups of stream tables that are refreshed together; none if a member is missing, or something upstream. What
+/// [`extent`] knew may have been outdated; this is asked of current definitions, under the locks.
+fn whole_groups(compiled: &[Rc<Compiled>], with_upstream: bool) -> Option<Vec<Group>> {
+    let here: BTreeSet<i64> = compiled.iter().map(|known| known.table.id).collect();
+    let groups = atomic(
+        compiled
+            .iter()
+            .filter_map(|known| known.table.consistency_group),
+    );
+    let members = groups
+        .iter()
+        .flat_map(|group| group.members.iter().map(|(id, _)| *id));
+    let upstream = compiled
+        .iter()
+        .filter(|_| with_upstream)
+        .flat_map(|known| known.upstream());
+    let whole = members.chain(upstream).all(|id| here.contains(&id));
+    whole.then_some(groups)
 }
 
-/// The groups of these stream tables that are refreshed together.
+/// The groups of these stream tables that are refreshed together, as far as is known.
 fn atomic_groups(ids: &[i64]) -> Vec<Group> {
-    ids.iter()
-        .filter_map(|id| match cache::kept(*id) {
-            // Whether that is outdated is found out under the locks.
-            Some(known) => known.table.consistency_group,
-            None => catalog::load(*id).ok()?.consistency_group,
-        })
+    atomic(ids.iter().filter_map(|id| match cache::kept(*id) {
+        // Whether that is outdated is found out under the locks.
+        Some(known) => known.table.consistency_group,
+        None => catalog::load(*id).ok()?.consistency_group,
+    }))
+}
+
+/// Those of these groups that are refreshed together.
+fn atomic(groups: impl Iterator<Item = i64>) -> Vec<Group> {
+    groups
         .collect::<BTreeSet<i64>>()
         .into_iter()
         .filter_map(catalog::group)
@@ -417,6 +446,17 @@ fn refuse_unseen_truncation(compiled: &[Rc<Compiled>], snapshot: &Snapshot) -> R
     Ok(())
 }
 
+/// In REPEATABLE READ the snapshot may be older than the log of something that was set up again in this transaction: what
+/// was committed in between is in no log that is read later.
+fn is_older_than_logs(compiled: &[Rc<Compiled>], snapshot: &Snapshot) -> bool {
+    snapshot.is_transactions_own()
+        && compiled
+            .iter()
+            .flat_map(|stream_table| &stream_table.units)
+            .map(|unit| catalog::load_state(unit.id, Under::Snapshot(snapshot)))
+            .any(|state| !state.populated || state.needs_reinit)
+}
+
 fn still_current(compiled: &[Rc<Compiled>]) -> bool {
     compiled.iter().all(|known| {
         catalog::generation(known.table.id) == Some((known.table.generation, known.table.relid))
@@ -458,7 +498,7 @@ fn refresh_one(
         });
         let outcome = {
             let _scope = Scope::restricted(table.owner, &table.timezone);
-            let _writing = entry::writing();
+            let _writing = entry::writing(unit.relid);
             let empty =
                 request.initiated_by == InitiatedBy::Create && request.ids.contains(&table.id);
             let how = How {

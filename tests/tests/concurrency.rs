@@ -1,6 +1,6 @@
 //! Several sessions at once: commit order against write order, one snapshot per refresh, locks before looking.
 
-use pgt_tests::database;
+use pgt_tests::{Session, StreamTable, database};
 
 #[test]
 fn early_writer_commits_after_a_later_one_was_refreshed() {
@@ -159,6 +159,26 @@ fn prepared_transaction_is_committed_after_a_refresh() {
     s.exec(&format!("commit prepared '{gid}'"));
     v.follows(&mut s);
     assert_eq!(s.lines("select k from v order by k"), ["1", "2"]);
+}
+
+#[test]
+fn refresh_in_a_prepared_transaction_reaches_what_reads_its_result() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table s (k int primary key)");
+    let v = s.stream_table("v", "select k from s");
+    let w = s.stream_table_with("w", "select count(*) as c from v", "schedule => '100ms'");
+    let gid = format!("{}_p", db.name());
+    s.exec("insert into s values (1)");
+    s.exec(&format!(
+        "begin; select pgtrickle.refresh_stream_table('v'); prepare transaction '{gid}'"
+    ));
+    s.exec("insert into s values (2)");
+    assert_eq!(s.value("select c from w"), "0");
+    s.exec(&format!("commit prepared '{gid}'"));
+    db.wait_until("select c = 1 from w");
+    v.follows(&mut s);
+    w.catches_up(&mut s);
 }
 
 #[test]
@@ -551,5 +571,96 @@ fn several_writers_several_stream_tables_refreshed_at_random() {
     for v in &tables {
         v.refresh(&mut s);
         v.assert_fresh(&mut s);
+    }
+}
+
+/// How rows are found again changes while a refresh waits for the table.
+#[test]
+fn key_comes_and_goes_while_a_refresh_waits() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table s (k int not null, n int); insert into s values (1, 10), (1, 20), (2, 5)");
+    let tables = [
+        ("v", "select k, n from s"),
+        ("g", "select k, sum(n) as t from s group by k"),
+        (
+            "j",
+            "select a.k, b.n from s a left join s b on a.k = b.k and b.n > 5",
+        ),
+    ]
+    .map(|(name, query)| s.stream_table(name, query));
+    for (ddl, after) in [
+        (
+            "delete from s where n = 20; alter table s add primary key (k)",
+            "insert into s values (3, 3); update s set n = n + 1 where k = 1",
+        ),
+        (
+            "alter table s drop constraint s_pkey; insert into s values (1, 99), (1, 99)",
+            "delete from s where n = 99 and ctid = (select min(ctid) from s where n = 99)",
+        ),
+    ] {
+        let contents = |s: &mut Session| s.lines("select k, n from v order by 1, 2");
+        let before = contents(&mut s);
+        s.exec(&format!("begin; {ddl}"));
+        let waiting = tables.each_ref().map(|table| {
+            let running = db.connect().spawn(&format!(
+                "select pgtrickle.refresh_stream_table('{}')",
+                table.name()
+            ));
+            db.wait_blocked(running.pid());
+            running
+        });
+        s.exec("commit");
+        let mut done = Vec::new();
+        for refresh in waiting {
+            match refresh.finish().1 {
+                Ok(_) => done.push(true),
+                Err(refused) => {
+                    assert_eq!(refused.code, "55000", "{refused}");
+                    done.push(false);
+                }
+            }
+        }
+        for (table, done) in tables.iter().zip(&done) {
+            if *done {
+                table.assert_equal(&mut s);
+            }
+        }
+        if !done[0] {
+            assert_eq!(contents(&mut s), before);
+        }
+        for table in &tables {
+            table.follows_somehow(&mut s);
+        }
+        s.exec(after);
+        for table in &tables {
+            table.follows(&mut s);
+        }
+    }
+}
+
+/// What is logged for a new query begins after the snapshot of the transaction that alters it.
+#[test]
+fn query_is_altered_under_an_old_snapshot() {
+    let db = database();
+    let (mut s, mut other) = (db.connect(), db.connect());
+    s.exec("create table s (k int primary key, n int, m int); insert into s values (1, 1, 1)");
+    let query = |column: &str| format!("select k, {column} as x from s");
+    s.stream_table("v", &query("n"));
+    for (column, level) in [("m", "repeatable read"), ("m + n", "serializable")] {
+        s.exec(&format!(
+            "begin isolation level {level}; select count(*) from s"
+        ));
+        other.exec("insert into s select max(k) + 1, 2, 2 from s");
+        s.exec(&format!(
+            "select pgtrickle.alter_stream_table('v', query => {}); commit",
+            pgt_tests::quote(&query(column))
+        ));
+        let v = StreamTable::new("v", &query(column));
+        v.follows_somehow(&mut s);
+        other.exec(
+            "update s set m = m + 1 where k = 1; insert into s select max(k) + 1, 3, 3 from s",
+        );
+        v.follows(&mut s);
     }
 }

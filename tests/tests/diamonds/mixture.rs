@@ -247,6 +247,28 @@ fn columns_that_come_and_go_do_not_mix_moments() {
     d.catches_up(&mut s);
 }
 
+/// What the session knew of `b` from before there was a group is forgotten while it waits for the group to be made.
+#[test]
+fn refresh_that_waited_for_a_new_group_is_one_of_the_group() {
+    let db = database();
+    let mut s = db.connect();
+    source(&mut s);
+    let b = s.stream_table_with("b", B, ATOMIC);
+    let c = s.stream_table_with("c", C, ATOMIC);
+    let mut waiting = db.connect();
+    b.refresh(&mut waiting);
+    s.exec("begin");
+    let d = s.stream_table_with("d", D, ATOMIC);
+    db.connect().exec("insert into s values (10, 1, 1)");
+    let refresh = waiting.spawn("select pgtrickle.refresh_stream_table('b')");
+    db.wait_blocked(refresh.pid());
+    s.exec("select pgtrickle.clear_caches()");
+    s.exec("commit");
+    refresh.join();
+    is_current(&mut s);
+    all_fresh(&mut s, &[b, c, d]);
+}
+
 /// A diamond of which the refresh of `c` waits for the gatekeeper.
 fn slow_diamond(db: &Database<'_>, s: &mut Session) -> (Session, [StreamTable; 3]) {
     source(s);
