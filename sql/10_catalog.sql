@@ -104,7 +104,9 @@ CREATE TABLE pgtrickle.pgt_change_sources (
     switched_at timestamptz NOT NULL DEFAULT now(),
     unlogged    boolean NOT NULL,
     -- The leaves of the partition tree when it was last looked at.
-    members     oid[] NOT NULL
+    members     oid[] NOT NULL,
+    -- The expressions of its generated columns, as hashes.
+    generated   jsonb NOT NULL DEFAULT '{}'
 );
 
 CREATE TABLE pgtrickle.pgt_change_segments (

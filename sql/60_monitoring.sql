@@ -676,11 +676,11 @@ BEGIN ATOMIC
     FROM (SELECT current_setting('max_worker_processes')::integer,
               2 + COALESCE(current_setting('pg_trickle.max_concurrent_refreshes', true), '4')::integer) AS workers (present, needed)
     UNION ALL
-    SELECT 'event_triggers', count(*) = 2 AND COALESCE(current_setting('event_triggers', true), 'on') = 'on',
+    SELECT 'event_triggers', count(*) = 3 AND COALESCE(current_setting('event_triggers', true), 'on') = 'on',
         CASE WHEN COALESCE(current_setting('event_triggers', true), 'on') <> 'on' THEN 'event_triggers is off'
-             WHEN count(*) < 2 THEN 'event triggers pgt_on_ddl_end and pgt_on_drop must be enabled always'
+             WHEN count(*) < 3 THEN 'event triggers pgt_on_ddl_end, pgt_on_drop and pgt_on_rewrite must be enabled always'
              ELSE 'schema changes are noticed' END
-    FROM pg_event_trigger WHERE evtname IN ('pgt_on_ddl_end', 'pgt_on_drop') AND evtenabled = 'A'
+    FROM pg_event_trigger WHERE evtname IN ('pgt_on_ddl_end', 'pgt_on_drop', 'pgt_on_rewrite') AND evtenabled = 'A'
     UNION ALL
     SELECT 'capture_triggers', count(*) = 0, CASE WHEN count(*) = 0 THEN 'none is missing'
         ELSE pgtrickle.pgt_listed(array_agg(format('trigger %s on %s is %s', trigger_name, relation, state)

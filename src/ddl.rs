@@ -8,37 +8,67 @@ use pgrx::pg_sys;
 
 use crate::capture;
 use crate::catalog;
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::lifecycle;
+use crate::pg::entry::{self, Command};
 use crate::pg::session::Scope;
 use crate::pg::spi::{self, Value};
-use crate::pg::{entry, xact};
+use crate::pg::xact;
 
 /// After any DDL command.
-pub fn ddl_end() {
+pub fn ddl_end(command: Command) {
     let _scope = Scope::internal();
     if catalog::catalog_oid().is_none() {
         return;
     }
     let _quiet = entry::defining();
     let commands = spi::run(
-        "SELECT classid, objid, command_tag FROM pg_catalog.pg_event_trigger_ddl_commands() \
-         WHERE classid IN ('pg_catalog.pg_class'::pg_catalog.regclass, 'pg_catalog.pg_proc'::pg_catalog.regclass, \
-         'pg_catalog.pg_namespace'::pg_catalog.regclass, 'pg_catalog.pg_type'::pg_catalog.regclass, \
-         'pg_catalog.pg_operator'::pg_catalog.regclass, 'pg_catalog.pg_collation'::pg_catalog.regclass)",
+        "SELECT classid, objid, command_tag, CASE classid \
+         WHEN 'pg_catalog.pg_trigger'::pg_catalog.regclass THEN (SELECT tgrelid FROM pg_catalog.pg_trigger t WHERE t.oid = objid) \
+         WHEN 'pg_catalog.pg_rewrite'::pg_catalog.regclass THEN (SELECT ev_class FROM pg_catalog.pg_rewrite r WHERE r.oid = objid) \
+         WHEN 'pg_catalog.pg_policy'::pg_catalog.regclass THEN (SELECT polrelid FROM pg_catalog.pg_policy p WHERE p.oid = objid) END \
+         FROM pg_catalog.pg_event_trigger_ddl_commands() WHERE classid IN (\
+         'pg_catalog.pg_trigger'::pg_catalog.regclass, 'pg_catalog.pg_rewrite'::pg_catalog.regclass, \
+         'pg_catalog.pg_policy'::pg_catalog.regclass, 'pg_catalog.pg_class'::pg_catalog.regclass, \
+         'pg_catalog.pg_proc'::pg_catalog.regclass, 'pg_catalog.pg_namespace'::pg_catalog.regclass, \
+         'pg_catalog.pg_type'::pg_catalog.regclass, 'pg_catalog.pg_operator'::pg_catalog.regclass, \
+         'pg_catalog.pg_collation'::pg_catalog.regclass)",
         &[],
     );
+    let adds_value = command == Command::AddsEnumValue;
     for command in &commands {
         let tag = command.text(2);
         match tag.as_str() {
-            "CREATE TABLE" | "ALTER TABLE" | "CREATE INDEX" | "ALTER INDEX" => {
-                relation_changed(command.oid(1))
+            "CREATE TABLE" | "CREATE INDEX" | "ALTER INDEX" => relation_changed(command.oid(1)),
+            "ALTER TABLE" => {
+                relation_changed(command.oid(1));
+                row_type_changed(command.oid(1));
+                for heir in heirs(command.oid(1)) {
+                    source_changed(heir);
+                    row_type_changed(heir);
+                }
             }
-            "CREATE VIEW" | "ALTER VIEW" | "CREATE FUNCTION" | "ALTER FUNCTION" => {
-                ingredient_changed(command.oid(0), command.oid(1));
+            "CREATE TRIGGER" | "CREATE RULE" => added_to(command.oid(3)),
+            "CREATE POLICY" | "ALTER POLICY" => relation_changed(command.oid(3)),
+            "CREATE VIEW" | "ALTER VIEW" | "CREATE FUNCTION" | "ALTER FUNCTION"
+            | "ALTER ROUTINE" | "CREATE AGGREGATE" => {
+                let reason = "a view or function of the query was replaced";
+                ingredient_changed(command.oid(0), command.oid(1), reason);
             }
-            "ALTER SCHEMA" | "ALTER TYPE" | "ALTER DOMAIN" | "ALTER OPERATOR"
-            | "ALTER COLLATION" => bump_all(),
+            "ALTER TYPE" if adds_value && !are_listed(command.oid(1)) => bump_all(),
+            "ALTER TYPE" => {
+                bump_all();
+                if command.oid(0) == pg_sys::RelationRelationId {
+                    row_type_changed(command.oid(1));
+                    // Tables of this type changed with it.
+                    for source in capture::misshapen() {
+                        reshape(source);
+                    }
+                } else {
+                    ingredient_changed(command.oid(0), command.oid(1), TYPE_ALTERED);
+                }
+            }
+            "ALTER SCHEMA" | "ALTER DOMAIN" | "ALTER OPERATOR" | "ALTER COLLATION" => bump_all(),
             _ => {}
         }
     }
@@ -75,7 +105,18 @@ pub fn dropped() {
         }
     }
     if dropped.bool(1) {
+        for source in capture::misshapen() {
+            reshape(source);
+        }
         bump_all();
+    }
+    for policy in spi::run(
+        "SELECT DISTINCT c.oid FROM pg_catalog.pg_event_trigger_dropped_objects() d, pg_catalog.pg_class c \
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE d.object_type = 'policy' \
+         AND n.nspname = d.address_names[1] AND c.relname = d.address_names[2]",
+        &[],
+    ) {
+        relation_changed(policy.oid(0));
     }
     if dropped.bool(2) {
         for source in spi::run(
@@ -86,6 +127,47 @@ pub fn dropped() {
                 raise(error);
             }
         }
+    }
+}
+
+/// Before a partition is detached in several transactions: after the first one its rows are gone for queries, and only
+/// after the last one is anything heard of it.
+pub fn detaching_concurrently(relation: pg_sys::Oid) {
+    let _scope = Scope::internal();
+    if catalog::catalog_oid().is_none() {
+        return;
+    }
+    let captured = spi::first(
+        "SELECT 1 FROM pgtrickle.pgt_change_sources WHERE source = pg_catalog.pg_partition_root($1::pg_catalog.oid::pg_catalog.regclass)",
+        &[Value::Oid(relation)],
+    );
+    if captured.is_some() {
+        raise(
+            Error::new(
+                Kind::NotIncremental,
+                "cannot detach a partition of a source of stream tables concurrently",
+            )
+            .detail("Its rows would be gone before the stream tables learn of it.")
+            .hint("Detach it without CONCURRENTLY."),
+        );
+    }
+}
+
+/// Before ALTER TABLE writes a table anew.
+pub fn rewritten() {
+    let _scope = Scope::internal();
+    if catalog::catalog_oid().is_none() {
+        return;
+    }
+    // With other values, or with another persistence; another access method (8) keeps the rows as they are.
+    let rewritten = spi::first(
+        "SELECT pg_catalog.pg_event_trigger_table_rewrite_oid() WHERE pg_catalog.pg_event_trigger_table_rewrite_reason() & 7 <> 0",
+        &[],
+    );
+    if let Some(row) = rewritten
+        && let Err(error) = lifecycle::refuse_rewrite(row.oid(0))
+    {
+        raise(error);
     }
 }
 
@@ -123,8 +205,25 @@ fn relation_changed(relation: pg_sys::Oid) {
     inheritance_changed(relation);
 }
 
+/// The sources that inherit from a table: what is done to its columns is done to theirs.
+fn heirs(relation: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    spi::run(
+        "WITH RECURSIVE below(oid) AS (SELECT inhrelid FROM pg_catalog.pg_inherits WHERE inhparent = $1 UNION \
+         SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN below b ON i.inhparent = b.oid) \
+         SELECT s.source FROM pgtrickle.pgt_change_sources s JOIN below ON below.oid = s.source",
+        &[Value::Oid(relation)],
+    )
+    .iter()
+    .map(|row| row.oid(0))
+    .collect()
+}
+
 fn source_changed(source: pg_sys::Oid) {
     members_changed(source);
+    reshape(source);
+    if capture::generated_anew(source) {
+        require_reinit(source, "a generated column has another expression");
+    }
     // What is refreshed fully may use the table in ways that are not known, a whole row for example.
     let full = spi::run(
         "UPDATE pgtrickle.pgt_refresh_state SET reinit_requests = reinit_requests + 1, reinit_reason = 'source altered' \
@@ -138,17 +237,31 @@ fn source_changed(source: pg_sys::Oid) {
     bump_readers(source);
 }
 
+/// The log of a source takes the source's rows as they are now.
+fn reshape(source: pg_sys::Oid) {
+    match lifecycle::source_reshaped(source) {
+        Ok(true) => bump_readers(source),
+        Ok(false) => {}
+        Err(error) => raise(error),
+    }
+}
+
 /// Partitions may have been attached or detached: rows came or went with them.
 fn members_changed(source: pg_sys::Oid) {
     if capture::sync_members(source) {
-        spi::run(
-            "UPDATE pgtrickle.pgt_refresh_state SET reinit_requests = reinit_requests + 1, reinit_reason = 'partitions changed' \
-             WHERE pgt_id IN (SELECT pgt_id FROM pgtrickle.pgt_dependencies WHERE source::pg_catalog.oid = $1)",
-            &[Value::Oid(source)],
-        );
-        xact::mark_dirty_at_commit(source);
+        require_reinit(source, "partitions changed");
         bump_readers(source);
     }
+}
+
+/// Rows of `source` changed in a way that no row trigger has seen.
+fn require_reinit(source: pg_sys::Oid, reason: &str) {
+    spi::run(
+        "UPDATE pgtrickle.pgt_refresh_state SET reinit_requests = reinit_requests + 1, reinit_reason = $2 \
+         WHERE pgt_id IN (SELECT pgt_id FROM pgtrickle.pgt_dependencies WHERE source::pg_catalog.oid = $1)",
+        &[Value::Oid(source), Value::Text(reason.to_owned())],
+    );
+    xact::mark_dirty_at_commit(source);
 }
 
 /// A table became the child of a source by inheritance: its rows are the source's rows now, and nothing captures them.
@@ -161,6 +274,20 @@ fn inheritance_changed(relation: pg_sys::Oid) {
     for parent in parents {
         bump_readers(parent.oid(0));
     }
+    for related in spi::run(
+        "SELECT i.inhparent FROM pg_catalog.pg_inherits i WHERE i.inhrelid = $1 UNION \
+         SELECT i.inhrelid FROM pg_catalog.pg_inherits i WHERE i.inhparent = $1",
+        &[Value::Oid(relation)],
+    ) {
+        added_to(related.oid(0));
+    }
+}
+
+/// Something was added to a table that must not be added to a stream table.
+fn added_to(relation: pg_sys::Oid) {
+    if let Err(error) = lifecycle::stream_table_added_to(relation) {
+        raise(error);
+    }
 }
 
 fn bump_readers(source: pg_sys::Oid) {
@@ -169,28 +296,77 @@ fn bump_readers(source: pg_sys::Oid) {
     }
 }
 
-/// A view or function was created or replaced: whatever is made of it may mean something else now.
-fn ingredient_changed(class: pg_sys::Oid, object: pg_sys::Oid) {
-    let changed = spi::run(
-        "WITH RECURSIVE made_of(class, object) AS (SELECT $1::pg_catalog.oid, $2::pg_catalog.oid UNION \
-         SELECT 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid, r.ev_class FROM made_of m \
-         JOIN pg_catalog.pg_depend d ON d.refclassid = m.class AND d.refobjid = m.object \
-         AND d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass \
-         JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid WHERE r.ev_class <> m.object) \
-         UPDATE pgtrickle.pgt_stream_tables st SET generation = pg_catalog.nextval('pgtrickle.pgt_generation_seq') WHERE st.stage_query IS NULL \
-         AND st.def_view::pg_catalog.oid IN (SELECT object FROM made_of) AND st.def_view::pg_catalog.oid <> $2 \
-         RETURNING st.pgt_id",
+const TYPE_ALTERED: &str = "a type of the query was altered";
+
+/// From what is in `made_of(class, object)` to what is made of it: views, functions, operators, types made of a type or a
+/// relation, tables with a column of a type.
+const MADE_OF: &str = "SELECT CASE WHEN r.ev_class IS NULL THEN d.classid ELSE 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid END, \
+     COALESCE(r.ev_class, d.objid) FROM made_of m JOIN pg_catalog.pg_depend d ON d.refclassid = m.class \
+     AND d.refobjid = m.object AND (d.classid IN ('pg_catalog.pg_rewrite'::pg_catalog.regclass, \
+     'pg_catalog.pg_type'::pg_catalog.regclass, 'pg_catalog.pg_proc'::pg_catalog.regclass, \
+     'pg_catalog.pg_operator'::pg_catalog.regclass) OR d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass \
+     AND m.class = 'pg_catalog.pg_type'::pg_catalog.regclass) LEFT JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid \
+     AND d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass WHERE r.ev_class IS DISTINCT FROM m.object";
+
+/// A view, function or type was created, replaced or altered: whatever is made of it may mean something else now.
+fn ingredient_changed(class: pg_sys::Oid, object: pg_sys::Oid, reason: &str) {
+    let made = spi::run(
+        &format!(
+            "WITH RECURSIVE made_of(class, object) AS (SELECT $1::pg_catalog.oid, $2::pg_catalog.oid UNION {MADE_OF}) \
+             SELECT st.pgt_id FROM pgtrickle.pgt_stream_tables st WHERE st.stage_query IS NULL \
+             AND st.def_view::pg_catalog.oid IN (SELECT object FROM made_of) AND st.def_view::pg_catalog.oid <> $2"
+        ),
         &[Value::Oid(class), Value::Oid(object)],
     );
-    for row in &changed {
+    meaning_changed(&made, reason);
+}
+
+/// A query made of an enum type asks which values it has (`enum_first`, `enum_last`, `enum_range`).
+fn are_listed(ty: pg_sys::Oid) -> bool {
+    spi::first(
+        &format!(
+            "WITH RECURSIVE made_of(class, object) AS (SELECT 'pg_catalog.pg_type'::pg_catalog.regclass::pg_catalog.oid, \
+             $1::pg_catalog.oid UNION {MADE_OF}) SELECT 1 FROM made_of m JOIN pg_catalog.pg_rewrite w ON w.ev_class = m.object \
+             WHERE w.ev_action::pg_catalog.text ~ ':funcid (3528|3529|3530|3531) ' LIMIT 1"
+        ),
+        &[Value::Oid(ty)],
+    )
+    .is_some()
+}
+
+/// A table or a composite type was altered: its rows as values have other columns, or columns of other names, than before.
+fn row_type_changed(relation: pg_sys::Oid) {
+    let made = spi::run(
+        &format!(
+            "WITH RECURSIVE made_of(class, object) AS ((SELECT 'pg_catalog.pg_type'::pg_catalog.regclass::pg_catalog.oid, \
+             c.reltype FROM pg_catalog.pg_class c WHERE c.oid = $1 UNION \
+             SELECT 'pg_catalog.pg_class'::pg_catalog.regclass, w.ev_class FROM pg_catalog.pg_depend d \
+             JOIN pg_catalog.pg_rewrite w ON w.oid = d.objid WHERE d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass \
+             AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = $1 \
+             AND w.ev_action::pg_catalog.text LIKE '%:varattno 0 %') UNION {MADE_OF}) \
+             SELECT st.pgt_id FROM pgtrickle.pgt_stream_tables st WHERE st.stage_query IS NULL \
+             AND st.def_view::pg_catalog.oid IN (SELECT object FROM made_of)"
+        ),
+        &[Value::Oid(relation)],
+    );
+    meaning_changed(&made, TYPE_ALTERED);
+}
+
+/// The queries of these stream tables may have another result although no row of a source changed.
+fn meaning_changed(stream_tables: &[spi::Row], reason: &str) {
+    for row in stream_tables {
+        let id = Value::Int(row.int(0));
         spi::run(
-            "UPDATE pgtrickle.pgt_refresh_state SET reinit_requests = reinit_requests + 1, \
-             reinit_reason = 'a view or function of the query was replaced' WHERE pgt_id IN \
+            "UPDATE pgtrickle.pgt_stream_tables SET generation = pg_catalog.nextval('pgtrickle.pgt_generation_seq') WHERE pgt_id = $1",
+            std::slice::from_ref(&id),
+        );
+        spi::run(
+            "UPDATE pgtrickle.pgt_refresh_state SET reinit_requests = reinit_requests + 1, reinit_reason = $2 WHERE pgt_id IN \
              (SELECT unit FROM pgtrickle.pgt_units WHERE pgt_id = $1)",
-            &[Value::Int(row.int(0))],
+            &[id, Value::Text(reason.to_owned())],
         );
     }
-    if !changed.is_empty() {
+    if !stream_tables.is_empty() {
         xact::definitions_will_change();
     }
 }

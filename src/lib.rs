@@ -37,6 +37,8 @@ pub extern "C-unwind" fn _PG_init() {
     pg::entry::install(pg::entry::Callbacks {
         ddl_end: ddl::ddl_end,
         dropped: ddl::dropped,
+        rewritten: ddl::rewritten,
+        detaching_concurrently: ddl::detaching_concurrently,
     });
     pg::planner::install();
     pg::xact::install();

@@ -118,11 +118,17 @@ pub(super) fn display_name(relid: pg_sys::Oid) -> String {
     .map_or_else(String::new, |row| row.text(0))
 }
 
+/// No row of the relation has a null in attribute `a`: rows from before a constraint that is NOT VALID may.
+const NOT_NULL: &str = "(a.attnotnull AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint c WHERE c.conrelid = a.attrelid \
+     AND c.contype = 'n' AND a.attnum = ANY (c.conkey) AND NOT c.convalidated))";
+
 /// The live columns of a relation by attribute number.
 pub(super) fn columns(relid: pg_sys::Oid) -> BTreeMap<i16, ColumnFacts> {
     spi::run(
-        "SELECT attnum, attname, atttypid, atttypmod, attcollation, attnotnull, attgenerated = 'v' \
-         FROM pg_catalog.pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped",
+        &format!(
+            "SELECT attnum, attname, atttypid, atttypmod, attcollation, {NOT_NULL}, attgenerated = 'v' \
+             FROM pg_catalog.pg_attribute a WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped"
+        ),
         &[Value::Oid(relid)],
     )
     .iter()
@@ -143,8 +149,9 @@ pub(super) fn columns(relid: pg_sys::Oid) -> BTreeMap<i16, ColumnFacts> {
 pub(super) fn unique_keys(relid: pg_sys::Oid) -> Vec<BTreeSet<i16>> {
     let mut keys: BTreeMap<(i64, i64), Vec<(i16, bool)>> = BTreeMap::new();
     let columns = spi::run(
-        "SELECT i.indnkeyatts, i.indexrelid::pg_catalog.int8, a.attnum, a.atttypid, o.amopopr, \
-         a.attnotnull AND (k.sorting = a.attcollation \
+        &format!(
+            "SELECT i.indnkeyatts, i.indexrelid::pg_catalog.int8, a.attnum, a.atttypid, o.amopopr, \
+         {NOT_NULL} AND (k.sorting = a.attcollation \
              OR (SELECT pg_catalog.bool_and(s.collisdeterministic) FROM pg_catalog.pg_collation s \
                  WHERE s.oid IN (k.sorting, a.attcollation))) \
          FROM pg_catalog.pg_index i CROSS JOIN LATERAL ROWS FROM ( \
@@ -155,7 +162,8 @@ pub(super) fn unique_keys(relid: pg_sys::Oid) -> Vec<BTreeSet<i16>> {
          JOIN pg_catalog.pg_amop o ON o.amopfamily = c.opcfamily AND o.amoplefttype = c.opcintype \
              AND o.amoprighttype = c.opcintype AND o.amopstrategy = 3 \
          WHERE i.indrelid = $1 AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indpred IS NULL \
-         AND i.indexprs IS NULL AND k.n <= i.indnkeyatts",
+         AND i.indexprs IS NULL AND k.n <= i.indnkeyatts"
+        ),
         &[Value::Oid(relid)],
     );
     for row in &columns {

@@ -35,6 +35,7 @@ pub fn ensure_table(source: pg_sys::Oid, columns: &BTreeSet<i16>) -> Result<bool
     lock_against_writers(source)?;
     let unlogged = relation_facts(source)?.unlogged;
     let changed = ensure_layout(source, SourceKind::Table, columns, unlogged)?;
+    catalog::renew_generated(source);
     install_triggers(source);
     relation::invalidate(source);
     Ok(changed)
@@ -63,21 +64,32 @@ fn ensure_layout(
     unlogged: bool,
 ) -> Result<bool> {
     let known = catalog::change_source(source, Under::Current);
-    let (layout, columns) = match &known {
-        Some(known)
-            if columns
-                .iter()
-                .all(|column| known.columns().contains(column)) =>
-        {
-            return Ok(false);
-        }
-        Some(known) => (
-            known.layout + 1,
-            columns.iter().copied().chain(known.columns()).collect(),
-        ),
-        None => (1, columns.clone()),
-    };
-    let columns: BTreeSet<i16> = columns;
+    if let Some(known) = &known
+        && columns
+            .iter()
+            .all(|column| known.columns().contains(column))
+    {
+        return Ok(false);
+    }
+    new_layout(source, kind, columns, unlogged, known.as_ref())?;
+    Ok(true)
+}
+
+/// Starts a layout with these columns and those of the layout before that the source still has.
+pub(super) fn new_layout(
+    source: pg_sys::Oid,
+    kind: SourceKind,
+    columns: &BTreeSet<i16>,
+    unlogged: bool,
+    known: Option<&ChangeSource>,
+) -> Result<()> {
+    let before = known.map(ChangeSource::columns).unwrap_or_default();
+    let wanted: BTreeSet<i16> = columns.iter().copied().chain(before).collect();
+    let definitions: Vec<(i16, String)> = column_definitions(source)
+        .into_iter()
+        .filter(|(column, _)| wanted.contains(column))
+        .collect();
+    let layout = known.map_or(1, |known| known.layout + 1);
     let members = if kind == SourceKind::Table {
         partition_leaves(source)
     } else {
@@ -94,7 +106,7 @@ fn ensure_layout(
     });
     for number in 0..SEGMENTS {
         let name = catalog::segment_name(source, layout, number);
-        create_segment(&name, source, kind, &columns, unlogged);
+        create_segment(&name, kind, &definitions, unlogged);
         let relid = relation_oid(&name)?;
         let index = relation_oid(&Name::new(&*name.schema, format!("{}_x", name.name)))?;
         depend::make_member(relid);
@@ -103,7 +115,7 @@ fn ensure_layout(
             number,
             relid,
             index,
-            columns: columns.iter().copied().collect(),
+            columns: definitions.iter().map(|(column, _)| *column).collect(),
         };
         catalog::insert_segment(source, &segment);
     }
@@ -113,16 +125,10 @@ fn ensure_layout(
     if let Some(now) = catalog::change_source(source, Under::Current) {
         super::rotate::drop_drained_layouts(&now);
     }
-    Ok(true)
+    Ok(())
 }
 
-fn create_segment(
-    name: &Name,
-    source: pg_sys::Oid,
-    kind: SourceKind,
-    columns: &BTreeSet<i16>,
-    unlogged: bool,
-) {
+fn create_segment(name: &Name, kind: SourceKind, columns: &[(i16, String)], unlogged: bool) {
     let mut definitions = match kind {
         SourceKind::Table => vec![
             "xid xid8 NOT NULL".to_owned(),
@@ -133,7 +139,7 @@ fn create_segment(
             "w bigint NOT NULL".to_owned(),
         ],
     };
-    definitions.extend(column_definitions(source, columns));
+    definitions.extend(columns.iter().map(|(_, definition)| definition.clone()));
     let position = if kind == SourceKind::Table {
         "xid"
     } else {
@@ -151,8 +157,8 @@ fn create_segment(
     ));
 }
 
-/// `a<attnum> type [COLLATE ..]` for each logged column.
-fn column_definitions(source: pg_sys::Oid, columns: &BTreeSet<i16>) -> Vec<String> {
+/// `a<attnum> type [COLLATE ..]` for each column the source has, in the order of their numbers.
+fn column_definitions(source: pg_sys::Oid) -> Vec<(i16, String)> {
     let rows = spi::run(
         "SELECT a.attnum, pg_catalog.format_type(a.atttypid, a.atttypmod), \
          CASE WHEN a.attcollation <> t.typcollation AND a.attcollation <> 0 \
@@ -164,8 +170,10 @@ fn column_definitions(source: pg_sys::Oid, columns: &BTreeSet<i16>) -> Vec<Strin
         &[Value::Oid(source)],
     );
     rows.iter()
-        .filter(|row| columns.contains(&(row.int(0) as i16)))
-        .map(|row| format!("a{} {}{}", row.int(0), row.text(1), row.text(2)))
+        .map(|row| {
+            let definition = format!("a{} {}{}", row.int(0), row.text(1), row.text(2));
+            (row.int(0) as i16, definition)
+        })
         .collect()
 }
 
@@ -174,11 +182,11 @@ fn relation_oid(name: &Name) -> Result<pg_sys::Oid> {
         .ok_or_else(|| Error::new(Kind::Internal, format!("relation {name} is missing")))
 }
 
-struct RelationFacts {
-    unlogged: bool,
+pub(super) struct RelationFacts {
+    pub(super) unlogged: bool,
 }
 
-fn relation_facts(source: pg_sys::Oid) -> Result<RelationFacts> {
+pub(super) fn relation_facts(source: pg_sys::Oid) -> Result<RelationFacts> {
     // A partitioned table has no storage; its leaves decide.
     spi::first(
         "SELECT pg_catalog.bool_or(c.relpersistence = 'u') FROM pg_catalog.pg_class c WHERE c.oid = ANY (ARRAY(SELECT $1 \
@@ -191,7 +199,7 @@ fn relation_facts(source: pg_sys::Oid) -> Result<RelationFacts> {
 
 /// Takes SHARE ROW EXCLUSIVE on the source and every partition of it (a writer may address a partition directly and lock
 /// nothing else), without letting writers queue behind a long wait.
-fn lock_against_writers(source: pg_sys::Oid) -> Result<()> {
+pub(super) fn lock_against_writers(source: pg_sys::Oid) -> Result<()> {
     let mut relations = vec![source];
     relations.extend(
         tree(source)
@@ -253,11 +261,20 @@ fn has_trigger(relation: pg_sys::Oid, name: &str) -> bool {
     .is_some()
 }
 
+/// The trigger is there but does not fire for everybody.
+fn is_held_back(relation: pg_sys::Oid, name: &str) -> bool {
+    spi::first(
+        "SELECT 1 FROM pg_catalog.pg_trigger WHERE tgrelid = $1 AND tgname = $2 AND tgenabled <> 'A'",
+        &[Value::Oid(relation), Value::Text(name.to_owned())],
+    )
+    .is_some()
+}
+
 fn triggers_complete(source: pg_sys::Oid) -> bool {
     has_trigger(source, ROW_TRIGGER)
-        && tree(source)
-            .iter()
-            .all(|(relation, _)| has_trigger(*relation, TRUNCATE_TRIGGER))
+        && tree(source).iter().all(|(relation, _)| {
+            has_trigger(*relation, TRUNCATE_TRIGGER) && !is_held_back(*relation, ROW_TRIGGER)
+        })
 }
 
 /// Every relation of the source has its capture triggers.
@@ -276,6 +293,11 @@ fn install_triggers(source: pg_sys::Oid) {
             ));
             spi::command(&format!(
                 "ALTER TABLE {name} ENABLE ALWAYS TRIGGER {ROW_TRIGGER}"
+            ));
+        }
+        if relation != source && is_held_back(relation, ROW_TRIGGER) {
+            spi::command(&format!(
+                "ALTER TABLE ONLY {name} ENABLE ALWAYS TRIGGER {ROW_TRIGGER}"
             ));
         }
         if !has_trigger(relation, TRUNCATE_TRIGGER) {

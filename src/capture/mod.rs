@@ -7,6 +7,7 @@
 mod install;
 mod resolve;
 mod rotate;
+mod shape;
 
 pub use install::{
     ensure_stream, ensure_table, has_triggers, insist_on_triggers, mark_unlogged_alive,
@@ -14,3 +15,4 @@ pub use install::{
 };
 pub use resolve::resolve;
 pub use rotate::{rotate, worth_rotating};
+pub use shape::{follow_shape, generated_anew, misshapen};

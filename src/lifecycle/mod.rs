@@ -13,7 +13,7 @@ mod schedule;
 mod storage;
 
 pub use alter::{Changes, alter};
-pub use altered::stream_table_altered;
+pub use altered::{refuse_rewrite, source_reshaped, stream_table_added_to, stream_table_altered};
 pub use create::{Definition, create, creation_name};
 pub use dropped::{drop_stream_table, forget_dropped};
 pub use groups::{

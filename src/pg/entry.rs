@@ -10,10 +10,20 @@ use pgrx::{PgSqlErrorCode, pg_guard};
 
 use super::image::sql_function;
 
-/// What the event triggers call.
+/// What is known of a command besides its objects and its tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// `ALTER TYPE .. ADD VALUE`, which changes no value there is.
+    AddsEnumValue,
+    Other,
+}
+
+/// What the event triggers and the utility hook call.
 pub struct Callbacks {
-    pub ddl_end: fn(),
+    pub ddl_end: fn(Command),
     pub dropped: fn(),
+    pub rewritten: fn(),
+    pub detaching_concurrently: fn(pg_sys::Oid),
 }
 
 static CALLBACKS: OnceLock<Callbacks> = OnceLock::new();
@@ -116,13 +126,40 @@ sql_function!(
     "`on_ddl_end() event_trigger`"
 );
 
-unsafe fn on_ddl_end_body(_fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+unsafe fn on_ddl_end_body(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     if !DEFINING.get()
         && let Some(callbacks) = CALLBACKS.get()
     {
-        (callbacks.ddl_end)();
+        // SAFETY: called by PostgreSQL with what it passes to event triggers.
+        (callbacks.ddl_end)(unsafe { command(fcinfo) });
     }
     pg_sys::Datum::from(0usize)
+}
+
+unsafe fn command(fcinfo: pg_sys::FunctionCallInfo) -> Command {
+    // SAFETY: the context is tagged; casts follow the tags.
+    unsafe {
+        let event = (*fcinfo).context.cast::<pg_sys::EventTriggerData>();
+        if event.is_null() || (*event).type_ != pg_sys::NodeTag::T_EventTriggerData {
+            return Command::Other;
+        }
+        let tree = (*event).parsetree;
+        let adds = !tree.is_null()
+            && (*tree).type_ == pg_sys::NodeTag::T_AlterEnumStmt
+            && (*tree.cast::<pg_sys::AlterEnumStmt>()).oldVal.is_null();
+        if adds {
+            Command::AddsEnumValue
+        } else {
+            Command::Other
+        }
+    }
+}
+
+/// A partition of this table, or of a partition of it, is about to be detached concurrently.
+pub(super) fn detaching_concurrently(relation: pg_sys::Oid) {
+    if let Some(callbacks) = CALLBACKS.get() {
+        (callbacks.detaching_concurrently)(relation);
+    }
 }
 
 sql_function!(
@@ -137,6 +174,22 @@ unsafe fn on_drop_body(_fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
         && let Some(callbacks) = CALLBACKS.get()
     {
         (callbacks.dropped)();
+    }
+    pg_sys::Datum::from(0usize)
+}
+
+sql_function!(
+    pg_finfo_pgt_on_rewrite,
+    pgt_on_rewrite,
+    on_rewrite_body,
+    "`on_rewrite() event_trigger`"
+);
+
+unsafe fn on_rewrite_body(_fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    if !DEFINING.get()
+        && let Some(callbacks) = CALLBACKS.get()
+    {
+        (callbacks.rewritten)();
     }
     pg_sys::Datum::from(0usize)
 }

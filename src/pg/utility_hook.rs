@@ -1,4 +1,5 @@
-//! The utility hook: commands that need a database for themselves get it.
+//! The utility hook: commands that need a database for themselves get it, and those that event triggers notice too late
+//! are looked at before.
 //!
 //! A database with connected workers could not be dropped, renamed or used as a template. Before such a command runs, the
 //! database is closed to our workers for a moment and those in it are asked to leave.
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use pgrx::pg_guard;
 use pgrx::pg_sys::{self, NodeTag};
 
-use super::{lock, shared, worker, xact};
+use super::{entry, lock, shared, worker, xact};
 
 static mut PREVIOUS: pg_sys::ProcessUtility_hook_type = None;
 
@@ -43,6 +44,9 @@ unsafe extern "C-unwind" fn utility(
         if let Some(database) = needs_for_itself(node) {
             clear(database);
         }
+        if let Some(relation) = detaches_concurrently(node) {
+            entry::detaching_concurrently(relation);
+        }
         if (*node).type_ == NodeTag::T_DropStmt
             && (*node.cast::<pg_sys::DropStmt>()).removeType == pg_sys::ObjectType::OBJECT_EXTENSION
         {
@@ -73,6 +77,36 @@ unsafe extern "C-unwind" fn utility(
                 completion,
             ),
         }
+    }
+}
+
+/// The table from which a statement detaches a partition in several transactions.
+unsafe fn detaches_concurrently(node: *mut pg_sys::Node) -> Option<pg_sys::Oid> {
+    // SAFETY: casts follow the tags; the commands of ALTER TABLE are AlterTableCmd nodes.
+    unsafe {
+        if (*node).type_ != NodeTag::T_AlterTableStmt {
+            return None;
+        }
+        let alter = &*node.cast::<pg_sys::AlterTableStmt>();
+        let concurrent = super::node::list_items::<pg_sys::AlterTableCmd>(alter.cmds)
+            .into_iter()
+            .filter(|command| {
+                (**command).subtype == pg_sys::AlterTableType::AT_DetachPartition
+                    && !(**command).def.is_null()
+            })
+            .any(|command| (*(*command).def.cast::<pg_sys::PartitionCmd>()).concurrent);
+        if !concurrent {
+            return None;
+        }
+        let missing_ok = pg_sys::RVROption::RVR_MISSING_OK as u32;
+        let relation = pg_sys::RangeVarGetRelidExtended(
+            alter.relation,
+            pg_sys::NoLock as i32,
+            missing_ok,
+            None,
+            std::ptr::null_mut(),
+        );
+        (relation != pg_sys::InvalidOid).then_some(relation)
     }
 }
 

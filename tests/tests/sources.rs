@@ -233,6 +233,27 @@ fn logical_replication_applies_into_a_source() {
     p.exec(&format!("select pg_drop_replication_slot('{slot}')"));
 }
 
+/// It would be gone for queries before anything is heard of it.
+#[test]
+fn partition_is_not_detached_concurrently() {
+    let db = database();
+    let mut s = db.connect();
+    let v = partitioned(&mut s);
+    s.exec("create table t (k int) partition by list (k); create table t1 partition of t for values in (1)");
+    for (table, part) in [("s", "s2"), ("s3", "s31")] {
+        let refused = s.error(
+            "0A000",
+            &format!("alter table {table} detach partition {part} concurrently"),
+        );
+        assert!(refused.hint.is_some());
+        s.exec(&format!("alter table {table} detach partition {part}"));
+        s.exec("update s set n = n + 20 where k = 1");
+        v.follows_somehow(&mut s);
+    }
+    s.exec("alter table t detach partition t1 concurrently");
+    s.exec("alter table if exists absent detach partition p concurrently");
+}
+
 #[test]
 fn source_with_row_security() {
     let db = database();
@@ -472,4 +493,100 @@ fn create_table_like_and_inherit_do_not_carry_capture() {
     );
     s.exec("insert into s values (5, 5)");
     v.follows_somehow(&mut s);
+}
+
+/// Triggers of a partition can be disabled by themselves, as pg_dump --disable-triggers does.
+#[test]
+fn triggers_of_a_partition_stay_enabled() {
+    let db = database();
+    let mut s = db.connect();
+    let v = partitioned(&mut s);
+    let insert = |s: &mut Session, k: i32| {
+        s.exec(&format!(
+            "insert into s values ({k}, 1, 20), ({k}, 11, 20), ({k}, 20, 20), ({k}, 35, 20)"
+        ));
+    };
+    let mut k = 1000;
+    for part in ["s1", "s2", "s3", "s31"] {
+        for what in ["disable", "enable", "enable replica"] {
+            let which = if what == "enable replica" {
+                "pgt_capture"
+            } else {
+                "all"
+            };
+            s.exec(&format!("alter table {part} {what} trigger {which}"));
+            insert(&mut s, k);
+            s.exec("set session_replication_role = replica");
+            insert(&mut s, k + 1);
+            s.exec("reset session_replication_role");
+            v.follows(&mut s);
+            k += 2;
+        }
+    }
+}
+
+#[test]
+fn policies_of_a_source_come_change_and_go() {
+    let db = database();
+    let mut s = db.connect();
+    let role = db.role("reader");
+    s.exec(&format!(
+        "create table s (k int primary key, n int); insert into s select i, i from generate_series(1, 5) i;
+         grant all on schema public to {role}; alter table s owner to {role}; set role {role}"
+    ));
+    let v = s.auto_stream_table("v", "select k, n from s");
+    for ddl in [
+        "alter table s enable row level security; alter table s force row level security",
+        "create policy p on s using (k = 1)",
+        "alter policy p on s using (k = 2)",
+        "create policy q on s using (k = 3)",
+        "drop policy p on s",
+        "alter table s no force row level security",
+    ] {
+        s.exec(ddl);
+        v.follows_somehow(&mut s);
+    }
+}
+
+/// Rows from before such a constraint may hold nulls.
+#[test]
+fn not_null_constraint_that_is_not_valid() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec(
+        "create table a (k int primary key); insert into a values (1), (2), (3);
+         create table b (k int, n int); insert into b values (null, 1), (2, 2), (null, 3);
+         alter table b add constraint filled not null k not valid; create unique index on b (k)",
+    );
+    let tables = [
+        (
+            "missing",
+            "select k from a where k not in (select k from b)",
+        ),
+        ("plain", "select k, n from b"),
+        (
+            "outside",
+            "select a.k, b.n from a left join b on b.k = a.k where b.k is null",
+        ),
+        ("counted", "select count(k) as c, count(*) as d from b"),
+        ("grouped", "select k, count(*) as c from b group by k"),
+        ("once", "select distinct k from b"),
+        ("filled", "select k from b where k is not null"),
+    ]
+    .map(|(name, query)| s.stream_table(name, query));
+    for dml in [
+        "delete from b where n = 3; insert into a values (9); insert into b values (9, 9)",
+        "update b set n = 5 where n = 2",
+        "delete from b where n = 1; alter table b validate constraint filled",
+        "insert into b values (1, 1); delete from b where k = 2",
+    ] {
+        s.exec(dml);
+        for table in &tables {
+            table.follows_somehow(&mut s);
+        }
+    }
+    s.exec("delete from b where k = 9; insert into a values (4)");
+    for table in &tables {
+        table.follows(&mut s);
+    }
 }

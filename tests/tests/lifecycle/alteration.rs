@@ -239,3 +239,86 @@ fn what_was_compiled_and_rolled_back_is_forgotten() {
     assert_eq!(other.value("select sum(k) from v"), "7");
     v.assert_verified(&mut s);
 }
+
+/// What would change stored rows, or what is written, or lets others write, is refused; the rest is not.
+#[test]
+fn own_table_keeps_its_rows() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec(
+        "create table s (k int primary key, n int, c char(3), v varchar(10), x numeric(10, 2), b bit(4), t timestamp(3), i interval day to second(2), l text collate \"C\", a int[]);
+         insert into s select i, i, 'c', 'v', i + 0.5, b'1010', now(), '1 day', 'l', '{1}' from generate_series(1, 5) i;
+         create table parent (k int, n int); create table parts (k int, n int) partition by list (k);
+         create function nothing() returns trigger language plpgsql as 'begin return null; end'",
+    );
+    let v = s.stream_table("v", "select k, n from s");
+    let wide = s.stream_table(
+        "wide",
+        "select *, l || v as lv, c || 'x' as cx, x * 2 as xx from s",
+    );
+    for ddl in [
+        "alter table v alter n type int using n / 2",
+        "alter table v alter n type bigint",
+        "alter table v set unlogged",
+        "alter table v force row level security",
+        "alter table v inherit parent",
+        "create table child () inherits (v)",
+        "alter table parts attach partition v default",
+        "create rule r as on delete to v do instead nothing",
+        "create trigger t before insert on v for each row execute function nothing()",
+    ] {
+        let refused = s.error("0A000", ddl);
+        assert!(
+            refused.detail.is_some() && refused.hint.is_some(),
+            "{refused}"
+        );
+    }
+    s.error("0A000", "alter table wide alter x type numeric(10, 1)");
+    for ddl in [
+        "alter table wide set (fillfactor = 80); alter table v set (fillfactor = 80)",
+        "alter table wide add check (k > 0); create index on wide (k)",
+        "alter table v enable row level security; alter table v disable row level security",
+        "create trigger t after insert on v for each row execute function nothing()",
+        "create trigger u before insert on v for each statement execute function nothing()",
+        "create table alike (like v including all)",
+    ] {
+        s.exec(ddl);
+    }
+    s.exec("insert into s(k, n) values (6, 6); update s set n = n + 1, x = x + 1 where k = 1; delete from s where k = 2");
+    v.follows(&mut s);
+    wide.follows(&mut s);
+}
+
+/// A refresh sees one snapshot, and nobody writes stored rows but itself, whatever its triggers do.
+#[test]
+fn triggers_of_a_refresh_neither_refresh_nor_write_stored_rows() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table s (k int primary key, n int); create table audit (k int, x int)");
+    let v = s.stream_table("v", "select k, n from s");
+    let w = s.stream_table("w", "select n, count(*) as c from v group by n");
+    let both = s.stream_table("b", "select v.k, a.x from v join audit a on a.k = v.k");
+    let on_v = |s: &mut Session, body: &str| {
+        s.exec(&format!(
+            "create or replace function f() returns trigger language plpgsql set search_path = public, pgtrickle as $$ begin {body}; return null; end $$;
+             create or replace trigger f after insert on v for each row execute function f()"
+        ));
+    };
+    s.exec("insert into s values (1, 1), (2, 2)");
+    for body in [
+        "perform refresh_stream_table('w')",
+        "perform refresh_stream_table('v')",
+        "update w set c = 100",
+        "update v set n = 100 where k = new.k",
+    ] {
+        on_v(&mut s, body);
+        s.error("0A000", "select pgtrickle.refresh_stream_table('v')");
+        assert_eq!(s.value("select count(*) from v"), "0");
+    }
+    on_v(&mut s, "insert into audit values (new.k, 1)");
+    s.error("0A000", "select pgtrickle.refresh_stream_table('b')");
+    v.follows(&mut s);
+    both.follows(&mut s);
+    w.follows(&mut s);
+    assert_eq!(s.lines("select k, x from b order by 1"), ["1|1", "2|1"]);
+}
