@@ -169,7 +169,9 @@ pub struct Success {
     pub clock: Option<i64>,
 }
 
-pub fn save_success(id: i64, success: &Success, under: Under<'_>) {
+/// Returns whether a rebuild has been asked for since the snapshot: what the refresh has read may have changed its meaning
+/// between two of its statements, which no snapshot prevents.
+pub fn save_success(id: i64, success: &Success, under: Under<'_>) -> bool {
     if let (Under::Snapshot(snapshot), false) = (under, success.full) {
         let changes = [
             (
@@ -195,7 +197,8 @@ pub fn save_success(id: i64, success: &Success, under: Under<'_>) {
             ),
         ];
         if direct::update(TABLE, id, snapshot, &changes) {
-            return;
+            // Nobody else has changed the row.
+            return false;
         }
     }
     let _scope = Scope::internal();
@@ -217,6 +220,11 @@ pub fn save_success(id: i64, success: &Success, under: Under<'_>) {
         cell.get_or_init(|| Plan::prepare(SUCCESS, &values))
             .run(&values, under);
     });
+    direct::read(TABLE, id, &Snapshot::latest(), |row| {
+        row.int(column::REINIT_REQUESTS)
+    })
+    .flatten()
+    .is_some_and(|requests| requests > success.reinit_requests)
 }
 
 /// Counts a failed refresh and says when to try again; returns the number of failures in a row.

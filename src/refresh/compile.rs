@@ -383,12 +383,12 @@ fn source_ref(
     Ok((reference, names))
 }
 
-/// What was set up for a stream table is not what its query needs now: it changed after that was looked at.
-fn overtaken(relid: pg_sys::Oid) -> Error {
+/// What the query of a stream table means, or needs, changed after that was looked at.
+pub(super) fn overtaken(relid: pg_sys::Oid) -> Error {
     Error::new(
         Kind::MustWait,
         format!(
-            "the definition of {} changed while a refresh was prepared",
+            "the definition of {} changed during a refresh",
             describe(relid)
         ),
     )

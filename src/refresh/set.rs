@@ -530,7 +530,9 @@ fn refresh_one(
             // The plain case is written without SQL, which asks for no rights.
             let plain = state.populated && outcome.action == Action::Differential;
             let _scope = (!plain).then(Scope::internal);
-            save(unit, &state, &outcome, taken_at, duration_ms, under);
+            if save(unit, &state, &outcome, taken_at, duration_ms, under) {
+                return Err(super::compile::overtaken(table.relid));
+            }
             if outcome.changed() {
                 xact::mark_dirty_at_commit(unit.relid);
             }
@@ -574,6 +576,7 @@ fn refresh_one(
     Ok(total)
 }
 
+/// As [`catalog::save_success`].
 fn save(
     unit: &super::Unit,
     state: &catalog::RefreshState,
@@ -581,7 +584,7 @@ fn save(
     taken_at: f64,
     duration_ms: f64,
     under: Under<'_>,
-) {
+) -> bool {
     if !state.populated {
         catalog::ensure_state(unit.id);
         spi::run(
@@ -617,7 +620,7 @@ fn save(
             clock: unit.moves().then(transaction_time),
         },
         under,
-    );
+    )
 }
 
 fn record(

@@ -1,7 +1,7 @@
 //! Definitions change at random between and beside changes of rows: `PGT_STORM_SEED=17` for one seed, `PGT_STORM_SEED=17..`
 //! with `PGT_STORM_SECONDS` for those from it on.
 
-use pgt_tests::{Database, Session, StreamTable, database};
+use pgt_tests::{Database, Running, Session, StreamTable, database};
 use std::env;
 use std::time::{Duration, Instant};
 
@@ -248,6 +248,93 @@ fn definitions_change_at_random() {
             storm.define();
         }
         storm.rage(60);
+        seed += 1;
+        if only || Instant::now() > end {
+            return;
+        }
+    }
+}
+
+/// A session that carries out random statements of `list`, each in a transaction of its own, whatever becomes of it.
+fn loose(db: &Database<'_>, dice: &mut Dice, list: &[&str], rounds: usize) -> Running {
+    let mut body = String::new();
+    for _ in 0..rounds {
+        let text = dice
+            .pick(list)
+            .replace("select pgtrickle", "perform pgtrickle")
+            .replace('#', &(dice.roll(4) + 1).to_string());
+        body += &format!(
+            "begin {text}; exception when others then null; end; commit; perform pg_sleep(0.003);"
+        );
+    }
+    let mut session = db.connect();
+    session.exec("set lock_timeout = '3s'");
+    session.spawn(&format!("do $body$ begin {body} end $body$"))
+}
+
+#[test]
+fn definitions_change_beside_writers_and_refreshes() {
+    let (mut seed, only) = seeds();
+    let seconds = env::var("PGT_STORM_SECONDS").map_or(20, |text| text.parse().expect("seconds"));
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let rows: Vec<&str> = ROWS
+        .into_iter()
+        .filter(|text| !text.starts_with("begin"))
+        .collect();
+    let shapes: Vec<&str> = SHAPES
+        .into_iter()
+        .filter(|text| !text.starts_with("vacuum") && !text.starts_with("cluster"))
+        .collect();
+    loop {
+        println!("seed {seed}");
+        let db = database();
+        let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5555);
+        let mut s = db.connect();
+        s.exec(SCHEMA);
+        let mut tables = Vec::new();
+        for number in 1..=6 {
+            let query = dice.pick(&QUERIES);
+            let schedule = dice.pick(&["100ms", "1d"]);
+            let arguments = format!("schedule => '{schedule}', refresh_mode => 'AUTO'");
+            tables.push(s.stream_table_with(&format!("v{number}"), query, &arguments));
+        }
+        tables.push(s.stream_table_with(
+            "over",
+            "select count(*) as c, (select count(*) from v2) as d from v1",
+            "schedule => '100ms', diamond_consistency => 'atomic'",
+        ));
+        let refreshes: Vec<String> = tables
+            .iter()
+            .map(|table| format!("perform pgtrickle.refresh_stream_table('{}')", table.name()))
+            .collect();
+        let refreshes: Vec<&str> = refreshes.iter().map(String::as_str).collect();
+        let running = [
+            loose(&db, &mut dice, &rows, 150),
+            loose(&db, &mut dice, &rows, 150),
+            loose(&db, &mut dice, &refreshes, 60),
+            loose(&db, &mut dice, &shapes, 60),
+        ];
+        for each in running {
+            each.join();
+        }
+        for table in &tables {
+            for _ in 0..2 {
+                let _ = s.try_exec(&format!(
+                    "select pgtrickle.resume_stream_table('{}')",
+                    table.name()
+                ));
+            }
+            table.refresh(&mut s);
+            table.assert_fresh(&mut s);
+        }
+        assert_eq!(
+            s.lines(
+                "select distinct error_sqlstate || ' ' || error_message from pgtrickle.pgt_refresh_history
+                 where error_sqlstate like 'XX%' or action = 'REINITIALIZE' and reason = 'stored rows did not match the delta'"
+            ),
+            [""; 0],
+            "seed {seed}: {tables:?}"
+        );
         seed += 1;
         if only || Instant::now() > end {
             return;
