@@ -98,7 +98,7 @@ unsafe fn detaches_concurrently(node: *mut pg_sys::Node) -> Option<pg_sys::Oid> 
         if !concurrent {
             return None;
         }
-        let missing_ok = pg_sys::RVROption::RVR_MISSING_OK as u32;
+        let missing_ok = pg_sys::RVROption::RVR_MISSING_OK;
         let relation = pg_sys::RangeVarGetRelidExtended(
             alter.relation,
             pg_sys::NoLock as i32,
