@@ -134,11 +134,14 @@ pub(super) fn same(a: &Known, b: &Known) -> Result<Vec<Scalar>> {
             shape: Shape::Equal(a.id, b.id),
         }]);
     }
-    let confirmed = Writer::default()
-        .column(a.id)
-        .text(" IS NOT DISTINCT FROM ")
-        .column(b.id)
-        .value(boolean(), false);
+    let confirmed = Scalar {
+        shape: Shape::Same(a.id, b.id),
+        ..Writer::default()
+            .column(a.id)
+            .text(" IS NOT DISTINCT FROM ")
+            .column(b.id)
+            .value(boolean(), false)
+    };
     if !a.ty.hashable {
         return Ok(vec![confirmed]);
     }

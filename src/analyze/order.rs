@@ -189,7 +189,7 @@ impl Analyzer {
             .filter(|value| value.ty.bitwise)
             .filter_map(Scalar::as_column)
             .collect();
-        let unique = facts::keys(rel).iter().any(|key| key.is_subset(&known));
+        let unique = facts::apart(rel).iter().any(|set| set.is_subset(&known));
         if unique || facts::determines(rel, &exact, wanted) {
             return;
         }

@@ -28,20 +28,8 @@ pub fn keys(rel: &Rel) -> Vec<BTreeSet<ColId>> {
         Rel::Project { input, columns } => renamed(keys(input), columns),
         Rel::Join { inputs, conditions } => {
             let below: Vec<_> = inputs.iter().map(keys).collect();
-            let mut combined: Vec<BTreeSet<ColId>> = vec![BTreeSet::new()];
-            for options in &below {
-                combined = combined
-                    .iter()
-                    .flat_map(|left| {
-                        options
-                            .iter()
-                            .map(move |right| left.union(right).copied().collect())
-                    })
-                    .take(MOST_KEYS)
-                    .collect();
-            }
             let closure = Dependencies::new(inputs, &below, conditions);
-            reduce_all(combined, &closure)
+            reduce_all(combined(&below), &closure)
         }
         Rel::UnionAll { .. } => vec![],
         Rel::Unit => vec![BTreeSet::new()],
@@ -89,6 +77,23 @@ pub fn keys(rel: &Rel) -> Vec<BTreeSet<ColId>> {
     }
 }
 
+/// Every choice of one set of each input, put together.
+fn combined(inputs: &[Vec<BTreeSet<ColId>>]) -> Vec<BTreeSet<ColId>> {
+    let mut found: Vec<BTreeSet<ColId>> = vec![BTreeSet::new()];
+    for options in inputs {
+        found = found
+            .iter()
+            .flat_map(|left| {
+                options
+                    .iter()
+                    .map(move |right| left.union(right).copied().collect())
+            })
+            .take(MOST_KEYS)
+            .collect();
+    }
+    found
+}
+
 /// Whether the values of the columns `known` decide those of the columns `wanted` in every row of `rel`.
 pub fn determines(rel: &Rel, known: &BTreeSet<ColId>, wanted: &BTreeSet<ColId>) -> bool {
     wanted.is_subset(&determined(rel, known))
@@ -104,10 +109,15 @@ fn determined(rel: &Rel, known: &BTreeSet<ColId>) -> BTreeSet<ColId> {
         Rel::Filter { input, .. } | Rel::Moving { input, .. } => {
             found.extend(determined(input, known));
         }
-        // A side that is missing is null in all its columns.
-        Rel::Outer { left, right, .. } => {
-            found.extend(determined(left, known));
-            found.extend(determined(right, known));
+        Rel::Outer {
+            left, right, full, ..
+        } => {
+            if !full || shows_presence(left, known) {
+                found.extend(determined(left, known));
+            }
+            if shows_presence(right, known) {
+                found.extend(determined(right, known));
+            }
         }
         Rel::Match { left, .. } => found.extend(determined(left, known)),
         Rel::Join { inputs, conditions } => {
@@ -144,31 +154,82 @@ fn determined(rel: &Rel, known: &BTreeSet<ColId>) -> BTreeSet<ColId> {
     found
 }
 
-/// The conditions equate a key of `right` with columns of the other side.
+/// The columns `known` tell whether this side of an outer join is there: one of them is null only where it is missing, and
+/// then so is all of it.
+fn shows_presence(side: &Rel, known: &BTreeSet<ColId>) -> bool {
+    side.column_types()
+        .iter()
+        .any(|(id, (_, nullable))| !nullable && known.contains(id))
+}
+
+/// Sets of columns whose values no two rows share, where a null is a value like any other.
+pub fn apart(rel: &Rel) -> Vec<BTreeSet<ColId>> {
+    let mut found = keys(rel);
+    match rel {
+        Rel::Filter { input, .. } | Rel::Moving { input, .. } | Rel::Match { left: input, .. } => {
+            found.extend(apart(input));
+        }
+        Rel::Project { input, columns } => found.extend(renamed(apart(input), columns)),
+        Rel::Join { inputs, .. } => {
+            let each: Vec<_> = inputs.iter().map(apart).collect();
+            found.extend(combined(&each));
+        }
+        Rel::Outer {
+            left,
+            right,
+            full,
+            on,
+        } => {
+            let (of_left, of_right) = (apart(left), apart(right));
+            if !full && matches_at_most_one(right, on) {
+                found.extend(of_left.iter().cloned());
+            }
+            // Rows of one side alone are alike only if both sides can be null in these columns and still be there.
+            let pairs = combined(&[of_left, of_right])
+                .into_iter()
+                .filter(|pair| !full || shows_presence(left, pair) || shows_presence(right, pair));
+            found.extend(pairs);
+        }
+        Rel::Partitioned { inputs, body, .. } => match (body, inputs.as_slice()) {
+            (Body::Window { .. } | Body::Limit { .. }, [only]) => found.extend(apart(&only.rel)),
+            (Body::First { .. }, [only]) => {
+                found.extend(apart(&only.rel));
+                let own: Option<BTreeSet<ColId>> =
+                    only.keys.iter().map(Scalar::as_column).collect();
+                found.extend(own);
+            }
+            (
+                Body::SetOperation {
+                    all: false,
+                    columns,
+                    ..
+                },
+                _,
+            ) => found.push(columns.iter().map(|(id, _, _)| *id).collect()),
+            _ => {}
+        },
+        Rel::Aggregate { keys, .. } => found.push(keys.iter().map(|(id, _)| *id).collect()),
+        _ => {}
+    }
+    found
+}
+
+/// The conditions equate columns of the other side with a set of columns of `right` that no two of its rows share.
 pub fn matches_at_most_one(right: &Rel, on: &[Scalar]) -> bool {
     let columns = right.columns();
     let matched: BTreeSet<ColId> = on
         .iter()
         .filter_map(|condition| match condition.shape {
-            Shape::Equal(a, b) if columns.contains(&b) && !columns.contains(&a) => Some(b),
-            Shape::Equal(a, b) if columns.contains(&a) && !columns.contains(&b) => Some(a),
+            Shape::Equal(a, b) | Shape::Same(a, b)
+                if columns.contains(&a) != columns.contains(&b) =>
+            {
+                Some(if columns.contains(&a) { a } else { b })
+            }
             Shape::EqualConstant(a) if columns.contains(&a) => Some(a),
             _ => None,
         })
         .collect();
-    unique(right).iter().any(|key| key.is_subset(&matched))
-}
-
-/// Sets of columns that at most one row has the same values in, none of them null.
-fn unique(rel: &Rel) -> Vec<BTreeSet<ColId>> {
-    let mut found = keys(rel);
-    match rel {
-        Rel::Filter { input, .. } => found.extend(unique(input)),
-        Rel::Project { input, columns } => found.extend(renamed(unique(input), columns)),
-        Rel::Aggregate { keys, .. } => found.push(keys.iter().map(|(id, _)| *id).collect()),
-        _ => {}
-    }
-    found
+    apart(right).iter().any(|key| key.is_subset(&matched))
 }
 
 /// Sets of columns under the names a projection gives them, where it keeps all of a set.
@@ -374,6 +435,69 @@ mod tests {
             on: vec![equal(1, 5)],
         };
         assert_eq!(keys(&joined), vec![set(&[2])]);
+    }
+
+    fn groups(input: Rel, from: u32, id: u32) -> Rel {
+        Rel::Aggregate {
+            input: Box::new(input),
+            keys: vec![(ColId(id), Scalar::column(ColId(from), int(), true))],
+            calls: vec![],
+        }
+    }
+
+    fn outer(left: Rel, right: Rel, full: bool) -> Rel {
+        Rel::Outer {
+            left: Box::new(left),
+            right: Box::new(right),
+            full,
+            on: vec![],
+        }
+    }
+
+    #[test]
+    fn groups_are_apart_though_a_key_can_be_null() {
+        let join = Rel::Join {
+            inputs: vec![groups(scan(1, &[1], &[]), 1, 5), scan(2, &[2], &[2])],
+            conditions: vec![],
+        };
+        assert!(keys(&join).is_empty());
+        assert_eq!(apart(&join), [set(&[2, 5])]);
+        let joined = |full| {
+            outer(
+                groups(scan(1, &[1], &[]), 1, 5),
+                groups(scan(2, &[2], &[]), 2, 6),
+                full,
+            )
+        };
+        assert_eq!(apart(&joined(false)), [set(&[5, 6])]);
+        assert!(apart(&joined(true)).is_empty());
+    }
+
+    #[test]
+    fn null_is_the_same_as_at_most_one_group() {
+        let right = groups(scan(2, &[3], &[]), 3, 5);
+        let same = Scalar {
+            shape: Shape::Same(ColId(1), ColId(5)),
+            ..equal(1, 5)
+        };
+        assert!(matches_at_most_one(&right, std::slice::from_ref(&same)));
+        assert!(!matches_at_most_one(&scan(2, &[5], &[]), &[same]));
+    }
+
+    #[test]
+    fn an_optional_side_is_decided_only_where_it_shows_that_it_is_there() {
+        let constant = Scalar {
+            shape: Shape::EqualConstant(ColId(2)),
+            ..equal(2, 2)
+        };
+        let single = Rel::Filter {
+            input: Box::new(scan(2, &[2, 3], &[2])),
+            conditions: vec![constant],
+        };
+        assert_eq!(keys(&single), [set(&[])]);
+        let left = outer(scan(1, &[1], &[]), single, false);
+        assert!(!determines(&left, &set(&[1]), &set(&[3])));
+        assert!(determines(&left, &set(&[1, 2]), &set(&[3])));
     }
 
     #[test]

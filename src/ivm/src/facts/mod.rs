@@ -2,4 +2,4 @@
 
 mod keys;
 
-pub use keys::{determines, keys, matches_at_most_one, minimal_key};
+pub use keys::{apart, determines, keys, matches_at_most_one, minimal_key};

@@ -123,6 +123,8 @@ pub enum Shape {
     Constant,
     /// `a = b` by the default equality of their type.
     Equal(ColId, ColId),
+    /// `a = b` by the default equality of their type, or both null.
+    Same(ColId, ColId),
     /// `a = constant`.
     EqualConstant(ColId),
     Opaque,
@@ -178,6 +180,7 @@ impl Scalar {
             shape: match self.shape {
                 Shape::Column(id) => Shape::Column(to(id)),
                 Shape::Equal(a, b) => Shape::Equal(to(a), to(b)),
+                Shape::Same(a, b) => Shape::Same(to(a), to(b)),
                 Shape::EqualConstant(id) => Shape::EqualConstant(to(id)),
                 Shape::Constant => Shape::Constant,
                 Shape::Opaque => Shape::Opaque,
