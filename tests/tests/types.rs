@@ -568,3 +568,40 @@ fn settings_of_a_session_change_no_row() {
     s.exec("select pgtrickle.repair_stream_table('v')");
     v.assert_equal(&mut plain);
 }
+
+#[test]
+fn collation_of_a_column_gives_way_to_one_that_is_written_out() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table s (k int primary key, a text, b text); insert into s values (1, 'a', 'B'), (2, 'B', 'a')");
+    s.exec(
+        "create view w as select k, a collate \"C\" as a, (b || 'x') collate \"POSIX\" as b from s",
+    );
+    let streams = [
+        s.stream_table("constant", "select k from w where a < 'b' collate \"POSIX\""),
+        s.stream_table("again", "select k, a collate \"POSIX\" < 'b' as l from w where a collate \"POSIX\" > 'A'"),
+        s.stream_table("two", "select k, (a || b) collate \"C\" as ab from w where a || b <> 'x' collate \"C\""),
+        s.stream_table(
+            "joined",
+            "select x.k, y.k as j from w x left join w y on x.a collate \"POSIX\" < y.a",
+        ),
+        s.stream_table(
+            "grouped",
+            "select (a || b) collate \"C\" as ab, count(*) as n, max(a collate \"POSIX\") as m from w group by (a || b) collate \"C\"",
+        ),
+        s.stream_table(
+            "numbered",
+            "select k, rank() over (order by a collate \"POSIX\") as r from w",
+        ),
+    ];
+    for change in [
+        "insert into s values (3, 'c', null), (4, 'A', 'x')",
+        "update s set a = lower(a), b = upper(b)",
+        "delete from s where k < 3",
+    ] {
+        s.exec(change);
+        for stream in &streams {
+            stream.follows(&mut s);
+        }
+    }
+}

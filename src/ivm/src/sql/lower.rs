@@ -3,7 +3,7 @@
 //! Filters, projections and joins of scans become one flat SELECT; a bag union becomes a derived table. A leaf read at
 //! `Delta` carries a weight column, and the weight of a row is the product of the weights of its leaves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -346,18 +346,57 @@ pub fn fill(value: &Scalar, column: &dyn Fn(ColId) -> Expr) -> Expr {
     if let Some(id) = value.as_column() {
         return column(id);
     }
-    Expr::Pieces(
-        value
-            .pieces
-            .iter()
-            .map(|piece| match piece {
-                Piece::Text(text) => TextPiece::Text(text.clone()),
-                Piece::Column(id) => TextPiece::Expr(column(*id)),
-                Piece::Clock(Clock::Now) => TextPiece::Text("pg_catalog.now()".into()),
-                Piece::Clock(Clock::Before) => TextPiece::Expr(Expr::Param(param::CLOCK)),
-            })
-            .collect(),
-    )
+    let mut pieces: Vec<TextPiece> = value
+        .pieces
+        .iter()
+        .map(|piece| match piece {
+            Piece::Text(text) => TextPiece::Text(text.clone()),
+            Piece::Column(id) => TextPiece::Expr(column(*id)),
+            Piece::Clock(Clock::Now) => TextPiece::Text("pg_catalog.now()".into()),
+            Piece::Clock(Clock::Before) => TextPiece::Expr(Expr::Param(param::CLOCK)),
+        })
+        .collect();
+    let mut collations = BTreeSet::new();
+    collations_of(&pieces, &mut collations);
+    if collations.len() > 1 {
+        for piece in &mut pieces {
+            if let TextPiece::Expr(value @ Expr::Pieces(_)) = piece {
+                *value = unwritten_collation(value.clone());
+            }
+        }
+    }
+    Expr::Pieces(pieces)
+}
+
+/// What stands behind each `COLLATE` that is written out.
+fn collations_of<'a>(pieces: &'a [TextPiece], found: &mut BTreeSet<&'a str>) {
+    for piece in pieces {
+        match piece {
+            TextPiece::Text(text) => found.extend(text.split(" COLLATE ").skip(1).map(|rest| {
+                let end = rest.find([' ', ')', ',']).unwrap_or(rest.len());
+                &rest[..end]
+            })),
+            TextPiece::Expr(Expr::Pieces(pieces)) => collations_of(pieces, found),
+            TextPiece::Expr(_) => {}
+        }
+    }
+}
+
+/// A column has its collation without saying so, and another `COLLATE` beside it wins. Its value may be an expression that
+/// does say so, which a sub-select hides.
+fn unwritten_collation(value: Expr) -> Expr {
+    let Expr::Pieces(pieces) = &value else {
+        return value;
+    };
+    let mut collations = BTreeSet::new();
+    collations_of(pieces, &mut collations);
+    if collations.is_empty() {
+        return value;
+    }
+    Expr::Scalar(Box::new(Select {
+        items: vec![(value, "value".into())],
+        ..Select::default()
+    }))
 }
 
 /// `pgtrickle.image(columns)`: the exact bytes of the values, for netting and comparing bags.
