@@ -156,7 +156,7 @@ pub(super) fn rebuild(table: &StreamTable, new_view: Option<pg_sys::Oid>) -> Res
     let (effective, downgrade) = create::effective_mode(table.mode, &analysis)?;
     let planned = plan(effective, &analysis);
     let layout = layout(view, planned.as_ref());
-    refuse_other_columns(table, &layout)?;
+    refuse_other_columns(table, view)?;
     {
         let _scope = Scope::internal();
         if !depend::is_part(view, table.relid) {
@@ -212,15 +212,29 @@ pub(super) fn require_reinit(id: i64, reason: &str) {
     );
 }
 
-fn refuse_other_columns(table: &StreamTable, layout: &Layout) -> Result<()> {
+/// The columns of the table have to be those of the view. Types are looked up, as both may have been renamed since.
+fn refuse_other_columns(table: &StreamTable, view: pg_sys::Oid) -> Result<()> {
     let stored: Layout = storage::read_layout(&table.layout)?;
-    let describe = |layout: &Layout| {
-        layout
-            .visible()
-            .map(|column| format!("{} {}", column.name, column.ty.name))
+    let describe = |relation: pg_sys::Oid| {
+        refresh::view_columns(relation)
+            .into_iter()
+            .map(|column| {
+                (
+                    column.name.clone(),
+                    format!("{} {}", column.name, column.ty.name),
+                )
+            })
             .collect::<Vec<_>>()
     };
-    let (before, after) = (describe(&stored), describe(layout));
+    let before: Vec<String> = describe(table.relid)
+        .into_iter()
+        .filter(|(name, _)| stored.visible().any(|column| column.name == *name))
+        .map(|(_, column)| column)
+        .collect();
+    let after: Vec<String> = describe(view)
+        .into_iter()
+        .map(|(_, column)| column)
+        .collect();
     if before == after {
         return Ok(());
     }

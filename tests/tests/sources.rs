@@ -297,6 +297,36 @@ fn used_column_is_renamed() {
 }
 
 #[test]
+fn type_of_a_used_column_is_renamed_and_moved() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create schema one; create domain one.amount as int; create type mood as enum ('low', 'high')");
+    s.exec("create table s (k int primary key, n one.amount, m mood); insert into s values (1, 1, 'low')");
+    let streams = [
+        s.stream_table("v", "select k, n, m from s where n > 0"),
+        s.stream_table("g", "select m, n, count(*) as c from s group by m, n"),
+        s.stream_table(
+            "w",
+            "select n, m from (select distinct n, m from s) q where n > 0",
+        ),
+    ];
+    for change in [
+        "alter domain one.amount rename to quantity; insert into s values (2, 2, 'high')",
+        "alter type mood rename to feeling; insert into s values (3, 2, 'high')",
+        "alter schema one rename to two; update s set m = 'low' where k = 2",
+    ] {
+        s.exec(change);
+        for stream in &streams {
+            stream.follows_somehow(&mut s);
+        }
+    }
+    s.exec("create domain two.amount as text; delete from s where k = 3; insert into s values (4, 4, 'low')");
+    for stream in &streams {
+        stream.follows(&mut s);
+    }
+}
+
+#[test]
 fn stream_table_itself_is_renamed_and_moved() {
     let db = database();
     let mut s = db.connect();
