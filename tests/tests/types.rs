@@ -605,3 +605,40 @@ fn collation_of_a_column_gives_way_to_one_that_is_written_out() {
         }
     }
 }
+
+/// NOT NULL that is not validated promises nothing of the rows that were there before.
+#[test]
+fn nulls_in_a_column_that_is_not_null_but_not_validated() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table s (k int primary key, n int); create unique index on s (n); insert into s values (1, null), (2, 5), (3, null), (4, 7)");
+    s.exec("alter table s add constraint given not null n not valid; create table u (x int not null); insert into u values (5), (6), (7)");
+    let streams = [
+        s.stream_table(
+            "excluded",
+            "select x from u where x not in (select n from s)",
+        ),
+        s.stream_table(
+            "compared",
+            "select x, x not in (select n from s) as b from u",
+        ),
+        s.stream_table(
+            "grouped",
+            "select n, count(*) as c, count(n) as d from s group by n",
+        ),
+        s.stream_table("plain", "select n from s"),
+        s.stream_table("missing", "select u.x, s.n from u left join s on s.n = u.x"),
+    ];
+    for change in [
+        "insert into u values (9); insert into s values (5, 9)",
+        "delete from s where k = 3; update u set x = x + 1",
+        "delete from s where k = 1; delete from u where x = 6",
+        "alter table s validate constraint given",
+        "insert into s values (6, 8); update s set n = n + 10 where k = 2",
+    ] {
+        s.exec(change);
+        for stream in &streams {
+            stream.follows_somehow(&mut s);
+        }
+    }
+}
