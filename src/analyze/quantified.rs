@@ -169,7 +169,9 @@ impl Analyzer {
         } else {
             ("min", AggregateKind::Min)
         };
-        let ty = column.ty.clone();
+        // The aggregate's result has the type that is compared: text for a varchar, the type under a domain.
+        let (oid, modifier, collation) = right.type_of();
+        let ty = node::describe_type(oid, modifier, collation);
         let least = self.column();
         let mut calls = vec![
             (rows, count_star()),

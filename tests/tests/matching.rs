@@ -397,3 +397,47 @@ fn at_most_one_match() {
         ],
     );
 }
+
+/// The extrema of a sub-select have the type that is compared, not that of the column.
+#[test]
+fn comparisons_with_every_value_of_a_type_that_is_converted() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create domain percent as int check (value between 0 and 100)");
+    s.exec("create table s (k int primary key, d percent, l varchar(12), i smallint); insert into s values (1, 1, 'a', 1), (2, 2, 'b', 2)");
+    s.exec("create table u (x int, y int, t text); insert into u values (1, 1, 'b'), (2, 3, 'c')");
+    let streams = [
+        s.stream_table(
+            "d_all",
+            "select x from u where y >= all (select d from s) or x = 1",
+        ),
+        s.stream_table(
+            "d_any",
+            "select x, y > any (select d from s where k = u.x) as q from u",
+        ),
+        s.stream_table("d_same", "select x, y = all (select d from s) as q from u"),
+        s.stream_table("l_all", "select x, t >= all (select l from s) as q from u"),
+        s.stream_table(
+            "l_any",
+            "select x, t < any (select l from s where k = u.x) as q from u",
+        ),
+        s.stream_table(
+            "i_any",
+            "select x, y > any (select i from s where k = u.x) as q from u",
+        ),
+    ];
+    for change in [
+        "insert into s values (3, 5, 'c', 5)",
+        "truncate s; insert into s values (1, 7, 'z', 5), (2, null, 'c', 6)",
+        "truncate u; insert into u values (2, 7, 'd')",
+    ] {
+        s.exec(change);
+        for stream in &streams {
+            stream.follows_somehow(&mut s);
+        }
+    }
+    s.exec("update s set d = 9, l = 'zz', i = 9; insert into u values (1, 8, 'zzz')");
+    for stream in &streams {
+        stream.follows(&mut s);
+    }
+}
