@@ -413,10 +413,7 @@ impl Analyzer {
             match part.kind() {
                 Kind::Clock => Err(super::scalar::clock_misplaced()),
                 Kind::Var(var) => level.known(var).map(|known| Some(known.id.0)),
-                Kind::Wordless(what) => Err(NotIncremental::new(
-                    what,
-                    "Name the columns, or build the value with ROW(..) or json_agg().",
-                )),
+                Kind::Wordless { what, hint } => Err(NotIncremental::new(what, hint)),
                 Kind::Sublink(_) => level
                     .computed(&part)
                     .map(|known| Some(known.id.0))

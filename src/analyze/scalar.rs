@@ -147,10 +147,7 @@ impl Analyzer {
                         "The stream table is refreshed fully.",
                     )
                 }),
-            Kind::Wordless(what) => Err(NotIncremental::new(
-                what,
-                "Name the columns, or build the value with ROW(..) or json_agg().",
-            )),
+            Kind::Wordless { what, hint } => Err(NotIncremental::new(what, hint)),
             Kind::SetReturning if !sets => Err(NotIncremental::new(
                 "a set-returning function stands where none is expected",
                 "Move it into FROM.",

@@ -26,6 +26,8 @@ pub(super) unsafe fn is_clock_value(node: *mut pg_sys::Node) -> bool {
     value.op <= pg_sys::SQLValueFunctionOp::SVFOP_LOCALTIMESTAMP_N
 }
 
+const NAME_COLUMNS: &str = "Name the columns, or build the value with ROW(..) or json_agg().";
+
 impl<'q> Expr<'q> {
     pub(super) fn wrap(ptr: *mut pg_sys::Node) -> Expr<'q> {
         Expr {
@@ -149,16 +151,37 @@ impl<'q> Expr<'q> {
                         Some(NodeTag::T_Aggref) => {
                             Kind::Aggregate(self.aggregate(&*inner.cast::<pg_sys::Aggref>()))
                         }
-                        Some(NodeTag::T_WindowFunc) => Kind::Wordless(
-                            "a JSON aggregate of the SQL standard is used as a window function",
-                        ),
+                        Some(NodeTag::T_WindowFunc) => Kind::Wordless {
+                            what: "a JSON aggregate of the SQL standard is used as a window function",
+                            hint: NAME_COLUMNS,
+                        },
                         _ => Kind::Other,
+                    }
+                }
+                NodeTag::T_JsonExpr => {
+                    let node = &*self.ptr.cast::<pg_sys::JsonExpr>();
+                    let json = || {
+                        let ty = pg_sys::getBaseType((*node.returning).typid);
+                        matches!(ty, pg_sys::JSONOID | pg_sys::JSONBOID)
+                    };
+                    // PostgreSQL does not say of such a value that it is not null: it stays null where the value evaluated
+                    // before it was, in another row or column.
+                    if node.op == pg_sys::JsonExprOp::JSON_VALUE_OP && json() {
+                        Kind::Wordless {
+                            what: "JSON_VALUE returns json, which PostgreSQL takes for null after other nulls",
+                            hint: "Use JSON_QUERY, or return another type.",
+                        }
+                    } else {
+                        Kind::Other
                     }
                 }
                 NodeTag::T_FieldSelect => {
                     let node = &*self.ptr.cast::<pg_sys::FieldSelect>();
                     if pg_sys::exprType(node.arg.cast()) == pg_sys::RECORDOID {
-                        Kind::Wordless("a field of a row without a named type is used")
+                        Kind::Wordless {
+                            what: "a field of a row without a named type is used",
+                            hint: NAME_COLUMNS,
+                        }
                     } else {
                         Kind::Other
                     }
@@ -170,7 +193,10 @@ impl<'q> Expr<'q> {
                         .enumerate()
                         .all(|(place, name)| text((*name).sval) == format!("f{}", place + 1));
                     if node.row_typeid == pg_sys::RECORDOID && !plain {
-                        Kind::Wordless("a whole row is used as one value")
+                        Kind::Wordless {
+                            what: "a whole row is used as one value",
+                            hint: NAME_COLUMNS,
+                        }
                     } else {
                         Kind::Other
                     }

@@ -161,8 +161,11 @@ pub enum Kind<'q> {
     /// The time of the transaction, as a timestamp, date or time: `now()`, `CURRENT_DATE` and the like.
     Clock,
     SetReturning,
-    /// Something whose meaning its text alone does not carry, and what it is.
-    Wordless(&'static str),
+    /// Something whose meaning its text alone does not carry, what it is and what to do about it.
+    Wordless {
+        what: &'static str,
+        hint: &'static str,
+    },
     Other,
 }
 
