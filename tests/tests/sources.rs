@@ -327,6 +327,83 @@ fn type_of_a_used_column_is_renamed_and_moved() {
 }
 
 #[test]
+fn expression_of_a_generated_column_is_altered() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table s (k int, a int, g int generated always as (a * 2) stored, v int generated always as (a * 3) virtual) partition by list (k)");
+    s.exec("create table s1 partition of s for values in (1, 2); create table s2 partition of s default; insert into s (k, a) values (1, 1), (2, 2), (3, 3)");
+    let streams = [
+        s.stream_table("stored", "select k, g from s"),
+        s.stream_table("computed", "select k, v from s"),
+        s.stream_table(
+            "sums",
+            "select k % 2 as m, sum(g) as g, sum(v) as v from s group by k % 2",
+        ),
+        s.stream_table(
+            "staged",
+            "select g, n from (select g, count(*) as n from s group by g) q where n > 0",
+        ),
+    ];
+    for change in [
+        "insert into s (k, a) values (4, 4); alter table s alter g set expression as (a * 100)",
+        "alter table s alter v set expression as (a * 1000); delete from s where k = 1",
+    ] {
+        s.exec(change);
+        for stream in &streams {
+            stream.follows_somehow(&mut s);
+        }
+    }
+    s.exec("insert into s (k, a) values (5, 5); update s set a = 7 where k = 2");
+    for stream in &streams {
+        stream.follows(&mut s);
+    }
+}
+
+/// What a query is made of can change without any row of its sources.
+#[test]
+fn types_operators_and_aggregates_of_the_query_are_altered() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create type mood as enum ('low', 'high'); create type pair as (a int, b text)");
+    s.exec("create table s (k int primary key, m mood, p pair); insert into s values (1, 'low', row(1, 'x')), (2, 'high', row(1, 'x')), (3, null, null)");
+    s.exec("create function plus(int, int) returns int language sql immutable as 'select $1 + $2'; create operator +@ (leftarg = int, rightarg = int, function = plus)");
+    s.exec("create aggregate total(int) (sfunc = int4pl, stype = int, initcond = '0')");
+    s.exec("create text search configuration words (copy = english)");
+    let streams = [
+        s.stream_table("label", "select k, m::text as m from s"),
+        s.stream_table("moods", "select m, count(*) as n from s group by m"),
+        s.stream_table("pairs", "select p, count(*) as n from s group by p"),
+        s.stream_table("written", "select k, p::text as p, to_jsonb(p) as j from s"),
+        s.stream_table("added", "select k, k operator(public.+@) 1 as n from s"),
+        s.stream_table("totals", "select m, total(k) as n from s group by m"),
+        s.stream_table(
+            "parsed",
+            "select k, to_tsvector('public.words', 'the cats ' || k) as t from s",
+        ),
+    ];
+    let above = s.stream_table("above", "select j, p || '!' as p from written");
+    for change in [
+        "alter type mood rename value 'low' to 'lowest'",
+        "alter type mood add value 'mid' before 'high'; insert into s values (4, 'lowest', row(2, 'y'))",
+        "alter type pair add attribute c int",
+        "insert into s values (5, 'high', row(1, 'x', null)); delete from s where k = 1",
+        "alter type pair rename attribute b to bb",
+        "create or replace function plus(int, int) returns int language sql immutable as 'select $1 * 100 + $2'",
+        "create or replace aggregate total(int) (sfunc = int4larger, stype = int, initcond = '0')",
+        "alter text search configuration words alter mapping for asciiword with simple",
+    ] {
+        s.exec(change);
+        for stream in streams.iter().chain([&above]) {
+            stream.follows_somehow(&mut s);
+        }
+    }
+    s.exec("insert into s values (6, 'mid', row(3, 'z', 3)); update s set k = 7 where k = 2");
+    for stream in streams.iter().chain([&above]) {
+        stream.follows(&mut s);
+    }
+}
+
+#[test]
 fn stream_table_itself_is_renamed_and_moved() {
     let db = database();
     let mut s = db.connect();
