@@ -195,12 +195,6 @@ impl Analyzer {
     /// A whole view, and why its result is not determined, if it is not.
     pub(super) fn view<'q>(mut self, query: Query<'q>) -> Result<(RelQuery, Option<String>)> {
         let (root, produced) = self.query(query, None)?;
-        if root.scans().is_empty() {
-            return Err(NotIncremental::new(
-                "the query reads no table",
-                "Nothing can change; the stream table is refreshed fully.",
-            ));
-        }
         let output = produced
             .into_iter()
             .map(|column| OutputColumn {

@@ -9,7 +9,7 @@ use pgt_ivm::rel::{CLOCK, Query, SourceId};
 use pgt_ivm::{delta, rewrite};
 
 use crate::analyze;
-use crate::catalog::{self, StreamTable};
+use crate::catalog::{self, Mode, StreamTable};
 use crate::error::{Error, Kind, Result as OwnResult};
 use crate::lifecycle;
 use crate::pg::session::Scope;
@@ -156,20 +156,32 @@ fn each_delta(
         }
     }
     if sections.is_empty() {
-        let reason = compiled
-            .table
-            .downgrade_reason
-            .clone()
-            .unwrap_or_else(|| "its mode is FULL".into());
-        return Err(Error::new(
-            Kind::NotIncremental,
-            format!(
-                "stream table {} is not maintained incrementally: {reason}",
-                compiled.table.display_name()
-            ),
-        ));
+        return Err(no_delta(compiled));
     }
     Ok(sections.join("\n"))
+}
+
+/// Why there is no delta to explain.
+fn no_delta(compiled: &Compiled) -> Error {
+    let table = &compiled.table;
+    if table.effective == Mode::Differential {
+        return Error::new(
+            Kind::NotIncremental,
+            format!("stream table {} reads no table", table.display_name()),
+        )
+        .detail("Its contents never change.");
+    }
+    let reason = table
+        .downgrade_reason
+        .clone()
+        .unwrap_or_else(|| "its mode is FULL".into());
+    Error::new(
+        Kind::NotIncremental,
+        format!(
+            "stream table {} is not maintained incrementally: {reason}",
+            table.display_name()
+        ),
+    )
 }
 
 fn delta_terms(unit: &Unit, dirty: &BTreeSet<SourceId>) -> Vec<String> {
@@ -235,23 +247,17 @@ fn explain_delta(name: &str, format: &str) -> Result<SetOfIterator<'static, Stri
     let compiled = compiled(name)?;
     let mut lines = Vec::new();
     for unit in compiled.units.iter().filter(|unit| unit.query.is_some()) {
-        let dirty: BTreeSet<SourceId> = unit.sources.keys().copied().collect();
+        let mut dirty: BTreeSet<SourceId> = unit.sources.keys().copied().collect();
+        if dirty.is_empty() && unit.moves() {
+            dirty.insert(CLOCK);
+        }
+        if dirty.is_empty() {
+            continue;
+        }
         lines.extend(plan(&compiled.table, unit, &dirty, format)?);
     }
     if lines.is_empty() {
-        let reason = compiled
-            .table
-            .downgrade_reason
-            .clone()
-            .unwrap_or_else(|| "its mode is FULL".into());
-        return Err(Error::new(
-            Kind::NotIncremental,
-            format!(
-                "stream table {} is not maintained incrementally: {reason}",
-                compiled.table.display_name()
-            ),
-        )
-        .into());
+        return Err(no_delta(&compiled).into());
     }
     Ok(SetOfIterator::new(lines))
 }

@@ -177,7 +177,10 @@ impl<'q> Expr<'q> {
                 }
                 NodeTag::T_FieldSelect => {
                     let node = &*self.ptr.cast::<pg_sys::FieldSelect>();
-                    if pg_sys::exprType(node.arg.cast()) == pg_sys::RECORDOID {
+                    // A function's own result has its columns' names wherever it stands; a column that holds it has not.
+                    let named = tag(node.arg.cast()) == NodeTag::T_FuncExpr
+                        && !(*node.arg.cast::<pg_sys::FuncExpr>()).funcretset;
+                    if !named && pg_sys::exprType(node.arg.cast()) == pg_sys::RECORDOID {
                         Kind::Wordless {
                             what: "a field of a row without a named type is used",
                             hint: NAME_COLUMNS,
