@@ -32,7 +32,8 @@ pub fn ddl_end(command: Command) {
          'pg_catalog.pg_policy'::pg_catalog.regclass, 'pg_catalog.pg_class'::pg_catalog.regclass, \
          'pg_catalog.pg_proc'::pg_catalog.regclass, 'pg_catalog.pg_namespace'::pg_catalog.regclass, \
          'pg_catalog.pg_type'::pg_catalog.regclass, 'pg_catalog.pg_operator'::pg_catalog.regclass, \
-         'pg_catalog.pg_collation'::pg_catalog.regclass)",
+         'pg_catalog.pg_collation'::pg_catalog.regclass, 'pg_catalog.pg_ts_config'::pg_catalog.regclass, \
+         'pg_catalog.pg_ts_dict'::pg_catalog.regclass)",
         &[],
     );
     let adds_value = command == Command::AddsEnumValue;
@@ -50,8 +51,14 @@ pub fn ddl_end(command: Command) {
             }
             "CREATE TRIGGER" | "CREATE RULE" => added_to(command.oid(3)),
             "CREATE POLICY" | "ALTER POLICY" => relation_changed(command.oid(3)),
-            "CREATE VIEW" | "ALTER VIEW" | "CREATE FUNCTION" | "ALTER FUNCTION"
-            | "ALTER ROUTINE" | "CREATE AGGREGATE" => {
+            "CREATE VIEW"
+            | "ALTER VIEW"
+            | "CREATE FUNCTION"
+            | "ALTER FUNCTION"
+            | "ALTER ROUTINE"
+            | "CREATE AGGREGATE"
+            | "ALTER TEXT SEARCH CONFIGURATION"
+            | "ALTER TEXT SEARCH DICTIONARY" => {
                 let reason = "a view or function of the query was replaced";
                 ingredient_changed(command.oid(0), command.oid(1), reason);
             }
@@ -304,7 +311,8 @@ const MADE_OF: &str = "SELECT CASE WHEN r.ev_class IS NULL THEN d.classid ELSE '
      COALESCE(r.ev_class, d.objid) FROM made_of m JOIN pg_catalog.pg_depend d ON d.refclassid = m.class \
      AND d.refobjid = m.object AND (d.classid IN ('pg_catalog.pg_rewrite'::pg_catalog.regclass, \
      'pg_catalog.pg_type'::pg_catalog.regclass, 'pg_catalog.pg_proc'::pg_catalog.regclass, \
-     'pg_catalog.pg_operator'::pg_catalog.regclass) OR d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass \
+     'pg_catalog.pg_operator'::pg_catalog.regclass, 'pg_catalog.pg_ts_config'::pg_catalog.regclass) \
+     OR d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass \
      AND m.class = 'pg_catalog.pg_type'::pg_catalog.regclass) LEFT JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid \
      AND d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass WHERE r.ev_class IS DISTINCT FROM m.object";
 
@@ -350,6 +358,20 @@ fn row_type_changed(relation: pg_sys::Oid) {
         &[Value::Oid(relation)],
     );
     meaning_changed(&made, TYPE_ALTERED);
+    made.iter().for_each(|row| index_again(row.int(0)));
+}
+
+/// Rows whose type has another number of columns now have another hash.
+fn index_again(id: i64) {
+    let tables = spi::run(
+        "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pgtrickle.pgt_units u \
+         JOIN pgtrickle.pgt_stream_tables st ON st.pgt_id = u.unit JOIN pg_catalog.pg_class c ON c.oid = st.pgt_relid \
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relhasindex AND u.pgt_id = $1",
+        &[Value::Int(id)],
+    );
+    for table in &tables {
+        spi::command(&format!("REINDEX TABLE {}", table.text(0)));
+    }
 }
 
 /// The queries of these stream tables may have another result although no row of a source changed.
