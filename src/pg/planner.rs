@@ -2,7 +2,7 @@
 //!
 //! A log grows while plans stay, and its statistics say nothing about the share of it that is new to a reader. So where a
 //! delta statement is planned, its logs are read through their indexes if that is possible at all, and the rows that come
-//! out of one are those that were counted.
+//! out of one are those that were counted, and of these as many as the statement's other conditions on them let pass.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -91,8 +91,34 @@ unsafe extern "C-unwind" fn paths(
             return;
         }
         if let Some(rows) = expected((*entry).relid) {
-            expect(rel, rows.max(1.0));
+            // What conditions select is estimated for as many rows.
+            (*rel).tuples = rows;
+            expect(rel, (rows * passing(root, rel)).round().max(1.0));
         }
+    }
+}
+
+/// The column of every log by which its new rows are told: `xid` or `version`.
+const POSITION: i32 = 1;
+
+/// The share of new rows for which the conditions on logged columns hold.
+unsafe fn passing(root: *mut pg_sys::PlannerInfo, rel: *mut pg_sys::RelOptInfo) -> f64 {
+    // SAFETY: the nodes belong to the planner, in whose memory the list is made. Bare clauses keep no earlier estimate.
+    unsafe {
+        let mut others = std::ptr::null_mut();
+        for info in list_items::<pg_sys::RestrictInfo>((*rel).baserestrictinfo) {
+            let clause = (*info).clause;
+            let mut columns = std::ptr::null_mut();
+            pg_sys::pull_varattnos(clause.cast(), (*rel).relid, &raw mut columns);
+            if !pg_sys::bms_is_member(
+                POSITION - pg_sys::FirstLowInvalidHeapAttributeNumber,
+                columns,
+            ) {
+                others = pg_sys::lappend(others, clause.cast());
+            }
+        }
+        let inner = pg_sys::JoinType::JOIN_INNER;
+        pg_sys::clauselist_selectivity(root, others, 0, inner, std::ptr::null_mut())
     }
 }
 
@@ -101,7 +127,6 @@ unsafe fn expect(rel: *mut pg_sys::RelOptInfo, rows: f64) {
     // SAFETY: `rel` is a base relation whose paths have been made and not yet been compared.
     unsafe {
         (*rel).rows = rows;
-        (*rel).tuples = rows;
         (*rel).partial_pathlist = std::ptr::null_mut();
         for path in list_items::<pg_sys::Path>((*rel).pathlist) {
             (*path).rows = rows;
