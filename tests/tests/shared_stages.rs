@@ -239,7 +239,7 @@ fn stages_belong_to_one_owner_and_one_time_zone() {
         )),
         alone
     );
-    s.exec(&format!("drop table other"));
+    s.exec("drop table other");
 }
 
 #[test]
