@@ -4,6 +4,9 @@ use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys;
 
+/// Where names are looked up that our own code did not qualify.
+const INTERNAL_PATH: &str = "pg_catalog, pg_temp";
+
 /// Rights and settings as they were, restored when dropped.
 ///
 /// After an error PostgreSQL itself restores both at the end of the (sub)transaction.
@@ -35,7 +38,7 @@ impl Scope {
             pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID),
             pg_sys::SECURITY_LOCAL_USERID_CHANGE,
         );
-        set("search_path", "pg_catalog, pg_temp");
+        set("search_path", INTERNAL_PATH);
         scope
     }
 
@@ -80,26 +83,80 @@ impl Drop for Scope {
     }
 }
 
-/// Everything the text of expressions and values depends on, as pg_dump pins it, and what makes plans predictable.
+unsafe extern "C" {
+    /// utils/bytea.h
+    static bytea_output: std::ffi::c_int;
+    /// utils/xml.h
+    static xmloption: std::ffi::c_int;
+    static xmlbinary: std::ffi::c_int;
+}
+
+const BYTEA_OUTPUT_HEX: std::ffi::c_int = 1;
+const XMLOPTION_CONTENT: std::ffi::c_int = 1;
+const XMLBINARY_BASE64: std::ffi::c_int = 0;
+
+/// Everything the text of expressions and values depends on, as pg_dump pins it, and what makes plans predictable. Each
+/// refresh asks whether it is so already, which is quicker of the variables behind the settings than of their texts.
 fn pin(timezone: &str) {
-    for (name, value) in [
-        ("search_path", "pg_catalog, pg_temp"),
-        ("datestyle", "ISO, MDY"),
-        ("intervalstyle", "postgres"),
-        ("extra_float_digits", "1"),
-        ("bytea_output", "hex"),
-        ("xmloption", "content"),
-        ("xmlbinary", "base64"),
-        ("quote_all_identifiers", "off"),
-        ("standard_conforming_strings", "on"),
-        ("array_nulls", "on"),
-        ("transform_null_equals", "off"),
-        ("gin_fuzzy_search_limit", "0"),
-        ("timezone", timezone),
-        ("jit", "off"),
-        ("row_security", "on"),
-    ] {
-        set(name, value);
+    // SAFETY: variables of this process; strings are set to something before any statement runs.
+    let settings = unsafe {
+        [
+            (
+                "search_path",
+                INTERNAL_PATH,
+                CStr::from_ptr(pg_sys::namespace_search_path).to_bytes()
+                    == INTERNAL_PATH.as_bytes(),
+            ),
+            (
+                "datestyle",
+                "ISO, MDY",
+                pg_sys::DateStyle == pg_sys::USE_ISO_DATES as i32
+                    && pg_sys::DateOrder == pg_sys::DATEORDER_MDY as i32,
+            ),
+            (
+                "intervalstyle",
+                "postgres",
+                pg_sys::IntervalStyle == pg_sys::INTSTYLE_POSTGRES as i32,
+            ),
+            ("extra_float_digits", "1", pg_sys::extra_float_digits == 1),
+            ("bytea_output", "hex", bytea_output == BYTEA_OUTPUT_HEX),
+            ("xmloption", "content", xmloption == XMLOPTION_CONTENT),
+            ("xmlbinary", "base64", xmlbinary == XMLBINARY_BASE64),
+            (
+                "quote_all_identifiers",
+                "off",
+                !pg_sys::quote_all_identifiers,
+            ),
+            (
+                "standard_conforming_strings",
+                "on",
+                pg_sys::standard_conforming_strings,
+            ),
+            ("array_nulls", "on", pg_sys::Array_nulls),
+            (
+                "transform_null_equals",
+                "off",
+                !pg_sys::Transform_null_equals,
+            ),
+            (
+                "gin_fuzzy_search_limit",
+                "0",
+                pg_sys::GinFuzzySearchLimit == 0,
+            ),
+            (
+                "timezone",
+                timezone,
+                CStr::from_ptr(pg_sys::pg_get_timezone_name(pg_sys::session_timezone)).to_bytes()
+                    == timezone.as_bytes(),
+            ),
+            ("jit", "off", !pg_sys::jit_enabled),
+            ("row_security", "on", pg_sys::row_security),
+        ]
+    };
+    for (name, value, holds) in settings {
+        if !holds {
+            set(name, value);
+        }
     }
 }
 
