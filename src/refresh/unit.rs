@@ -29,7 +29,7 @@ const PROBE_CAP: u64 = 1_000_001;
 const SIZE_CLASSES: [u64; 9] = [10, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000];
 
 /// Deltas of at most this many log rows are small.
-const SMALL_DELTA: u64 = 1_000;
+const SMALL_DELTA: u64 = 10_000;
 
 /// Statements of a unit prepared in this session.
 #[derive(Default)]
