@@ -317,7 +317,7 @@ fn install_triggers(source: pg_sys::Oid) {
 pub fn sync_members(source: pg_sys::Oid) -> bool {
     let _scope = Scope::internal();
     let _quiet = entry::defining();
-    let Some(mut known) = catalog::change_source(source, Under::Current) else {
+    let Some(known) = catalog::change_source(source, Under::Current) else {
         return false;
     };
     if known.kind != SourceKind::Table {
@@ -342,8 +342,7 @@ pub fn sync_members(source: pg_sys::Oid) -> bool {
         )
         .copied()
         .collect();
-    known.members = members;
-    catalog::save_source(&known);
+    catalog::save_members(source, &members);
     relation::invalidate(source);
     // A partition that has never held a row makes no difference; one that is gone may have held any.
     differing.into_iter().any(|member| !is_empty(member))

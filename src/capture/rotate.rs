@@ -33,7 +33,7 @@ pub struct Rotation {
 pub fn rotate(source: pg_sys::Oid, force: bool) -> Result<Rotation> {
     let _scope = Scope::internal();
     let mut done = Rotation::default();
-    let Some(mut known) = catalog::change_source(source, Under::Current) else {
+    let Some(known) = catalog::change_source(source, Under::Current) else {
         return Err(
             Error::new(Kind::NotFound, "no stream table reads this relation")
                 .hint("pgtrickle.change_buffer_sizes() lists the captured sources."),
@@ -59,9 +59,7 @@ pub fn rotate(source: pg_sys::Oid, force: bool) -> Result<Rotation> {
         let free = known.segments.iter().any(|segment| {
             segment.layout == known.layout && segment.number == next && size(segment) == 0
         });
-        if free {
-            known.current = next;
-            catalog::save_source(&known);
+        if free && catalog::switch_segment(&known, next) {
             for segment in &known.segments {
                 relation::invalidate(segment.relid);
             }

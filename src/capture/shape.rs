@@ -41,7 +41,7 @@ pub fn misshapen() -> Vec<pg_sys::Oid> {
 pub fn follow_shape(source: pg_sys::Oid) -> Result<bool> {
     let _scope = Scope::internal();
     let _quiet = entry::defining();
-    let Some(mut known) = catalog::change_source(source, Under::Current) else {
+    let Some(known) = catalog::change_source(source, Under::Current) else {
         return Ok(false);
     };
     if known.kind != SourceKind::Table {
@@ -50,8 +50,7 @@ pub fn follow_shape(source: pg_sys::Oid) -> Result<bool> {
     let unlogged = install::relation_facts(source)?.unlogged;
     let mut changed = false;
     if unlogged && !known.unlogged {
-        known.unlogged = true;
-        catalog::save_source(&known);
+        catalog::save_unlogged(source);
         changed = true;
     }
     let misfits: BTreeSet<i16> = spi::run(
@@ -70,7 +69,7 @@ pub fn follow_shape(source: pg_sys::Oid) -> Result<bool> {
         source,
         known.kind,
         &misfits,
-        known.unlogged,
+        known.unlogged || unlogged,
         catalog::change_source(source, Under::Current).as_ref(),
     )?;
     relation::invalidate(source);

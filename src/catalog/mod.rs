@@ -18,7 +18,8 @@ pub use groups::{
 pub use history::{Action, HistoryRow, InitiatedBy, record};
 pub use sources::{
     ChangeSource, SEGMENTS, Segment, SourceKind, change_source, delete_source, forget_columns,
-    insert_segment, renew_generated, save_source, segment_name,
+    insert_segment, renew_generated, save_members, save_source, save_unlogged, segment_name,
+    switch_segment,
 };
 pub use state::{
     RefreshState, Success, ensure_state, frontier_of, load_state, save_failure, save_success,

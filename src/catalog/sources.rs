@@ -131,7 +131,40 @@ pub fn change_source(source: pg_sys::Oid, under: Under<'_>) -> Option<ChangeSour
     })
 }
 
-/// Writes the source's own row (not its segments). Once unlogged it stays so: its log may be.
+/// Makes another segment the current one. False if somebody else has switched it, or started a layout, in the meantime:
+/// what was known of the source is outdated then.
+pub fn switch_segment(source: &ChangeSource, next: i64) -> bool {
+    spi::first(
+        "UPDATE pgtrickle.pgt_change_sources SET cur_segment = $4, switched_at = pg_catalog.clock_timestamp() \
+         WHERE source = $1 AND layout = $2 AND cur_segment = $3 RETURNING 1",
+        &[
+            Value::Oid(source.source),
+            Value::Int(source.layout),
+            Value::Int(source.current),
+            Value::Int(next),
+        ],
+    )
+    .is_some()
+}
+
+/// Remembers the partitions of a source.
+pub fn save_members(source: pg_sys::Oid, members: &[pg_sys::Oid]) {
+    let members: Vec<u32> = members.iter().map(|oid| oid.to_u32()).collect();
+    spi::run(
+        "UPDATE pgtrickle.pgt_change_sources SET members = $2::pg_catalog.text::pg_catalog.oid[] WHERE source = $1",
+        &[Value::Oid(source), Value::Text(print_numbers(&members))],
+    );
+}
+
+/// Remembers that a source has become unlogged. It stays so: its log may be.
+pub fn save_unlogged(source: pg_sys::Oid) {
+    spi::run(
+        "UPDATE pgtrickle.pgt_change_sources SET unlogged = true WHERE source = $1",
+        &[Value::Oid(source)],
+    );
+}
+
+/// Writes the source's own row (not its segments), under the lock that keeps writers away. Once unlogged it stays so.
 pub fn save_source(source: &ChangeSource) {
     let members: Vec<u32> = source.members.iter().map(|oid| oid.to_u32()).collect();
     spi::run(

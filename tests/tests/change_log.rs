@@ -537,3 +537,24 @@ fn a_log_is_read_through_its_index_whatever_its_size_was_when_the_plan_was_made(
         "{plan:?}"
     );
 }
+
+#[test]
+fn a_rotation_that_waited_for_a_new_layout_leaves_it_current() {
+    let db = database();
+    let (mut s, mut defining) = (db.connect(), db.connect());
+    s.exec("create table s (k int primary key, a int, b int); insert into s select i, i, i from generate_series(1, 9) i");
+    let v = s.stream_table("v", "select k, a from s");
+    s.exec("update s set a = a + 1");
+    defining.exec("begin");
+    let w = defining.stream_table("w", "select k, b from s");
+    let rotating = db
+        .connect()
+        .spawn("select pgtrickle.rotate_change_buffer('s', force => true)");
+    db.wait_blocked(rotating.pid());
+    defining.exec("commit");
+    rotating.join();
+    s.exec("update s set b = b + 1, a = a + 1 where k < 5; delete from s where k = 9");
+    for table in [v, w] {
+        table.follows(&mut s);
+    }
+}
