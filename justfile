@@ -39,6 +39,12 @@ soak seconds="3600":
     . target/pgt/env && PGT_RANDOM_SECONDS={{seconds}} PGT_RANDOM_SEED="${PGT_RANDOM_SEED:-$(date +%s)000..}" PGT_RANDOM_FAILURES=20 \
         cargo nextest run --no-fail-fast --success-output final -p pgt_tests --test random
 
+# definitions that change at random beside writers and refreshes, for so many seconds
+storm seconds="300":
+    scripts/build release
+    . target/pgt/env && PGT_STORM_SECONDS={{seconds}} cargo nextest run --no-fail-fast --run-ignored all --success-output final \
+        -p pgt_tests --test storm
+
 # the 22 queries of TPC-H against changing data, at a larger scale than the tests
 tpch scale="0.1":
     scripts/build release
