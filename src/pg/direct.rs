@@ -177,13 +177,26 @@ impl Open {
     }
 
     /// Calls `work` with the row whose first column, the key, is `key`, as `snapshot` sees it.
+    ///
+    /// If another transaction changed the row after the snapshot, and this one after that, the snapshot still shows it as it
+    /// was before both; what this transaction has left counts.
     fn with_row<R>(
         &self,
         key: i64,
         snapshot: &Snapshot,
         work: impl FnOnce(pg_sys::HeapTuple) -> R,
     ) -> Option<R> {
-        // SAFETY: a scan by the primary key, whose only column is the first; the tuple is valid until the scan ends.
+        let seen = self.find(key, snapshot)?;
+        let own = has_been_changed(seen)
+            .then(|| self.find(key, &Snapshot::latest()))
+            .flatten()
+            .filter(|newest| is_own(*newest));
+        Some(work(own.unwrap_or(seen)))
+    }
+
+    /// A copy of the row whose key is `key`.
+    fn find(&self, key: i64, snapshot: &Snapshot) -> Option<pg_sys::HeapTuple> {
+        // SAFETY: a scan by the primary key, whose only column is the first; the tuple is copied before the scan ends.
         unsafe {
             let mut seen = snapshot.with_own_writes();
             let mut wanted: pg_sys::ScanKeyData = std::mem::zeroed();
@@ -203,9 +216,9 @@ impl Open {
                 &raw mut wanted,
             );
             let tuple = pg_sys::systable_getnext(scan);
-            let result = (!tuple.is_null()).then(|| work(tuple));
+            let copy = (!tuple.is_null()).then(|| pg_sys::heap_copytuple(tuple));
             pg_sys::systable_endscan(scan);
-            result
+            copy
         }
     }
 
@@ -213,8 +226,8 @@ impl Open {
         let width = self.width();
         let mut values = vec![pg_sys::Datum::from(0usize); width];
         let mut nulls = vec![true; width];
-        // SAFETY: both arrays have one entry per attribute. Values by reference point into the tuple's page, which stays
-        // pinned while the scan is open; callers read them before that.
+        // SAFETY: both arrays have one entry per attribute. Values by reference point into the tuple, which lives as long as
+        // the current memory context.
         unsafe {
             pg_sys::heap_deform_tuple(
                 tuple,
@@ -233,6 +246,21 @@ impl Drop for Open {
             // SAFETY: opened once in `new`.
             unsafe { pg_sys::table_close(self.heap, pg_sys::NoLock as i32) }
         }
+    }
+}
+
+/// Somebody has changed or locked this version of a row, or tried to.
+fn has_been_changed(tuple: pg_sys::HeapTuple) -> bool {
+    // SAFETY: callers pass tuples of `find`, which have a header.
+    unsafe { (*(*tuple).t_data).t_infomask & pg_sys::HEAP_XMAX_INVALID as u16 == 0 }
+}
+
+/// This transaction has written this version of a row.
+fn is_own(tuple: pg_sys::HeapTuple) -> bool {
+    // SAFETY: as above.
+    unsafe {
+        let writer = pg_sys::htup::HeapTupleHeaderGetXmin((*tuple).t_data);
+        pg_sys::TransactionIdIsCurrentTransactionId(writer)
     }
 }
 

@@ -286,6 +286,35 @@ fn slow_diamond(db: &Database<'_>, s: &mut Session) -> (Session, [StreamTable; 3
 const HOLD: &str = "select pg_advisory_lock(4711)";
 const LET_GO: &str = "select pg_advisory_unlock(4711)";
 
+/// The state of `c` is changed by another transaction after the snapshot of the refresh and before its end: under that
+/// snapshot the state from before and the one the refresh leaves are both to be seen.
+#[test]
+fn failure_counted_while_the_group_is_refreshed_hides_nothing() {
+    let db = database();
+    let mut s = db.connect();
+    let (mut keeper, [b, c, d]) = slow_diamond(&db, &mut s);
+    let over = s.stream_table_with("over", "select count(*) as n, sum(m) as m from c", ATOMIC);
+    keeper.exec(HOLD);
+    s.exec("insert into s values (10, 1, 1)");
+    let refresh = db
+        .connect()
+        .spawn("select pgtrickle.refresh_stream_table('over')");
+    db.wait_blocked(refresh.pid());
+    // As a worker does whose refresh has failed.
+    s.exec(
+        "update pgtrickle.pgt_refresh_state set consecutive_errors = 1, retry_at = now()
+         where pgt_id = (select pgt_id from pgtrickle.pgt_stream_tables where pgt_relid = 'c'::regclass)",
+    );
+    keeper.exec(LET_GO);
+    refresh.join();
+    is_current(&mut s);
+    s.exec("insert into s values (11, 1, 1)");
+    for table in [&over, &d] {
+        table.follows(&mut s);
+    }
+    all_fresh(&mut s, &[b, c, d, over]);
+}
+
 #[test]
 fn members_are_dropped_while_their_group_is_refreshed() {
     let db = database();
