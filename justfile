@@ -42,8 +42,8 @@ soak seconds="3600":
 # definitions that change at random beside writers and refreshes, for so many seconds
 storm seconds="300":
     scripts/build release
-    . target/pgt/env && PGT_STORM_SECONDS={{seconds}} cargo nextest run --no-fail-fast --run-ignored all --success-output final \
-        -p pgt_tests --test storm
+    . target/pgt/env && PGT_STORM_SECONDS={{seconds}} PGT_STORM_SEED="${PGT_STORM_SEED:-$(date +%s)000..}" \
+        cargo nextest run --no-fail-fast --success-output final -p pgt_tests --test storm
 
 # the 22 queries of TPC-H against changing data, at a larger scale than the tests
 tpch scale="0.1":

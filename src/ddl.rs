@@ -12,8 +12,9 @@ use crate::error::{Error, Kind};
 use crate::lifecycle;
 use crate::pg::entry::{self, Command};
 use crate::pg::session::Scope;
-use crate::pg::spi::{self, Value};
-use crate::pg::xact;
+use crate::pg::snapshot::Snapshot;
+use crate::pg::spi::{self, Under, Value};
+use crate::pg::{depend, lock, relation, xact};
 
 /// After any DDL command.
 pub fn ddl_end(command: Command) {
@@ -40,8 +41,13 @@ pub fn ddl_end(command: Command) {
     for command in &commands {
         let tag = command.text(2);
         match tag.as_str() {
-            "CREATE TABLE" | "CREATE INDEX" | "ALTER INDEX" => relation_changed(command.oid(1)),
+            "CREATE INDEX" | "ALTER INDEX" => relation_changed(command.oid(1)),
+            "CREATE TABLE" => {
+                wait_for_readers_of_partitions(command.oid(1));
+                relation_changed(command.oid(1));
+            }
             "ALTER TABLE" => {
+                wait_for_readers_of_partitions(command.oid(1));
                 relation_changed(command.oid(1));
                 row_type_changed(command.oid(1));
                 for heir in heirs(command.oid(1)) {
@@ -316,15 +322,40 @@ const MADE_OF: &str = "SELECT CASE WHEN r.ev_class IS NULL THEN d.classid ELSE '
      AND m.class = 'pg_catalog.pg_type'::pg_catalog.regclass) LEFT JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid \
      AND d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass WHERE r.ev_class IS DISTINCT FROM m.object";
 
+/// Those who use an object at this moment are done with it, and know what it was; those who come later wait for this
+/// transaction. What did not exist before it nobody else uses.
+fn wait_for_users(class: pg_sys::Oid, object: pg_sys::Oid) {
+    if let Some(catalog_oid) = catalog::catalog_oid()
+        && depend::is_older_than_this_transaction(class, object)
+    {
+        lock::ingredient_changes(catalog_oid, lock::ingredient(object));
+    }
+}
+
+/// As [`wait_for_users`] of the partitioned table that a table is, or is part of: ATTACH lets those read on who know nothing
+/// of the new partition yet.
+fn wait_for_readers_of_partitions(relation: pg_sys::Oid) {
+    let root = spi::first(
+        "SELECT c.oid FROM pg_catalog.pg_class c WHERE c.relkind = 'p' \
+         AND c.oid = pg_catalog.pg_partition_root($1::pg_catalog.oid::pg_catalog.regclass)::pg_catalog.oid",
+        &[Value::Oid(relation)],
+    );
+    if let Some(root) = root {
+        wait_for_users(pg_sys::RelationRelationId, root.oid(0));
+    }
+}
+
 /// A view, function or type was created, replaced or altered: whatever is made of it may mean something else now.
 fn ingredient_changed(class: pg_sys::Oid, object: pg_sys::Oid, reason: &str) {
-    let made = spi::run(
+    wait_for_users(class, object);
+    let made = spi::run_under(
         &format!(
             "WITH RECURSIVE made_of(class, object) AS (SELECT $1::pg_catalog.oid, $2::pg_catalog.oid UNION {MADE_OF}) \
              SELECT st.pgt_id FROM pgtrickle.pgt_stream_tables st WHERE st.stage_query IS NULL \
              AND st.def_view::pg_catalog.oid IN (SELECT object FROM made_of) AND st.def_view::pg_catalog.oid <> $2"
         ),
         &[Value::Oid(class), Value::Oid(object)],
+        Under::Snapshot(&Snapshot::latest()),
     );
     meaning_changed(&made, reason);
 }
@@ -344,7 +375,8 @@ fn are_listed(ty: pg_sys::Oid) -> bool {
 
 /// A table or a composite type was altered: its rows as values have other columns, or columns of other names, than before.
 fn row_type_changed(relation: pg_sys::Oid) {
-    let made = spi::run(
+    wait_for_users(pg_sys::TypeRelationId, relation::row_type(relation));
+    let made = spi::run_under(
         &format!(
             "WITH RECURSIVE made_of(class, object) AS ((SELECT 'pg_catalog.pg_type'::pg_catalog.regclass::pg_catalog.oid, \
              c.reltype FROM pg_catalog.pg_class c WHERE c.oid = $1 UNION \
@@ -356,6 +388,7 @@ fn row_type_changed(relation: pg_sys::Oid) {
              AND st.def_view::pg_catalog.oid IN (SELECT object FROM made_of)"
         ),
         &[Value::Oid(relation)],
+        Under::Snapshot(&Snapshot::latest()),
     );
     meaning_changed(&made, TYPE_ALTERED);
     made.iter().for_each(|row| index_again(row.int(0)));
@@ -376,16 +409,20 @@ fn index_again(id: i64) {
 
 /// The queries of these stream tables may have another result although no row of a source changed.
 fn meaning_changed(stream_tables: &[spi::Row], reason: &str) {
+    // In REPEATABLE READ too they include those created since the transaction began.
+    let latest = Snapshot::latest();
     for row in stream_tables {
         let id = Value::Int(row.int(0));
-        spi::run(
+        spi::run_under(
             "UPDATE pgtrickle.pgt_stream_tables SET generation = pg_catalog.nextval('pgtrickle.pgt_generation_seq') WHERE pgt_id = $1",
             std::slice::from_ref(&id),
+            Under::Snapshot(&latest),
         );
-        spi::run(
+        spi::run_under(
             "UPDATE pgtrickle.pgt_refresh_state SET reinit_requests = reinit_requests + 1, reinit_reason = $2 WHERE pgt_id IN \
              (SELECT unit FROM pgtrickle.pgt_units WHERE pgt_id = $1)",
             &[id, Value::Text(reason.to_owned())],
+            Under::Snapshot(&latest),
         );
     }
     if !stream_tables.is_empty() {

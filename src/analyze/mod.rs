@@ -7,6 +7,7 @@ mod condition;
 mod context;
 mod from;
 mod functions;
+mod ingredients;
 mod moving;
 mod order;
 mod quantified;
@@ -19,6 +20,7 @@ mod source;
 mod subquery;
 mod window;
 
+pub use ingredients::hold as hold_ingredients;
 pub use source::capturable;
 
 use std::collections::BTreeSet;
@@ -29,6 +31,7 @@ use pgt_ivm::rel::Query;
 use pgt_ivm::rewrite;
 
 use crate::error::{Error, Kind, Result};
+use crate::pg::lock::Ingredients;
 use crate::pg::node::{self, ReadRelation};
 use crate::pg::session::Scope;
 use crate::pg::xact;
@@ -62,10 +65,14 @@ pub struct Analysis {
     pub relations: BTreeSet<ReadRelation>,
     /// The query calls volatile functions: only FULL refresh can mean anything.
     pub volatile: Option<String>,
+    /// What it is made of besides relations.
+    pub ingredients: Ingredients,
 }
 
-/// Analyzes the query of view `view`. Fails for what cannot be a stream table in any mode.
+/// Analyzes the query of view `view`. Fails for what cannot be a stream table in any mode. What the query is made of stays
+/// as it is until the transaction ends.
 pub fn analyze(view: pg_sys::Oid, timezone: &str) -> Result<Analysis> {
+    let ingredients = ingredients::hold(view);
     let _scope = Scope::pinned(timezone);
     node::with_view_query(view, |root| {
         let relations = root.relations();
@@ -108,6 +115,7 @@ pub fn analyze(view: pg_sys::Oid, timezone: &str) -> Result<Analysis> {
             restless,
             relations,
             volatile,
+            ingredients,
         })
     })
 }

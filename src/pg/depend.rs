@@ -2,6 +2,8 @@
 
 use pgrx::pg_sys;
 
+use super::snapshot::Snapshot;
+
 fn relation_address(relation: pg_sys::Oid) -> pg_sys::ObjectAddress {
     pg_sys::ObjectAddress {
         classId: pg_sys::RelationRelationId,
@@ -107,4 +109,33 @@ pub fn is_part(part: pg_sys::Oid, whole: pg_sys::Oid) -> bool {
 pub fn command_done() {
     // SAFETY: increments the command counter of the current transaction.
     unsafe { pg_sys::CommandCounterIncrement() }
+}
+
+/// An object of catalog `class` is older than this transaction.
+pub fn is_older_than_this_transaction(class: pg_sys::Oid, object: pg_sys::Oid) -> bool {
+    let others = Snapshot::latest_of_others();
+    // SAFETY: a scan of a catalog by its index on oid, under a snapshot that lives longer.
+    unsafe {
+        let catalog = pg_sys::table_open(class, pg_sys::AccessShareLock as i32);
+        let mut wanted: pg_sys::ScanKeyData = std::mem::zeroed();
+        pg_sys::ScanKeyInit(
+            &raw mut wanted,
+            pg_sys::get_object_attnum_oid(class),
+            pg_sys::BTEqualStrategyNumber as u16,
+            pg_sys::Oid::from(pg_sys::F_OIDEQ),
+            pg_sys::Datum::from(object),
+        );
+        let scan = pg_sys::systable_beginscan(
+            catalog,
+            pg_sys::get_object_oid_index(class),
+            true,
+            others.pointer(),
+            1,
+            &raw mut wanted,
+        );
+        let found = !pg_sys::systable_getnext(scan).is_null();
+        pg_sys::systable_endscan(scan);
+        pg_sys::table_close(catalog, pg_sys::AccessShareLock as i32);
+        found
+    }
 }

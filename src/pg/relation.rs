@@ -97,3 +97,9 @@ pub fn resolve(name: &str) -> Option<pg_sys::Oid> {
     // SAFETY: a built-in function of one text argument.
     unsafe { pgrx::direct_function_call::<pg_sys::Oid>(pg_sys::to_regclass, &[name]) }
 }
+
+/// The type of a relation's rows.
+pub fn row_type(relation: pg_sys::Oid) -> pg_sys::Oid {
+    // SAFETY: a catalog cache look-up.
+    unsafe { pg_sys::get_rel_type_id(relation) }
+}

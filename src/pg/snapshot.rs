@@ -29,6 +29,14 @@ impl Snapshot {
         unsafe { Snapshot(pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()), false) }
     }
 
+    /// The latest state without anything this transaction has done, for scans of this transaction.
+    pub(super) fn latest_of_others() -> Snapshot {
+        let snapshot = Snapshot::latest();
+        // SAFETY: registering has made a copy that is ours.
+        unsafe { (*snapshot.0).curcid = 0 }
+        snapshot
+    }
+
     /// Taken by [`Snapshot::take`] in a transaction whose snapshot never moves (REPEATABLE READ and above).
     pub fn is_transactions_own(&self) -> bool {
         // SAFETY: reads transaction state.

@@ -22,6 +22,7 @@ use super::unit::Plans;
 use crate::analyze;
 use crate::catalog::{self, Dependency, Mode, SourceType, StreamTable};
 use crate::error::{Error, Kind, Result};
+use crate::pg::lock::Ingredients;
 use crate::pg::node;
 use crate::pg::spi::{self, Under, Value};
 
@@ -77,6 +78,8 @@ pub struct Compiled {
     pub uncaptured: bool,
     /// Its result can change while nothing it reads does.
     pub restless: bool,
+    /// What its query is made of besides relations.
+    pub ingredients: Ingredients,
 }
 
 /// The stream table compiled, from a cache if its generation is still the same. Fails if it does not fit what is stored and
@@ -122,8 +125,9 @@ fn build(table: &StreamTable) -> Result<Compiled> {
     let restless = dependencies
         .iter()
         .any(|dependency| dependency.source == table.view);
-    let units = if table.effective == Mode::Full {
-        vec![opaque_unit(table, &dependencies)?]
+    let (units, ingredients) = if table.effective == Mode::Full {
+        let ingredients = analyze::hold_ingredients(table.view);
+        (vec![opaque_unit(table, &dependencies)?], ingredients)
     } else {
         let analysis = analyze::analyze(table.view, &table.timezone)?;
         let query = analysis.query.map_err(|refusal| {
@@ -137,13 +141,14 @@ fn build(table: &StreamTable) -> Result<Compiled> {
             .detail(format!("{}.", refusal.reason))
             .hint("Alter its refresh mode to FULL or AUTO.")
         })?;
-        incremental_units(table, &query)?
+        (incremental_units(table, &query)?, analysis.ingredients)
     };
     Ok(Compiled {
         table: table.clone(),
         units,
         uncaptured,
         restless,
+        ingredients,
     })
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Instant;
 
+use pgrx::pg_sys;
 use pgt_ivm::graph::Graph;
 
 use super::cache;
@@ -17,6 +18,7 @@ use crate::catalog::{
 };
 use crate::config::{Broken, RefreshSettings};
 use crate::error::{Error, Kind, Result};
+use crate::pg::lock::Used;
 use crate::pg::session::Scope;
 use crate::pg::snapshot::{Snapshot, transaction_time};
 use crate::pg::spi::{self, Under};
@@ -77,8 +79,9 @@ pub fn refresh(request: &Request) -> Result<Vec<Outcome>> {
         ));
     }
     let mut locked: Vec<i64> = Vec::new();
+    let mut attempts = 0;
     // The definitions may have changed while the locks were waited for.
-    for _ in 0..10 {
+    while attempts < 10 {
         for id in std::mem::take(&mut locked) {
             lock::release_stream_table(catalog_oid, id);
         }
@@ -96,7 +99,15 @@ pub fn refresh(request: &Request) -> Result<Vec<Outcome>> {
             locked.push(id);
         }
         refuse_own_writes(&compiled)?;
-        lock_sources(&compiled);
+        if let Some(busy) = lock_used(catalog_oid, &compiled) {
+            for id in std::mem::take(&mut locked) {
+                lock::release_stream_table(catalog_oid, id);
+            }
+            busy.lock(catalog_oid);
+            busy.release(catalog_oid);
+            continue;
+        }
+        attempts += 1;
         // Before the snapshot: whatever was committed until then is in it.
         let taken_at = now();
         let mut snapshot = Snapshot::take();
@@ -401,9 +412,11 @@ fn refuse_own_writes(compiled: &[Rc<Compiled>]) -> Result<()> {
     Ok(())
 }
 
-/// ACCESS SHARE on every source and log segment, before the snapshot: TRUNCATE is not MVCC.
-fn lock_sources(compiled: &[Rc<Compiled>]) {
-    let relations: BTreeSet<u32> = compiled
+/// Every source, every log segment and whatever else the queries are made of, locked before the snapshot: TRUNCATE is not
+/// MVCC, and neither is a function. Or nothing of it, and what is in the way: whoever alters several of them in one
+/// transaction would wait in a circle with a refresh that holds one and waits for another.
+fn lock_used(catalog_oid: pg_sys::Oid, compiled: &[Rc<Compiled>]) -> Option<Used> {
+    let relations = compiled
         .iter()
         .flat_map(|stream_table| &stream_table.units)
         .flat_map(|unit| {
@@ -414,11 +427,23 @@ fn lock_sources(compiled: &[Rc<Compiled>]) {
                 })
                 .chain([unit.relid])
         })
-        .map(|relation| relation.to_u32())
-        .collect();
-    for relation in relations {
-        lock::relation_read(pgrx::pg_sys::Oid::from(relation));
+        .map(|relation| Used::Relation(relation.to_u32()));
+    let ingredients = compiled
+        .iter()
+        .flat_map(|stream_table| &stream_table.ingredients)
+        .map(|ingredient| Used::Ingredient(*ingredient));
+    let used: BTreeSet<Used> = relations.chain(ingredients).collect();
+    let mut taken = Vec::with_capacity(used.len());
+    for used in used {
+        if !used.try_lock(catalog_oid) {
+            taken
+                .into_iter()
+                .for_each(|taken: Used| taken.release(catalog_oid));
+            return Some(used);
+        }
+        taken.push(used);
     }
+    None
 }
 
 /// In REPEATABLE READ the snapshot is older than the locks. A source truncated in between looks empty although the
