@@ -432,6 +432,8 @@ pub enum Broken {
     WarmUp,
     /// Readers of shared memory may be slow.
     SlowReaders,
+    /// A change of one row is applied as one of a thousand.
+    LargeChanges,
 }
 
 /// What a refresh needs of the settings, read once at the door.
@@ -459,6 +461,7 @@ impl RefreshSettings {
             "frontier_xmax" => Broken::FrontierXmax,
             "warm_up" => Broken::WarmUp,
             "slow_readers" => Broken::SlowReaders,
+            "large_changes" => Broken::LargeChanges,
             _ => Broken::Nothing,
         };
         RefreshSettings {

@@ -12,10 +12,11 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::spi::{self, Under, Value};
 use crate::refresh;
 
-/// Creates the table of a result and its index. Run as the one who is to own it.
+/// Creates the table of a result and its index. Run as the one who is to own it. Filled first, its pages keep more room than
+/// is asked for later, see `refresh::set`.
 pub(super) fn create_table(name: &Name, layout: &Layout) -> Result<pg_sys::Oid> {
     spi::command(&format!(
-        "CREATE TABLE {name} ({}) WITH (fillfactor = 90)",
+        "CREATE TABLE {name} ({}) WITH (fillfactor = 80)",
         refresh::storage_columns(layout).join(", ")
     ));
     create_index(name, layout);

@@ -394,6 +394,10 @@ impl Unit {
         under: Under<'_>,
     ) -> Result<UnitOutcome> {
         let largest = changes.iter().map(|(_, count)| *count).max().unwrap_or(0);
+        let largest = match settings.broken {
+            Broken::LargeChanges => largest.max(1_000),
+            _ => largest,
+        };
         let mut change = Change {
             dirty: changes
                 .iter()

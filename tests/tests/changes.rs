@@ -478,3 +478,36 @@ fn many_refreshes_of_small_batches() {
     v.assert_fresh(&mut s);
     v.assert_mode(&mut s, "DIFFERENTIAL");
 }
+
+/// Large changes are applied at once even where some keys changed several times; these are netted alone.
+#[test]
+fn keys_that_change_often_in_large_changes() {
+    const OFTEN: [&str; 9] = [
+        "insert into s values ('9001', 1, 'a'); delete from s where k = '9001'",
+        "update s set n = -1 where k = '1'; update s set n = -2 where k = '1'",
+        "update s set n = n + 1 where k = '2'; update s set n = n - 1 where k = '2'",
+        "delete from s where k = '3'; insert into s values ('3', 33, 'three')",
+        "delete from s where k = '4'; insert into s values ('4', 4, 'x4'); delete from s where k = '4'",
+        "insert into s values ('9002', 1, 'a'); update s set n = 2 where k = '9002'; update s set x = null where k = '9002'",
+        "update s set k = '9003' where k = '5'; update s set k = '5' where k = '9003'; update s set n = null where k = '5'",
+        "update s set k = '9004' where k = '6'; insert into s values ('6', 66, 'six')",
+        "update s set n = 1000 where k = '7'; update s set n = 7 where k = '7'; update s set n = 1000 where k = '7'",
+    ];
+    for (ty, many) in [("int", 3_000), ("numeric(8,2)", 1_000), ("text", 1_000)] {
+        let db = database();
+        let mut s = db.connect();
+        s.exec(&format!(
+            "create table s (k {ty} primary key, n int, x text); insert into s select i, i, 'x' || i from generate_series(1, {many}) i"
+        ));
+        let v = s.stream_table("v", "select k, n, x from s");
+        let w = s.stream_table("w", "select k, n % 10 as m from s where n < 900");
+        for round in 0..3 {
+            s.exec(&format!("update s set n = n + 1 where n % 2 = {round} % 2"));
+            for batch in OFTEN {
+                s.exec(&batch.replace("900", &format!("9{round}0")));
+            }
+            v.follows(&mut s);
+            w.follows(&mut s);
+        }
+    }
+}

@@ -28,6 +28,8 @@ pub struct Case {
     pub streams: Vec<(String, Query)>,
     pub events: Vec<Event>,
     pub sessions: usize,
+    /// Changes are applied as large ones are.
+    pub large: bool,
 }
 
 impl Case {
@@ -121,6 +123,7 @@ impl Case {
             streams,
             events,
             sessions,
+            large: seed % 3 == 0,
         }
     }
 
@@ -148,6 +151,9 @@ impl Case {
                 .map(|(name, q)| format!("create view {name} as {};", q.sql())),
         );
         lines.extend(self.fill.iter().map(|sql| format!("{sql};")));
+        if self.large {
+            lines.push("set pg_trickle.test_break = 'large_changes';".into());
+        }
         lines.extend(self.streams.iter().map(|(name, q)| {
             format!("select pgtrickle.create_stream_table('{name}', $q${}$q$, schedule => '1d', refresh_mode => 'DIFFERENTIAL');", q.sql())
         }));

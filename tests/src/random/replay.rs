@@ -194,6 +194,9 @@ impl<'d> Replay<'d> {
                 .map_err(|e| failure(Kind::Invalid, format!("{e}\nin: {sql}")))?;
         }
         reader.exec(settings);
+        if case.large {
+            reader.exec("set pg_trickle.test_break = 'large_changes'");
+        }
         let mut replay = Self {
             db,
             reader,

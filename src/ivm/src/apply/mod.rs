@@ -71,12 +71,15 @@ impl Change {
     /// The order of `keys`, each with its value: rows are found and written faster in the order of the index that finds
     /// them. None for a small change, and for types that are slow to compare.
     fn order(&self, keys: &[(&Type, Expr)]) -> Vec<Expr> {
-        if self.limit.is_some_and(|limit| limit <= WORTH_SORTING)
-            || !keys.iter().all(|(ty, _)| ty.equals_by_bytes())
-        {
+        if !self.is_large() || !keys.iter().all(|(ty, _)| ty.equals_by_bytes()) {
             return vec![];
         }
         keys.iter().map(|(_, value)| value.clone()).collect()
+    }
+
+    /// So many rows may have changed that what is done once matters less than what is done for each.
+    fn is_large(&self) -> bool {
+        self.limit.is_none_or(|limit| limit > WORTH_SORTING)
     }
 
     /// The sources that changed, without the clock.

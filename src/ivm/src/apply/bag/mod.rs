@@ -31,7 +31,7 @@ pub(super) fn differential(
     let mut outcome = Outcome::default();
     outcome.count_changes(change, !net_first);
     if let Identity::Key(key) = &layout.identity
-        && change.care == Care::Fast
+        && (change.care == Care::Fast || change.care == Care::Net && change.is_large())
         && !meet
         && query.root.is_plain()
     {
