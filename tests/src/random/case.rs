@@ -123,7 +123,7 @@ impl Case {
             streams,
             events,
             sessions,
-            large: seed % 3 == 0,
+            large: seed.is_multiple_of(3),
         }
     }
 
