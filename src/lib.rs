@@ -40,6 +40,7 @@ pub extern "C-unwind" fn _PG_init() {
         rewritten: ddl::rewritten,
         detaching_concurrently: ddl::detaching_concurrently,
     });
+    pg::executor::install();
     pg::planner::install();
     pg::xact::install();
     pg::worker::install(scheduler::MAINS);

@@ -5,6 +5,7 @@ pub mod capture_trigger;
 pub mod depend;
 pub mod direct;
 pub mod entry;
+pub mod executor;
 pub mod image;
 pub mod lock;
 pub mod node;

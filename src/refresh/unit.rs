@@ -15,6 +15,7 @@ use crate::catalog::{Action, RefreshState};
 use crate::config::{Broken, RefreshSettings, Strategy};
 use crate::error::{Error, Kind, Result};
 use crate::pg::direct::LogScan;
+use crate::pg::executor::{self, Merged};
 use crate::pg::planner::Expectation;
 use crate::pg::session::{self, Scope};
 use crate::pg::shared;
@@ -408,14 +409,15 @@ impl Unit {
             open: !matches!(values.get(1), Some(Value::Xid8Array(open)) if open.is_empty()),
             care: self.care(),
         };
-        let row = match xact::attempt(|| self.apply((&change, filled), values, settings, under)) {
-            Ok(row) => row,
+        let applied = match xact::attempt(|| self.apply((&change, filled), values, settings, under))
+        {
+            Ok(applied) => applied,
             Err(failure) if failure.may_be_the_delta() => {
                 // It gave up, or an expression failed, perhaps on a value of neither state.
                 self.plans.borrow_mut().slower = GIVEN_UP;
                 change.care = Care::Careful;
                 match xact::attempt(|| self.apply((&change, filled), values, settings, under)) {
-                    Ok(row) => row,
+                    Ok(applied) => applied,
                     Err(second) if second.may_be_the_delta() => {
                         // Rows that never stood together may have met; the query itself knows.
                         let reason =
@@ -427,11 +429,22 @@ impl Unit {
             }
             Err(failure) => failure.raise(),
         };
-        let logged = changes.iter().map(|(_, rows)| *rows as i64).sum();
-        let mut outcome = read_outcome(&row, Action::Differential, None);
+        let logged: u64 = changes.iter().map(|(_, rows)| rows).sum();
+        let (mut outcome, drifted) = match &applied {
+            Applied::Told(row) => (read_outcome(row, Action::Differential, None), row.bool(4)),
+            Applied::Merged(merged) => (
+                UnitOutcome {
+                    inserted: merged.inserted,
+                    updated: merged.updated,
+                    deleted: merged.deleted,
+                    ..untouched(Action::Differential, logged)
+                },
+                false,
+            ),
+        };
         // The statement counts what it has read; the probe, what was logged up to its cap.
-        outcome.delta_rows = row.optional_int(3).map_or(logged, |read| read.max(logged));
-        if row.bool(4) {
+        outcome.delta_rows = outcome.delta_rows.max(logged as i64);
+        if drifted {
             // Never seen without a defect somewhere; the stored rows are put right and the event is on record.
             pgrx::warning!(
                 "stored rows of {} did not match the delta; they are compared with the query",
@@ -481,7 +494,7 @@ impl Unit {
         values: &[Value],
         settings: &RefreshSettings,
         under: Under<'_>,
-    ) -> spi::Row {
+    ) -> Applied {
         let kind = (change.clone(), filled.clone());
         let known = self.plans.borrow().differential.get(&kind).cloned();
         let plan = known.unwrap_or_else(|| {
@@ -507,9 +520,11 @@ impl Unit {
             plan
         });
         let _scope = (!plan.is_planned()).then(|| self.planning(change));
-        match plan.run(values, under).into_iter().next() {
-            Some(row) => row,
-            None => pgrx::error!("an apply statement returned no row"),
+        let row = plan.run(values, under).into_iter().next();
+        match (row, executor::take_merged()) {
+            (Some(row), _) => Applied::Told(row),
+            (None, Some(merged)) => Applied::Merged(merged),
+            (None, None) => pgrx::error!("an apply statement returned no row"),
         }
     }
 
@@ -644,6 +659,12 @@ impl Unit {
         }
         Ok(outcome)
     }
+}
+
+/// What a statement that applies a change did, see [`apply::differential`].
+enum Applied {
+    Told(spi::Row),
+    Merged(Merged),
 }
 
 fn now_ms() -> i64 {

@@ -111,7 +111,9 @@ fn terms(rel: &Rel, change: &Change, early: &EarlyConditions) -> Vec<Rel> {
         .collect()
 }
 
-/// The statement that applies a change.
+/// The statement that applies a change. It returns a row (rows inserted, updated and deleted, rows of the change or NULL
+/// where those logged are all, whether the stored rows did not match it), or is a MERGE that returns nothing, of which the
+/// first three are to be asked and the others are NULL and false.
 pub fn differential(
     query: &Query,
     layout: &Layout,

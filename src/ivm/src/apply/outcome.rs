@@ -2,7 +2,9 @@
 
 use super::{Change, Identity, Layout, Target};
 use crate::scalar::Type;
-use crate::sql::ast::{Assignments, Cte, CteBody, Expr, From, Name, Query, Select};
+use crate::sql::ast::{
+    Assignments, Cte, CteBody, Expr, From, Merge, Name, Query, Select, Statement,
+};
 use crate::sql::{self, param};
 
 /// The CTE of the MERGE (or of the insert and delete) that changed the stored rows.
@@ -30,6 +32,11 @@ pub(super) fn assignments(layout: &Layout) -> Assignments {
         .iter()
         .map(|column| (column.name.clone(), new_value(layout, &column.name)))
         .collect()
+}
+
+/// The caller has counted the changes.
+fn unknown_rows() -> Expr {
+    Expr::Null.cast("pg_catalog.int8")
 }
 
 pub(super) fn cte(name: &str, query: impl Into<Query>) -> Cte {
@@ -111,7 +118,7 @@ impl Outcome {
     /// The rows of the sources' deltas; none if they are `logged` as they are and the caller has counted them.
     pub(super) fn count_changes(&mut self, change: &Change, logged: bool) {
         if logged && change.limit.is_some() {
-            self.delta_rows = Some(Expr::Null.cast("pg_catalog.int8"));
+            self.delta_rows = Some(unknown_rows());
             return;
         }
         let counts: Vec<Expr> = change
@@ -119,6 +126,35 @@ impl Outcome {
             .map(|id| self.count(&sql::delta_name(id), None))
             .collect();
         self.delta_rows = counts.into_iter().reduce(|sum, rows| sum.infix("+", rows));
+    }
+
+    /// The statement that ends with `merge`. Where nobody reads what it changes and nothing else is told, it is the
+    /// statement, and whoever runs it asks the executor for its counts.
+    pub(super) fn of_merge(
+        mut self,
+        mut ctes: Vec<Cte>,
+        merge: Merge,
+        layout: &Layout,
+        target: &Target,
+    ) -> Statement {
+        if target.output.is_none() && self.tells_nothing() {
+            let body = CteBody::Merge(Box::new(merge));
+            return Statement { ctes, body };
+        }
+        let returning = returned(layout, target);
+        let merge = CteBody::Merge(Box::new(Merge { returning, ..merge }));
+        ctes.push(modify(DONE, merge));
+        ctes.extend(output_of_done(layout, target));
+        self.count_actions();
+        Statement {
+            ctes,
+            body: self.select(),
+        }
+    }
+
+    /// Nothing that differs from what holds by itself.
+    fn tells_nothing(&self) -> bool {
+        self.counted.is_empty() && self.drift.is_none() && self.delta_rows == Some(unknown_rows())
     }
 
     pub(super) fn select(self) -> CteBody {

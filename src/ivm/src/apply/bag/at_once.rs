@@ -2,23 +2,23 @@
 //! changed more often are netted alone, or where none are expected it gives up, with an error; as it does where the stored
 //! rows are not what the delta assumes.
 
-use super::super::outcome::{self, DONE, cte, from_cte, modify, value};
+use super::super::outcome::{self, cte, from_cte, value};
 use super::super::{Care, Change, Layout, Target};
 use super::{NET, derived, net};
-use crate::sql::ast::{Assignments, Cte, CteBody, Expr, From, Matched, Merge, Query, Select};
+use crate::sql::ast::{Assignments, Cte, Expr, From, Matched, Merge, Query, Select};
 use crate::sql::union_all;
 
 /// The changes by key, and whether its rows have to be netted.
 const EACH: &str = "by_key";
 
-/// `rows` (alias `r`) are the changes of the result: `v0.., w`.
+/// The MERGE and what it reads. `rows` (alias `r`) are the changes of the result: `v0.., w`.
 pub(super) fn merge(
     rows: From,
     layout: &Layout,
     target: &Target,
     key: &[String],
     change: &Change,
-) -> Vec<Cte> {
+) -> (Vec<Cte>, Merge) {
     let mut ctes = Vec::new();
     let changes: Query = if change.care == Care::Fast {
         let mut changes = by_key(rows, layout, key);
@@ -34,8 +34,7 @@ pub(super) fn merge(
         };
         union_all(vec![once, by_key(from_cte(NET, "r"), layout, key)])
     };
-    ctes.extend(carry(changes, layout, target, key));
-    ctes
+    (ctes, carry(changes, layout, target, key))
 }
 
 /// The key's values in `r`, with their types.
@@ -171,7 +170,7 @@ fn keys_equal(layout: &Layout, key: &[String]) -> Expr {
 }
 
 /// Carries `changes` (as [`by_key`] has them) into the stored rows.
-fn carry(changes: Query, layout: &Layout, target: &Target, key: &[String]) -> Vec<Cte> {
+fn carry(changes: Query, layout: &Layout, target: &Target, key: &[String]) -> Merge {
     let (mut types, mut old, mut new) = (vec![], vec![], vec![]);
     for (position, column) in layout.columns.iter().enumerate() {
         if !(key.contains(&column.name) && column.ty.bitwise) {
@@ -212,7 +211,7 @@ fn carry(changes: Query, layout: &Layout, target: &Target, key: &[String]) -> Ve
         vec![(come, Expr::Boolean(true))],
         Box::new(outcome::give_up()),
     );
-    let merge = Merge {
+    Merge {
         table: target.table.clone(),
         alias: "s".into(),
         using: From::Select {
@@ -231,9 +230,6 @@ fn carry(changes: Query, layout: &Layout, target: &Target, key: &[String]) -> Ve
         matched,
         not_matched: Some((Some(arrives), assignments)),
         delete_unmatched: false,
-        returning: outcome::returned(layout, target),
-    };
-    let mut ctes = vec![modify(DONE, CteBody::Merge(Box::new(merge)))];
-    ctes.extend(outcome::output_of_done(layout, target));
-    ctes
+        returning: vec![],
+    }
 }

@@ -35,12 +35,9 @@ pub(super) fn differential(
         && !meet
         && query.root.is_plain()
     {
-        ctes.extend(at_once::merge(rows, layout, target, key, change));
-        outcome.count_actions();
-        return Statement {
-            ctes,
-            body: outcome.select(),
-        };
+        let (rest, merge) = at_once::merge(rows, layout, target, key, change);
+        ctes.extend(rest);
+        return outcome.of_merge(ctes, merge, layout, target);
     }
     ctes.push(net(rows, query.output.len()));
     carry(&mut ctes, &mut outcome, layout, target);

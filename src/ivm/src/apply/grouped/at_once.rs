@@ -2,21 +2,16 @@
 //! it would store a value that addition does not explain.
 
 use super::super::layout::StateKind;
-use super::super::outcome::{self, DONE, Outcome, modify};
+use super::super::outcome;
 use super::super::state::{or_zero, stored_value, zero};
 use super::law::Values;
 use super::{Change, Identity, Plan, Role, Target, key, state};
 use crate::rel::SumKind;
-use crate::sql::ast::{Assignments, Cte, CteBody, Expr, From, Matched, Merge, Query};
+use crate::sql::ast::{Assignments, Expr, From, Matched, Merge, Query};
 
 impl Plan<'_> {
-    /// The CTEs after those of the sources, and what is counted in them.
-    pub(super) fn at_once(
-        &self,
-        rows: Query,
-        target: &Target,
-        change: &Change,
-    ) -> (Vec<Cte>, Outcome) {
+    /// `rows` are the changes of the input.
+    pub(super) fn at_once(&self, rows: Query, target: &Target, change: &Change) -> Merge {
         let rows = From::Select {
             query: Box::new(rows),
             alias: "r".into(),
@@ -67,7 +62,7 @@ impl Plan<'_> {
             .assignments(&new_key, &fresh)
             .map(|(_, column, value)| (column, value))
             .collect();
-        let merge = Merge {
+        Merge {
             table: target.table.clone(),
             alias: "s".into(),
             using: From::Select {
@@ -79,11 +74,8 @@ impl Plan<'_> {
             matched,
             not_matched: Some((Some(comes), new)),
             delete_unmatched: false,
-            returning: outcome::returned(self.layout, target),
-        };
-        let mut ctes = vec![modify(DONE, CteBody::Merge(Box::new(merge)))];
-        ctes.extend(outcome::output_of_done(self.layout, target));
-        (ctes, Outcome::default())
+            returning: vec![],
+        }
     }
 
     fn assignments<'a>(

@@ -7,7 +7,7 @@ mod in_steps;
 mod law;
 
 use super::layout::{Grouped, State};
-use super::outcome;
+use super::outcome::{self, Outcome};
 use super::{Care, Change, Identity, Layout, Role, Target};
 use crate::delta;
 use crate::scalar::Scalar;
@@ -33,11 +33,13 @@ pub(super) fn differential(
     let mut ctes = change.delta_tables(sources, net_first, &early);
     let rows = plan.changed_rows(sources, change, &early);
     let at_once = change.care == Care::Fast && !grouped.recomputes() && !grouped.needs_net_inputs();
-    let (rest, mut outcome) = if at_once {
-        plan.at_once(rows, target, change)
-    } else {
-        plan.in_steps(rows, sources, target)
-    };
+    if at_once {
+        let mut outcome = Outcome::default();
+        outcome.count_changes(change, !net_first);
+        let merge = plan.at_once(rows, target, change);
+        return outcome.of_merge(ctes, merge, layout, target);
+    }
+    let (rest, mut outcome) = plan.in_steps(rows, sources, target);
     ctes.extend(rest);
     outcome.count_changes(change, !net_first);
     outcome.count_actions();
