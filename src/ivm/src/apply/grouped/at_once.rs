@@ -3,7 +3,7 @@
 
 use super::super::layout::StateKind;
 use super::super::outcome;
-use super::super::state::{or_zero, stored_value, zero};
+use super::super::state::{stored_value, zero};
 use super::law::Values;
 use super::{Change, Identity, Plan, Role, Target, key, state};
 use crate::rel::SumKind;
@@ -100,19 +100,11 @@ impl Plan<'_> {
                 ..
             } = part.kind
             {
-                let sum = || {
-                    let change = or_zero(change(position));
-                    match stored {
-                        Some(stored) => or_zero(stored(position)).infix("+", change),
-                        None => change,
-                    }
-                };
-                let bound = |value: &str| Expr::Literal(value.into()).cast("pg_catalog.numeric");
-                // NaN is greater than Infinity.
-                let special = Expr::Or(vec![
-                    sum().infix(">=", bound("Infinity")),
-                    sum().infix("=", bound("-Infinity")),
-                ]);
+                // Zero times a number is zero, times NaN or an infinity it is NaN.
+                let special = self
+                    .added(position, stored, change)
+                    .infix("*", zero())
+                    .infix("<>", zero());
                 reasons.push(if self.single {
                     special
                 } else {

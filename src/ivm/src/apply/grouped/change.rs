@@ -108,6 +108,10 @@ impl Plan<'_> {
                                 weighted(value(input).cast("pg_catalog.numeric"), w()),
                             ),
                         };
+                        let folded = match (self.at_once, kind) {
+                            (false, _) | (_, SumKind::Money) => folded,
+                            (true, _) => or_zero(folded),
+                        };
                         items.push((folded, state(position)));
                     }
                     StateKind::Scales { input } => {

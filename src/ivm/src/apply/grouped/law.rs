@@ -19,10 +19,7 @@ impl Plan<'_> {
         change: Values<'_>,
     ) -> Expr {
         let part = &self.grouped.states[position];
-        let added = |number: usize| match stored {
-            Some(stored) => or_zero(stored(number)).infix("+", or_zero(change(number))),
-            None => or_zero(change(number)),
-        };
+        let added = |number: usize| self.added(number, stored, change);
         let both = |number: usize| {
             stored
                 .map(|stored| stored(number))
@@ -70,6 +67,35 @@ impl Plan<'_> {
             StateKind::Minimum { .. } => better("LEAST", both(position)),
             StateKind::Maximum { .. } => better("GREATEST", both(position)),
             StateKind::Recompute { .. } => Expr::Null,
+        }
+    }
+
+    /// The sum of what is stored, if there is a row, and the change.
+    pub(super) fn added(
+        &self,
+        number: usize,
+        stored: Option<Values<'_>>,
+        change: Values<'_>,
+    ) -> Expr {
+        let change = match self.at_once {
+            true => change(number),
+            false => or_zero(change(number)),
+        };
+        match stored {
+            Some(stored) if self.at_once && self.is_never_null(number) => {
+                stored(number).infix("+", change)
+            }
+            Some(stored) => or_zero(stored(number)).infix("+", change),
+            None => change,
+        }
+    }
+
+    /// The state of a group with rows has a value.
+    fn is_never_null(&self, number: usize) -> bool {
+        match self.grouped.states[number].kind {
+            StateKind::Rows | StateKind::NonNull { .. } | StateKind::Scales { .. } => true,
+            StateKind::Sum { count, .. } => count == 0 && !self.single,
+            _ => false,
         }
     }
 

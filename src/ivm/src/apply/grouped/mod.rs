@@ -23,16 +23,17 @@ pub(super) fn differential(
 ) -> Statement {
     let net_first =
         change.care == Care::Careful || delta::changes_meet(&grouped.input, &change.dirty);
+    let at_once = change.care == Care::Fast && !grouped.recomputes() && !grouped.needs_net_inputs();
     let plan = Plan {
         grouped,
         layout,
+        at_once,
         single: layout.identity == Identity::Single,
         again: grouped.recomputes() || grouped.needs_net_inputs() || grouped.may_recompute(),
     };
     let early = change.early(&grouped.input);
     let mut ctes = change.delta_tables(sources, net_first, &early);
     let rows = plan.changed_rows(sources, change, &early);
-    let at_once = change.care == Care::Fast && !grouped.recomputes() && !grouped.needs_net_inputs();
     if at_once {
         let mut outcome = Outcome::default();
         outcome.count_changes(change, !net_first);
@@ -64,6 +65,8 @@ fn input(position: usize) -> String {
 struct Plan<'a> {
     grouped: &'a Grouped,
     layout: &'a Layout,
+    /// Stored states and changes are told apart from those that are not there: what is never null is not asked for.
+    at_once: bool,
     single: bool,
     /// The statement in steps can evaluate groups again.
     again: bool,
