@@ -9,6 +9,10 @@
 //!
 //! A full refresh is expected to take the median of the last ones, for the same reason. The prediction is clamped to [0.5, 4]
 //! times that: beyond it is no measurement any more. Samples of the first minute are of a server that is warming up.
+//!
+//! Each way is tried again when what is known of it is old: without recent differential refreshes nothing is predicted, and
+//! where no full one is recent (the first may have been slow for reasons of its own) one is tried if it may be the faster
+//! way.
 
 use std::collections::VecDeque;
 
@@ -22,6 +26,8 @@ pub const REMEMBERED_FULL: usize = 5;
 const SMALL: u64 = 1_000;
 /// Up to how many times the largest delta measured the line says that a differential refresh is faster.
 const REACH: u64 = 4;
+/// A full refresh may be faster than the ones before if a differential one is expected to take this part of their time.
+const WORTH_TRYING: f64 = 0.6;
 /// Deviations below this part of the time itself are none.
 const NOISE: f64 = 0.05;
 /// Milliseconds after the first sample during which samples do not count.
@@ -158,7 +164,9 @@ impl Cost {
         let full_ms = self.expect_full(last_ms)?;
         let expected = self.predict(rows, full_ms, now, rules)?;
         let largest = self.samples.iter().map(|sample| sample.rows).max();
-        if expected > rules.ratio * full_ms {
+        let recent = |sample: &Sample| sample.at >= now - rules.window;
+        let untried = !self.full.iter().any(recent);
+        if expected > rules.ratio * full_ms || untried && expected > WORTH_TRYING * full_ms {
             Some(true)
         } else if rows < SMALL || largest.is_some_and(|largest| rows <= REACH * largest) {
             Some(false)
@@ -244,6 +252,14 @@ mod tests {
                 ms: *ms,
             });
         }
+        (cost, at)
+    }
+
+    /// The same after a full refresh just now.
+    fn with_full(known: &(Cost, i64), ms: f64) -> (Cost, i64) {
+        let (mut cost, at) = known.clone();
+        let rows = 10_000;
+        cost.note_full(Sample { at, rows, ms });
         (cost, at)
     }
 
@@ -337,8 +353,28 @@ mod tests {
             expected.is_some_and(|ms| (ms - 500.0).abs() < 30.0),
             "{expected:?}"
         );
-        assert!(!prefers(&known, 50_000, Some(400.0)));
-        assert!(prefers(&known, 50_000, Some(300.0)));
+        assert!(!prefers(&with_full(&known, 400.0), 50_000, None));
+        assert!(prefers(&with_full(&known, 300.0), 50_000, None));
+    }
+
+    #[test]
+    fn full_refresh_that_may_be_faster_than_the_first_is_tried() {
+        let known = after(&[(10_000, 70.0); 9]);
+        assert!(
+            !prefers(&known, 10_000, Some(120.0)),
+            "by far the slower way"
+        );
+        assert!(prefers(&known, 10_000, Some(100.0)), "tried");
+        assert!(
+            !prefers(&with_full(&known, 100.0), 10_000, None),
+            "it was slow"
+        );
+        assert!(
+            prefers(&with_full(&known, 40.0), 10_000, None),
+            "it was fast"
+        );
+        let later = (with_full(&known, 100.0).0, known.1 + 3_000_000);
+        assert!(!prefers(&later, 10_000, None));
     }
 
     #[test]
@@ -368,7 +404,7 @@ mod tests {
     fn small_deltas_that_cost_more_than_everything_are_noticed() {
         let slow = after(&[(20, 500.0); 8]);
         assert!(prefers(&slow, 30, Some(100.0)));
-        assert!(!prefers(&slow, 30, Some(400.0)));
+        assert!(!prefers(&with_full(&slow, 420.0), 30, None));
         assert!(
             !prefers(&slow, 10_000, Some(100.0)),
             "that says nothing of large ones"
