@@ -1,5 +1,6 @@
 //! Rel -> Rel.
 
+mod narrow;
 mod stages;
 
 pub use stages::{Planned, STAGE_SOURCE, Stage, cut, with_sources};

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::narrow::narrow;
 use crate::facts;
 use crate::rel::{
     self, At, ColId, Numbers, OutputColumn, PartitionInput, Query, Rel, Scan, ScanColumn, SourceId,
@@ -54,12 +55,13 @@ pub struct Planned {
 
 /// Cuts `query` at its inner stateful operators.
 pub fn cut(query: &Query) -> Planned {
-    let scans = query.root.scans();
+    let root = narrow(&query.root);
+    let scans = root.scans();
     let mut cutter = Cutter {
         stages: vec![],
         instance: scans.iter().map(|scan| scan.instance).max().unwrap_or(0),
     };
-    let root = cutter.plan(&query.root);
+    let root = cutter.plan(&root);
     Planned {
         stages: cutter.stages,
         query: Query {
