@@ -52,7 +52,7 @@ unsafe fn merged(node: *mut pg_sys::PlanState) -> Option<Merged> {
             return None;
         }
         let node = &*node.cast::<pg_sys::ModifyTableState>();
-        (node.operation == pg_sys::CmdType::CMD_MERGE).then(|| Merged {
+        (node.operation == pg_sys::CmdType::CMD_MERGE).then_some(Merged {
             inserted: node.mt_merge_inserted as i64,
             updated: node.mt_merge_updated as i64,
             deleted: node.mt_merge_deleted as i64,
