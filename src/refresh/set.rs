@@ -169,9 +169,21 @@ fn stages(compiled: &[Rc<Compiled>]) -> BTreeSet<i64> {
         .collect()
 }
 
-/// PostgreSQL looks for dead rows in a page, at the cost of reading it all, whenever one is updated of which less is free
-/// than the fillfactor asks for. In a page filled up to that every update does it. So pages are filled less at first.
-const FILLED_LATER: &str = "fillfactor = 90";
+/// PostgreSQL looks for dead rows in a page, at the cost of reading it all, whenever one is visited of which less is free
+/// than the fillfactor asks for. In a page filled up to that every update leads to it. So pages are filled less at first.
+fn keep_less_room(unit: &super::Unit) {
+    let as_created = spi::first(
+        "SELECT 1 FROM pg_catalog.pg_class WHERE oid = $1 AND reloptions @> '{fillfactor=80}'",
+        &[spi::Value::Oid(unit.relid)],
+    );
+    if as_created.is_some() {
+        let _quiet = entry::defining();
+        spi::command(&format!(
+            "ALTER TABLE {} SET (fillfactor = 90)",
+            unit.target.table
+        ));
+    }
+}
 
 /// Without statistics the planner does no harm to a table of fewer rows.
 const WORTH_ANALYZING: i64 = 1_000;
@@ -566,11 +578,7 @@ fn refresh_one(
                 xact::mark_dirty_at_commit(unit.relid);
             }
             if !state.populated {
-                let _quiet = entry::defining();
-                spi::command(&format!(
-                    "ALTER TABLE {} SET ({FILLED_LATER})",
-                    unit.target.table
-                ));
+                keep_less_room(unit);
             }
             if request.initiated_by == InitiatedBy::Create && outcome.inserted >= WORTH_ANALYZING {
                 // The next plans are made before autovacuum comes by.

@@ -41,6 +41,12 @@ fn stored(s: &mut Session) -> i64 {
     s.number("select count(*) from pg_class where relnamespace = 'pgtrickle_stages'::regnamespace and relkind = 'r'")
 }
 
+/// Two stream tables of which one stage is the same.
+fn ranked_and_joined(s: &mut Session) -> [StreamTable; 2] {
+    sources(s);
+    [("r", RANKED), ("j", JOINED)].map(|(name, query)| s.stream_table(name, query))
+}
+
 #[test]
 fn what_two_stream_tables_need_is_kept_once() {
     let db = database();
@@ -95,9 +101,7 @@ fn each_is_refreshed_in_its_own_time() {
 fn a_stage_that_moved_on_leaves_the_others_stale() {
     let db = database();
     let mut s = db.connect();
-    sources(&mut s);
-    let r = s.stream_table("r", RANKED);
-    let j = s.stream_table("j", JOINED);
+    let [r, j] = ranked_and_joined(&mut s);
     s.exec("update t set n = n + 1 where id = 3");
     j.follows(&mut s);
     assert_eq!(s.staleness("j"), 0.0);
@@ -194,9 +198,7 @@ fn another_query_leaves_the_stage_to_the_others() {
 fn a_repair_of_one_reaches_the_others_as_a_change() {
     let db = database();
     let mut s = db.connect();
-    sources(&mut s);
-    let r = s.stream_table("r", RANKED);
-    let j = s.stream_table("j", JOINED);
+    let [r, j] = ranked_and_joined(&mut s);
     s.exec("update t set n = n + 1 where id < 20");
     s.exec("select pgtrickle.repair_stream_table('r')");
     r.assert_equal(&mut s);
@@ -288,9 +290,7 @@ fn refreshes_that_meet_on_a_stage_wait_for_each_other() {
 fn a_refresh_under_an_old_snapshot_sees_the_stage_as_it_was() {
     let db = database();
     let (mut s, mut old) = (db.connect(), db.connect());
-    sources(&mut s);
-    let r = s.stream_table("r", RANKED);
-    let j = s.stream_table("j", JOINED);
+    let [r, j] = ranked_and_joined(&mut s);
     s.exec("update t set n = n + 1 where id = 3");
     old.exec("begin isolation level repeatable read; select count(*) from t");
     s.exec("update t set n = n + 1 where id = 4");
@@ -314,9 +314,7 @@ fn a_refresh_under_an_old_snapshot_sees_the_stage_as_it_was() {
 fn refreshed_together_a_stage_is_refreshed_once() {
     let db = database();
     let mut s = db.connect();
-    sources(&mut s);
-    let r = s.stream_table("r", RANKED);
-    let j = s.stream_table("j", JOINED);
+    let [r, j] = ranked_and_joined(&mut s);
     s.exec("select pgtrickle.create_refresh_group('both', array['r', 'j'])");
     for change in CHANGES {
         s.exec(change);

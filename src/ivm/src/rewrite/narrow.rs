@@ -1,8 +1,11 @@
-//! Groups that are joined to a table by its key are kept for the rows of the table that the query is about.
+//! The groups of a correlated sub-select that is tied to a table by its key are kept for the rows of the table that the
+//! query is about.
 //!
 //! `σc(P) ⋈ γk(A)` on `k = u`, where `u` is a key of `P`, is `σc(P) ⋈ γk(A ⋈ σc(P))`: the groups left out meet no row, and
-//! the rows of the others are all there, each once, as it meets at most one row of `P`. A correlated sub-select thus keeps
-//! no groups of rows that conditions beside it exclude.
+//! the rows of the others are all there, each once, as it meets at most one row of `P`.
+//!
+//! A change of `P` then looks for the rows of `A` by `k`, as PostgreSQL does for the sub-select itself. Whoever joins a
+//! derived table with GROUP BY need not have an index for that; such groups are left as they are.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -168,13 +171,14 @@ fn is_filtered(rel: &Rel) -> bool {
     }
 }
 
-/// The keys of an aggregate under filters and projections that are columns of its input: as they are called above, as
-/// below, and their type.
+/// What ties a sub-select to the query around it, where that is a key of an aggregate (under filters and projections) and a
+/// column of its input: as it is called above, as below, and its type.
 fn group_keys(rel: &Rel) -> Vec<(ColId, ColId, Type)> {
     match rel {
-        Rel::Aggregate { keys, .. } => keys
+        Rel::Aggregate { input, keys, .. } => keys
             .iter()
             .filter_map(|(id, value)| Some((*id, value.as_column()?, value.ty.clone())))
+            .filter(|(_, column, _)| is_tie(input, *column))
             .collect(),
         Rel::Filter { input, .. } => group_keys(input),
         Rel::Project { input, columns } => {
@@ -189,6 +193,16 @@ fn group_keys(rel: &Rel) -> Vec<(ColId, ColId, Type)> {
                 .collect()
         }
         _ => vec![],
+    }
+}
+
+/// Rows whose `column` is null are left out because the sub-select compares it with the query around it.
+fn is_tie(input: &Rel, column: ColId) -> bool {
+    match input {
+        Rel::Filter { conditions, .. } | Rel::Join { conditions, .. } => conditions
+            .iter()
+            .any(|condition| condition.shape == Shape::Equal(column, column)),
+        _ => false,
     }
 }
 
@@ -293,7 +307,10 @@ mod tests {
     /// The rows of table 1 by its first column, which is 100 above.
     fn groups() -> Rel {
         Rel::Aggregate {
-            input: Box::new(table(1, false)),
+            input: Box::new(Rel::Filter {
+                input: Box::new(table(1, false)),
+                conditions: vec![equal(11, 11)],
+            }),
             keys: vec![(ColId(100), Scalar::column(ColId(11), int4(), false))],
             calls: vec![],
         }
