@@ -35,6 +35,10 @@ pub fn hold(view: pg_sys::Oid) -> Ingredients {
     let Some(catalog_oid) = catalog::catalog_oid() else {
         return Ingredients::new();
     };
+    if lock::is_standby() {
+        // Nobody refreshes here, and no such lock can be had.
+        return of(view);
+    }
     let mut held = Ingredients::new();
     loop {
         let found = of(view);

@@ -69,6 +69,12 @@ pub fn ingredient_changes(catalog: pg_sys::Oid, ingredient: u16) {
     }
 }
 
+/// This server only replays what another one does.
+pub fn is_standby() -> bool {
+    // SAFETY: reads the server's state.
+    unsafe { pg_sys::RecoveryInProgress() }
+}
+
 /// Something that is used as it is until the transaction ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Used {
