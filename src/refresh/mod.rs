@@ -6,6 +6,7 @@
 
 mod cache;
 mod compile;
+mod pending;
 mod set;
 mod unit;
 mod verify;
