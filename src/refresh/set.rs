@@ -574,7 +574,8 @@ fn refresh_one(
             if save(unit, &state, &outcome, taken_at, duration_ms, under) {
                 return Err(super::compile::overtaken(table.relid));
             }
-            if outcome.changed() {
+            // Whoever reads it has it log its changes.
+            if outcome.changed() && unit.target.output.is_some() {
                 xact::mark_dirty_at_commit(unit.relid);
             }
             if !state.populated {

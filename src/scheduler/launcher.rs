@@ -29,15 +29,16 @@ pub(super) fn main() {
 }
 
 fn look(known: &mut HashMap<u32, Known>) {
+    // Looked at first: one that is created meanwhile is not taken for dropped.
+    let mut gone: Vec<_> = shared::databases()
+        .into_iter()
+        .map(|(oid, _, _)| oid)
+        .collect();
     let Ok(databases) = worker::transaction(|| Ok(worker::databases())) else {
         return;
     };
-    shared::forget_other_databases(
-        &databases
-            .iter()
-            .map(|database| database.oid)
-            .collect::<Vec<_>>(),
-    );
+    gone.retain(|oid| databases.iter().all(|database| database.oid != *oid));
+    shared::forget_databases(&gone);
     known.retain(|oid, _| {
         databases
             .iter()

@@ -199,12 +199,11 @@ fn ensured<R>(oid: pg_sys::Oid, work: impl FnOnce(&DatabaseSlot, &Databases) -> 
     with(oid, work)
 }
 
-/// Frees what belongs to databases that are not in `existing`.
-pub fn forget_other_databases(existing: &[pg_sys::Oid]) {
-    let gone: Vec<u32> = databases()
-        .into_iter()
-        .map(|(oid, _, _)| oid)
-        .filter(|oid| !existing.contains(oid) && !is_closed(*oid))
+/// Frees what belongs to databases that are gone. Those that are closed come back if they are not dropped.
+pub fn forget_databases(gone: &[pg_sys::Oid]) {
+    let gone: Vec<u32> = gone
+        .iter()
+        .filter(|oid| !is_closed(**oid))
         .map(|oid| oid.to_u32())
         .collect();
     if gone.is_empty() {

@@ -28,9 +28,9 @@ use workers::WORKERS;
 pub use costs::{cost, note, note_full};
 pub use databases::{
     Definitions, close_database, databases, definitions, definitions_changed, drain, draining,
-    enter_launcher, enter_scheduler, forget_drained, forget_other_databases, is_closed,
-    leave_scheduler, mark_prepared, note_reading, note_wakeup, prepared_so_far, publish_queue,
-    scheduler_pid, scheduler_statistics,
+    enter_launcher, enter_scheduler, forget_databases, forget_drained, is_closed, leave_scheduler,
+    mark_prepared, note_reading, note_wakeup, prepared_so_far, publish_queue, scheduler_pid,
+    scheduler_statistics,
 };
 pub use sources::{arm, mark_dirty, overflows, retain_sources, take_dirty};
 pub use workers::{
