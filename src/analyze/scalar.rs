@@ -2,9 +2,11 @@
 
 use pgrx::pg_sys;
 use pgt_ivm::rel::ColId;
-use pgt_ivm::scalar::{Clock, Piece, Scalar, Shape};
+use pgt_ivm::scalar::{Clock, Ordered, Piece, Scalar, Shape};
 
 use super::NotIncremental;
+use super::build::boolean;
+use super::moving::has_clock;
 use super::query::{Analyzer, Known, Level, Result};
 use super::range::scale_of;
 use crate::pg::node::{self, Expr, Fragment, Kind, VarRef};
@@ -102,13 +104,51 @@ impl Analyzer {
         }
         // Equal numbers with the same number of decimals look the same.
         ty.bitwise |= scale.is_some();
+        let shape = match shape(&expr, &pieces, level) {
+            Shape::Opaque => self.ordered(&expr, level)?,
+            known => known,
+        };
         let scalar = Scalar {
-            shape: shape(&expr, &pieces, level),
+            shape,
             ty,
             nullable: self.nullable(&expr, level),
             pieces,
         };
         Ok((scalar, scale))
+    }
+
+    /// The shape of a comparison of columns with columns by their order; opaque for anything else.
+    fn ordered<'q>(&mut self, expr: &Expr<'q>, level: &Level<'q, '_>) -> Result<Shape> {
+        let Kind::Operator {
+            operator,
+            arguments,
+        } = expr.kind()
+        else {
+            return Ok(Shape::Opaque);
+        };
+        let ([left, right], true, Some(negated), false) = (
+            arguments.as_slice(),
+            node::is_ordering(operator),
+            expr.negated(),
+            has_clock(expr),
+        ) else {
+            return Ok(Shape::Opaque);
+        };
+        let (left, right) = (self.scalar(*left, level)?.0, self.scalar(*right, level)?.0);
+        if left.columns().is_empty() || right.columns().is_empty() {
+            return Ok(Shape::Opaque);
+        }
+        let negated = Scalar {
+            pieces: self.pieces(negated, level, false)?,
+            ty: boolean(),
+            nullable: left.nullable || right.nullable,
+            shape: Shape::Opaque,
+        };
+        Ok(Shape::Ordered(Box::new(Ordered {
+            left,
+            right,
+            negated,
+        })))
     }
 
     /// The text of an expression with columns in it.

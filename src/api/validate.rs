@@ -54,6 +54,11 @@ fn describe(rel: &Rel, findings: &mut Vec<Finding>) {
             "linear",
             Some("rows come and go as time passes".into()),
         ),
+        Rel::Bounded { .. } => (
+            "comparison with one row",
+            "linear",
+            Some("rows between its values before and after come and go".into()),
+        ),
         Rel::Project { .. } => ("project", "linear", None),
         Rel::UnionAll { .. } => ("union all", "linear", None),
         Rel::Join { .. } => ("inner join", "bilinear", None),

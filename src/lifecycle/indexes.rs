@@ -1,7 +1,7 @@
 //! The columns by which plans look rows up: without an index a change of one table has to read all of another. Stages get
 //! theirs here; what the users' tables lack is told.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use pgrx::pg_sys;
 use pgt_ivm::apply::{self, Identity, Layout, Lookup, Role};
@@ -24,7 +24,7 @@ pub(super) fn save_lookups(id: i64, planned: Option<&Planned>) {
     let wanted = planned.map(lookups).unwrap_or_default();
     for (source, columns) in wanted.range(..SourceId(STAGE_SOURCE)) {
         let source = pg_sys::Oid::from(source.0 as u32);
-        let list: Vec<String> = columns.iter().map(ToString::to_string).collect();
+        let list: Vec<String> = columns.keys().map(ToString::to_string).collect();
         spi::run(
             "INSERT INTO pgtrickle.pgt_lookups (pgt_id, source, columns) \
              VALUES ($1, $2, $3::pg_catalog.text::pg_catalog.int2[])",
@@ -55,16 +55,18 @@ pub(super) fn index_stages(planned: &Planned, stages: &[(pg_sys::Oid, Name)]) {
             key.first() == Some(column)
                 || key.contains(column)
                     && columns
-                        .iter()
+                        .keys()
                         .any(|other| key.first() == Some(name(*other)))
         };
-        for attnum in columns {
+        for (attnum, sought) in columns {
             let column = name(*attnum);
             if served(column) || relation::has_index_on(*relid, *attnum) {
                 continue;
             }
             let distinct = identity == Identity::Group(vec![column.clone()]);
-            if let Some(method) = relation::lookup_method(*relid, *attnum, distinct) {
+            let method = relation::lookup_method(*relid, *attnum, distinct)
+                .filter(|method| *sought == Sought::Equal || *method == "btree");
+            if let Some(method) = method {
                 let column = sql::quote_identifier(column);
                 spi::command(&format!(
                     "CREATE INDEX ON {table} USING {method} ({column})"
@@ -101,9 +103,18 @@ pub(super) fn index_itself(table: &Name, query: &Query, layout: &Layout) {
     }
 }
 
+/// How values of a column are looked up. What an index that is ordered finds by order it finds by equality.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Sought {
+    Equal,
+    Between,
+}
+
 /// The columns by which rows of each source are looked up.
-fn lookups(planned: &Planned) -> BTreeMap<SourceId, BTreeSet<i16>> {
-    let mut wanted: BTreeMap<SourceId, BTreeSet<i16>> = BTreeMap::new();
+type Lookups = BTreeMap<SourceId, BTreeMap<i16, Sought>>;
+
+fn lookups(planned: &Planned) -> Lookups {
+    let mut wanted = Lookups::new();
     for query in planned
         .stages
         .iter()
@@ -162,14 +173,24 @@ fn trees(root: &Rel) -> Vec<&Rel> {
     }
 }
 
-/// Notes the columns by which rows of a table are looked up: those equated in joins, those compared with the time, and
-/// group keys whose groups may have to be evaluated again.
-fn look(rel: &Rel, columns: &Origins, wanted: &mut BTreeMap<SourceId, BTreeSet<i16>>) {
-    let mut note = |id: ColId| {
+/// Notes the columns by which rows of a table are looked up: those equated in joins, those compared with the time or with
+/// the one row of something, and group keys whose groups may have to be evaluated again.
+fn look(rel: &Rel, columns: &Origins, wanted: &mut Lookups) {
+    let mut seek = |id: ColId, sought: Sought| {
         for (source, attnum) in columns.get(&id).into_iter().flatten() {
-            wanted.entry(*source).or_default().insert(*attnum);
+            let known = wanted.entry(*source).or_default().entry(*attnum);
+            let known = known.or_insert(sought);
+            *known = sought.max(*known);
         }
     };
+    if let Rel::Bounded { bounds, .. } = rel {
+        for bound in bounds {
+            if let Some(id) = bound.value.as_column() {
+                seek(id, Sought::Between);
+            }
+        }
+    }
+    let mut note = |id| seek(id, Sought::Equal);
     let mut equated = |conditions: &[Scalar]| {
         for condition in conditions {
             if let Shape::Equal(a, b) = condition.shape {

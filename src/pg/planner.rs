@@ -1,4 +1,4 @@
-//! What the planner is told about change logs.
+//! What the planner is told about change logs, and about tables that have one row whatever their pages say.
 //!
 //! A log grows while plans stay, and its statistics say nothing about the share of it that is new to a reader. So where a
 //! delta statement is planned, its logs are read through their indexes if that is possible at all, and the rows that come
@@ -19,17 +19,25 @@ static mut PREVIOUS_PATHS: pg_sys::set_rel_pathlist_hook_type = None;
 const COST_OF_A_ROW: f64 = 0.02;
 
 thread_local! {
-    /// The rows expected of each log, by its oid; empty unless a delta statement is planned.
-    static EXPECTED: RefCell<HashMap<pg_sys::Oid, f64>> = RefCell::new(HashMap::new());
+    /// What is known of tables, by oid; empty unless a delta statement is planned.
+    static EXPECTED: RefCell<HashMap<pg_sys::Oid, Expected>> = RefCell::new(HashMap::new());
 }
 
-/// Until it is dropped, the planner expects rows of logs.
+/// What is known of a table.
+#[derive(Clone, Copy)]
+pub enum Expected {
+    /// It is a log, and so many of its rows are new.
+    New(f64),
+    /// It has one row.
+    OneRow,
+}
+
+/// Until it is dropped, the planner knows that of tables.
 pub struct Expectation(());
 
 impl Expectation {
-    /// `rows`: log tables with the number of their rows that are new.
-    pub fn of(rows: impl Iterator<Item = (pg_sys::Oid, f64)>) -> Expectation {
-        EXPECTED.set(rows.collect());
+    pub fn of(tables: impl Iterator<Item = (pg_sys::Oid, Expected)>) -> Expectation {
+        EXPECTED.set(tables.collect());
         Expectation(())
     }
 }
@@ -51,8 +59,8 @@ pub fn install() {
     }
 }
 
-fn expected(relation: pg_sys::Oid) -> Option<f64> {
-    EXPECTED.with_borrow(|logs| logs.get(&relation).copied())
+fn expected(relation: pg_sys::Oid) -> Option<Expected> {
+    EXPECTED.with_borrow(|tables| tables.get(&relation).copied())
 }
 
 /// A log counts as large with one row in it, so that reading it whole is no choice.
@@ -68,8 +76,11 @@ unsafe extern "C-unwind" fn facts(
         if let Some(previous) = PREVIOUS_FACTS {
             pg_sys::ffi::pg_guard_ffi_boundary(|| previous(root, relation, inherited, rel));
         }
-        if !inherited && expected(relation).is_some() {
-            (*rel).pages = 1 << 20;
+        if let (false, Some(expected)) = (inherited, expected(relation)) {
+            (*rel).pages = match expected {
+                Expected::New(_) => 1 << 20,
+                Expected::OneRow => 1,
+            };
             (*rel).tuples = 1.0;
         }
     }
@@ -90,7 +101,7 @@ unsafe extern "C-unwind" fn paths(
         if (*entry).rtekind != pg_sys::RTEKind::RTE_RELATION || (*entry).inh {
             return;
         }
-        if let Some(rows) = expected((*entry).relid) {
+        if let Some(Expected::New(rows)) = expected((*entry).relid) {
             // What conditions select is estimated for as many rows.
             (*rel).tuples = rows;
             expect(rel, (rows * passing(root, rel)).round().max(1.0));

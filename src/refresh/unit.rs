@@ -4,7 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 use std::time::Instant;
 
-use pgt_ivm::apply::{self, Care, Change};
+use pgrx::pg_sys;
+use pgt_ivm::apply::{self, Care, Change, Identity};
 use pgt_ivm::rel::{CLOCK, SourceId};
 use pgt_ivm::schedule::{Cost, Sample};
 use pgt_ivm::sql;
@@ -16,7 +17,7 @@ use crate::catalog::{Action, RefreshState};
 use crate::config::{Broken, RefreshSettings, Strategy};
 use crate::error::{Error, Kind, Result};
 use crate::pg::executor::{self, Merged};
-use crate::pg::planner::Expectation;
+use crate::pg::planner::{Expectation, Expected};
 use crate::pg::session::{self, Scope};
 use crate::pg::shared;
 use crate::pg::snapshot::transaction_time;
@@ -84,7 +85,7 @@ pub fn storage_columns(layout: &apply::Layout) -> Vec<String> {
                 .as_ref()
                 .map_or(String::new(), |collation| format!(" COLLATE {collation}"));
             let not_null = match &layout.identity {
-                apply::Identity::Key(names) if names.contains(&column.name) => " NOT NULL",
+                Identity::Key(names) if names.contains(&column.name) => " NOT NULL",
                 _ => "",
             };
             format!(
@@ -379,7 +380,7 @@ impl Unit {
     }
 
     /// What the planner has to be told, until this is dropped, where a statement for a change is planned.
-    fn planning(&self, change: &Change) -> (Scope, Option<Expectation>) {
+    fn planning(&self, change: &Change) -> (Scope, Expectation) {
         let scope = Scope::settings();
         if change.limit.is_some_and(|limit| limit <= SMALL_DELTA) {
             // Small deltas are looked up through indexes, mostly in pages that are cached; with the defaults the planner would
@@ -391,21 +392,31 @@ impl Unit {
                 session::set("recursive_worktable_factor", "1");
             }
         }
-        let expected = change.limit.map(|limit| {
+        let logs = change.limit.into_iter().flat_map(|limit| {
             let smaller = SIZE_CLASSES.iter().rev().find(|class| **class < limit);
             // Nobody in the class is far from its geometric mean.
             let rows = (limit as f64 * *smaller.unwrap_or(&1) as f64).sqrt();
-            let segments = change
+            change
                 .dirty
                 .iter()
-                .filter_map(|id| self.source_refs.get(id));
-            Expectation::of(
-                segments
-                    .flat_map(|reference| &reference.segments)
-                    .map(|segment| (*segment, rows)),
-            )
+                .filter_map(|id| self.source_refs.get(id))
+                .flat_map(|reference| &reference.segments)
+                .map(move |segment| (*segment, Expected::New(rows)))
         });
-        (scope, expected)
+        let single = self
+            .single_rows()
+            .map(|relation| (relation, Expected::OneRow));
+        (scope, Expectation::of(logs.chain(single)))
+    }
+
+    /// The tables among its sources and itself that have one row.
+    fn single_rows(&self) -> impl Iterator<Item = pg_sys::Oid> {
+        let scans = self.query.iter().flat_map(|query| query.root.scans());
+        scans
+            .filter(|scan| scan.keys.iter().any(BTreeSet::is_empty))
+            .filter_map(|scan| self.source_refs.get(&scan.source))
+            .map(|reference| reference.relid)
+            .chain((self.layout.identity == Identity::Single).then_some(self.relid))
     }
 
     /// The plan of the statement that applies a change of `dirty` sources with at most `limit` rows of each.

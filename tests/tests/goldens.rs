@@ -132,6 +132,10 @@ const QUERIES: &[(&str, &str)] = &[
         "select id from a where v < (select 0.5 * sum(m) from b where b.k = a.k)",
     ),
     (
+        "bounded_by_one_row",
+        "select id, v from a where v > (select avg(m) from b) and v <= (select count(*) from b)",
+    ),
+    (
         "in_a_key",
         "select id from a where k in (select id from b where m > 0)",
     ),

@@ -175,6 +175,36 @@ pub fn operator_facts(
     }
 }
 
+/// The operator compares by an order that a btree can have: `<`, `<=`, `>=` or `>`, and so does its negation.
+pub fn is_ordering(operator: pg_sys::Oid) -> bool {
+    use pg_sys::CompareType::{COMPARE_GE, COMPARE_GT, COMPARE_LE, COMPARE_LT};
+    // SAFETY: catalog lookups of existing operators; the lists are copies.
+    let places = |operator| unsafe {
+        super::list_items::<pg_sys::OpIndexInterpretation>(pg_sys::get_op_index_interpretation(
+            operator,
+        ))
+        .into_iter()
+        .map(|place| ((*place).opfamily_id, (*place).cmptype))
+        .collect::<Vec<_>>()
+    };
+    // SAFETY: catalog lookup of an existing operator.
+    let negator = unsafe { pg_sys::get_negator(operator) };
+    if negator == pg_sys::InvalidOid {
+        return false;
+    }
+    let negations = places(negator);
+    places(operator).into_iter().any(|(family, compares)| {
+        let negated = match compares {
+            COMPARE_LT => COMPARE_GE,
+            COMPARE_LE => COMPARE_GT,
+            COMPARE_GE => COMPARE_LT,
+            COMPARE_GT => COMPARE_LE,
+            _ => return false,
+        };
+        negations.contains(&(family, negated))
+    })
+}
+
 /// The operator that values of a type are equal by; invalid if there is none.
 pub fn equality_operator(oid: pg_sys::Oid) -> pg_sys::Oid {
     // SAFETY: catalog lookup for a valid type; the entry lives as long as the session.

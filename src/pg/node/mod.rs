@@ -23,8 +23,8 @@ pub use clauses::{Item, SortItem, Window, WindowNode};
 pub(super) use facts::tuple_struct;
 pub use facts::{
     FunctionFacts, base_type, describe_type, equality_operator, function_facts,
-    generation_expression, has_extrema, is_date_or_time, negated_equality, operator_facts,
-    row_type,
+    generation_expression, has_extrema, is_date_or_time, is_ordering, negated_equality,
+    operator_facts, row_type,
 };
 pub use prepare::with_view_query;
 

@@ -8,6 +8,13 @@ use super::schema::Type;
 
 const IN: [&str; 2] = ["({0} in ({q}))", "({0} not in ({q}))"];
 const ROW_IN: [&str; 2] = ["(({0}, {1}) in ({q}))", "(({0}, {1}) not in ({q}))"];
+const BOUND: [&str; 5] = [
+    "({0} < ({q}))",
+    "({0} <= ({q}))",
+    "({0} > ({q}))",
+    "(({q}) <= {0})",
+    "({0} is not null and {0} >= ({q}))",
+];
 const QUANTIFIED: [&str; 9] = [
     "({0} < any ({q}))",
     "({0} >= any ({q}))",
@@ -28,6 +35,7 @@ impl Queries<'_> {
             0..=2 => Some(self.exists(outside)),
             3 | 4 => self.one_of(outside),
             5 => self.quantified(outside),
+            6 => Some(self.bound(outside)),
             _ => self.scalar(outside),
         };
         self.nesting -= 1;
@@ -108,6 +116,17 @@ impl Queries<'_> {
         let value = self.value(ty, outside, 1);
         let query = self.list_of(&[ty], outside);
         Some(Expr::sub(Type::Bool, template, vec![value], query))
+    }
+
+    /// A comparison with an aggregate of everything.
+    fn bound(&mut self, outside: &Scope) -> Expr {
+        let select = self.joined_of(1, 1);
+        let query = self.aggregated_of(select, &Scope::new());
+        let ty = query.columns()[0].1;
+        self.loose |= !ty.is_exact();
+        let value = self.value(ty, outside, 1);
+        let template = BOUND[self.rng.usize(..BOUND.len())];
+        Expr::sub(Type::Bool, template, vec![value], query)
     }
 
     /// A query with columns of these types.

@@ -4,6 +4,7 @@
 //! `Delta`); the change is the bag union of the terms, each row weighted by the product of its leaves' weights. Which
 //! sources changed is known before, so a term is only built for those.
 
+mod bounded;
 mod early;
 mod join;
 mod linear;
@@ -36,6 +37,7 @@ pub fn terms(rel: &Rel, dirty: &BTreeSet<SourceId>) -> Vec<Rel> {
         }
         Rel::Filter { input, conditions } => linear::filter(input, conditions, dirty),
         Rel::Moving { input, conditions } => moving::terms_of(input, conditions, dirty),
+        Rel::Bounded { input, by, bounds } => bounded::terms_of(input, by, bounds, dirty),
         Rel::Project { input, columns } => linear::project(input, columns, dirty),
         Rel::Join { inputs, conditions } => join::inner(inputs, conditions, dirty),
         Rel::UnionAll { inputs, columns } => union::all(inputs, columns, dirty),

@@ -15,7 +15,7 @@ const MOST_KEYS: usize = 16;
 pub fn keys(rel: &Rel) -> Vec<BTreeSet<ColId>> {
     match rel {
         Rel::Scan(scan) => scan.keys.clone(),
-        Rel::Moving { input, .. } => keys(input),
+        Rel::Moving { input, .. } | Rel::Bounded { input, .. } => keys(input),
         Rel::Filter { input, conditions } => {
             let found = keys(input);
             let closure = Dependencies::new(
@@ -106,7 +106,7 @@ fn determined(rel: &Rel, known: &BTreeSet<ColId>) -> BTreeSet<ColId> {
         return found;
     }
     match rel {
-        Rel::Filter { input, .. } | Rel::Moving { input, .. } => {
+        Rel::Filter { input, .. } | Rel::Moving { input, .. } | Rel::Bounded { input, .. } => {
             found.extend(determined(input, known));
         }
         Rel::Outer {
@@ -166,7 +166,10 @@ fn shows_presence(side: &Rel, known: &BTreeSet<ColId>) -> bool {
 pub fn apart(rel: &Rel) -> Vec<BTreeSet<ColId>> {
     let mut found = keys(rel);
     match rel {
-        Rel::Filter { input, .. } | Rel::Moving { input, .. } | Rel::Match { left: input, .. } => {
+        Rel::Filter { input, .. }
+        | Rel::Moving { input, .. }
+        | Rel::Bounded { input, .. }
+        | Rel::Match { left: input, .. } => {
             found.extend(apart(input));
         }
         Rel::Project { input, columns } => found.extend(renamed(apart(input), columns)),

@@ -186,6 +186,18 @@ pub struct Moving {
     pub negated: Scalar,
 }
 
+/// A comparison of a row with a value of another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bound {
+    pub condition: Scalar,
+    /// True where the condition is false. It is null exactly if a side is.
+    pub negated: Scalar,
+    /// The side of the row.
+    pub value: Scalar,
+    /// The side of the other row.
+    pub limit: Scalar,
+}
+
 /// A relational operator. Weights are implicit: each node is a multiset.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Rel {
@@ -209,6 +221,12 @@ pub enum Rel {
     Join {
         inputs: Vec<Rel>,
         conditions: Vec<Scalar>,
+    },
+    /// The rows of `input` that satisfy every bound with the row of `by`, which always is exactly one.
+    Bounded {
+        input: Box<Rel>,
+        by: Box<Rel>,
+        bounds: Vec<Bound>,
     },
     /// Bag union. `columns[i]` is taken from `inputs[k].1[i]`, a column of that input.
     UnionAll {
@@ -349,6 +367,7 @@ impl Rel {
             Rel::Scan(_) => true,
             Rel::Filter { input, .. } | Rel::Project { input, .. } => input.is_plain(),
             Rel::Join { inputs, .. } => inputs.iter().all(Rel::is_plain),
+            Rel::Bounded { input, by, .. } => input.is_plain() && by.is_plain(),
             _ => false,
         }
     }
@@ -357,7 +376,9 @@ impl Rel {
     pub fn columns(&self) -> BTreeSet<ColId> {
         match self {
             Rel::Scan(scan) => scan.columns.iter().map(|column| column.id).collect(),
-            Rel::Filter { input, .. } | Rel::Moving { input, .. } => input.columns(),
+            Rel::Filter { input, .. } | Rel::Moving { input, .. } | Rel::Bounded { input, .. } => {
+                input.columns()
+            }
             Rel::Project { columns, .. } => columns.iter().map(|(id, _)| *id).collect(),
             Rel::Join { inputs, .. } | Rel::InnerChange { inputs, .. } => {
                 inputs.iter().flat_map(Rel::columns).collect()
@@ -401,7 +422,9 @@ impl Rel {
                 .iter()
                 .map(|column| (column.id, (column.ty.clone(), column.nullable)))
                 .collect(),
-            Rel::Filter { input, .. } | Rel::Moving { input, .. } => input.column_types(),
+            Rel::Filter { input, .. } | Rel::Moving { input, .. } | Rel::Bounded { input, .. } => {
+                input.column_types()
+            }
             Rel::Project { columns, .. } => columns
                 .iter()
                 .map(|(id, scalar)| (*id, (scalar.ty.clone(), scalar.nullable)))
@@ -487,6 +510,7 @@ impl Rel {
             Rel::Outer { left, right, .. }
             | Rel::Match { left, right, .. }
             | Rel::JoinChange { left, right, .. } => vec![left, right],
+            Rel::Bounded { input, by, .. } => vec![input, by],
             Rel::Join { inputs, .. } | Rel::InnerChange { inputs, .. } => inputs.iter().collect(),
             Rel::UnionAll { inputs, .. } => inputs.iter().map(|(input, _)| input).collect(),
             Rel::Partitioned { inputs, .. } => inputs.iter().map(|input| &input.rel).collect(),
@@ -544,6 +568,11 @@ impl Rel {
             Rel::Moving { input, conditions } => Rel::Moving {
                 input: Box::new(change(input)),
                 conditions: conditions.clone(),
+            },
+            Rel::Bounded { input, by, bounds } => Rel::Bounded {
+                input: Box::new(change(input)),
+                by: Box::new(change(by)),
+                bounds: bounds.clone(),
             },
             Rel::ProjectSet { input, columns } => Rel::ProjectSet {
                 input: Box::new(change(input)),

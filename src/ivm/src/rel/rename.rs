@@ -1,8 +1,8 @@
 //! Copies of a tree under other column and instance numbers.
 
 use super::{
-    AggregateCall, Body, ColId, Moving, PartitionInput, Recursion, Rel, Scan, ScanColumn, SortKey,
-    SourceId, Term,
+    AggregateCall, Body, Bound, ColId, Moving, PartitionInput, Recursion, Rel, Scan, ScanColumn,
+    SortKey, SourceId, Term,
 };
 use crate::scalar::Scalar;
 
@@ -56,6 +56,19 @@ pub fn copy(rel: &Rel, numbers: &mut dyn Numbers) -> Rel {
                 .map(|moving| Moving {
                     condition: moving.condition.rename(&mut |id| numbers.column(id)),
                     negated: moving.negated.rename(&mut |id| numbers.column(id)),
+                })
+                .collect(),
+        },
+        Rel::Bounded { input, by, bounds } => Rel::Bounded {
+            input: Box::new(copy(input, numbers)),
+            by: Box::new(copy(by, numbers)),
+            bounds: bounds
+                .iter()
+                .map(|bound| Bound {
+                    condition: scalar(&bound.condition, numbers),
+                    negated: scalar(&bound.negated, numbers),
+                    value: scalar(&bound.value, numbers),
+                    limit: scalar(&bound.limit, numbers),
                 })
                 .collect(),
         },

@@ -52,6 +52,10 @@ fn describe(rel: &Rel, depth: usize, lines: &mut Vec<String>) {
                 .collect();
             format!("Moving {}", conjunction(&now))
         }
+        Rel::Bounded { bounds, .. } => {
+            let all: Vec<Scalar> = bounds.iter().map(|bound| bound.condition.clone()).collect();
+            format!("Bounded {}", conjunction(&all))
+        }
         Rel::Project { columns, .. } => {
             let columns: Vec<String> = columns
                 .iter()

@@ -42,6 +42,17 @@ fn check(rel: &Rel) -> Result<BTreeSet<ColId>, Malformed> {
                 .flat_map(|moving| [&moving.condition, &moving.negated]);
             scalars(&below, all, "a moving filter")?;
         }
+        Rel::Bounded { input, by, bounds } => {
+            let mut below = check(input)?;
+            scalars(&below, bounds.iter().map(|bound| &bound.value), "a value")?;
+            let one = check(by)?;
+            scalars(&one, bounds.iter().map(|bound| &bound.limit), "a limit")?;
+            below.extend(one);
+            let all = bounds
+                .iter()
+                .flat_map(|bound| [&bound.condition, &bound.negated]);
+            scalars(&below, all, "a bound")?;
+        }
         Rel::Project { input, columns } => {
             let below = check(input)?;
             scalars(
@@ -211,6 +222,7 @@ fn unique(rel: &Rel, seen: &mut BTreeSet<ColId>) -> Result<(), Malformed> {
         Rel::Expand { columns, .. } => columns.iter().map(|(id, _)| *id).collect(),
         Rel::Filter { .. }
         | Rel::Moving { .. }
+        | Rel::Bounded { .. }
         | Rel::Join { .. }
         | Rel::InnerChange { .. }
         | Rel::Unit

@@ -1,5 +1,6 @@
 //! Rel -> Rel.
 
+mod bound;
 mod narrow;
 mod stages;
 

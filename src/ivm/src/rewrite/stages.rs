@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::bound::bound;
 use super::narrow::narrow;
 use crate::facts;
 use crate::rel::{
@@ -55,7 +56,7 @@ pub struct Planned {
 
 /// Cuts `query` at its inner stateful operators.
 pub fn cut(query: &Query) -> Planned {
-    let root = narrow(&query.root);
+    let root = narrow(&bound(query));
     let scans = root.scans();
     let mut cutter = Cutter {
         stages: vec![],
@@ -193,7 +194,11 @@ fn is_partitioned(rel: &Rel) -> bool {
 fn is_join(rel: &Rel) -> bool {
     matches!(
         rel,
-        Rel::Join { .. } | Rel::Outer { .. } | Rel::Match { .. } | Rel::Project { .. }
+        Rel::Join { .. }
+            | Rel::Outer { .. }
+            | Rel::Match { .. }
+            | Rel::Bounded { .. }
+            | Rel::Project { .. }
     ) && rel.scans().len() > 1
 }
 

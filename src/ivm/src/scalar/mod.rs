@@ -127,7 +127,18 @@ pub enum Shape {
     Same(ColId, ColId),
     /// `a = constant`.
     EqualConstant(ColId),
+    /// `<`, `<=`, `>=` or `>` of values in an order that a btree can have.
+    Ordered(Box<Ordered>),
     Opaque,
+}
+
+/// A comparison that is null exactly if one of its sides is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ordered {
+    pub left: Scalar,
+    pub right: Scalar,
+    /// True where the comparison is false.
+    pub negated: Scalar,
 }
 
 /// A scalar expression over the columns of its input.
@@ -177,11 +188,16 @@ impl Scalar {
                 .collect(),
             ty: self.ty.clone(),
             nullable: self.nullable,
-            shape: match self.shape {
-                Shape::Column(id) => Shape::Column(to(id)),
-                Shape::Equal(a, b) => Shape::Equal(to(a), to(b)),
-                Shape::Same(a, b) => Shape::Same(to(a), to(b)),
-                Shape::EqualConstant(id) => Shape::EqualConstant(to(id)),
+            shape: match &self.shape {
+                Shape::Column(id) => Shape::Column(to(*id)),
+                Shape::Equal(a, b) => Shape::Equal(to(*a), to(*b)),
+                Shape::Same(a, b) => Shape::Same(to(*a), to(*b)),
+                Shape::EqualConstant(id) => Shape::EqualConstant(to(*id)),
+                Shape::Ordered(ordered) => Shape::Ordered(Box::new(Ordered {
+                    left: ordered.left.rename(to),
+                    right: ordered.right.rename(to),
+                    negated: ordered.negated.rename(to),
+                })),
                 Shape::Constant => Shape::Constant,
                 Shape::Opaque => Shape::Opaque,
             },

@@ -105,21 +105,19 @@ pub fn lower(rel: &Rel, sources: &Sources) -> Lowered {
             filter(lower(input, sources), &now)
         }
         Rel::Project { input, columns } => project(lower(input, sources), columns),
+        Rel::Bounded { input, by, bounds } => {
+            let conditions: Vec<Scalar> =
+                bounds.iter().map(|bound| bound.condition.clone()).collect();
+            let row = lower(input, sources);
+            filter(beside(row, lower(by, sources)), &conditions)
+        }
         Rel::Join { inputs, conditions } => {
-            let mut joined = Lowered::default();
-            for input in inputs {
-                let lowered = lower(input, sources);
-                joined.from.extend(lowered.from);
-                joined.conditions.extend(lowered.conditions);
-                joined.columns.extend(lowered.columns);
-                joined.weights.extend(lowered.weights);
-            }
-            let conditions: Vec<Expr> = conditions
+            let joined = inputs
                 .iter()
-                .map(|condition| scalar(condition, &joined))
-                .collect();
-            joined.conditions.extend(conditions);
-            joined
+                .map(|input| lower(input, sources))
+                .reduce(beside)
+                .unwrap_or_default();
+            filter(joined, conditions)
         }
         Rel::UnionAll { inputs, columns } => lower_union(inputs, columns, sources),
         Rel::Unit => Lowered::default(),
@@ -217,6 +215,15 @@ pub fn lower_touched(rel: &Rel, sources: &Sources, touched: &str) -> Lowered {
         }
         other => lower(other, sources),
     }
+}
+
+/// Every pair of rows.
+fn beside(mut left: Lowered, right: Lowered) -> Lowered {
+    left.from.extend(right.from);
+    left.conditions.extend(right.conditions);
+    left.columns.extend(right.columns);
+    left.weights.extend(right.weights);
+    left
 }
 
 fn filter(mut lowered: Lowered, conditions: &[Scalar]) -> Lowered {
