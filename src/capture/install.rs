@@ -147,7 +147,7 @@ fn create_segment(name: &Name, kind: SourceKind, columns: &[(i16, String)], unlo
     };
     let persistence = if unlogged { "UNLOGGED " } else { "" };
     spi::command(&format!(
-        "CREATE {persistence}TABLE {name} ({}) WITH (fillfactor = 100, autovacuum_enabled = off, \
+        "CREATE {persistence}TABLE {name} ({}) USING heap WITH (fillfactor = 100, autovacuum_enabled = off, \
          toast.autovacuum_enabled = off)",
         definitions.join(", ")
     ));

@@ -2,13 +2,16 @@
 //!
 //! A log grows while plans stay, and its statistics say nothing about the share of it that is new to a reader. So where a
 //! delta statement is planned, its logs are read through their indexes if that is possible at all, and the rows that come
-//! out of one are those that were counted, and of these as many as the statement's other conditions on them let pass.
+//! out of one are those that were counted, and of these as many as the statement's other conditions on them let pass. So
+//! many are expected also where they are netted before they are joined; the planner would take any number for 200.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 
 use pgrx::pg_guard;
 use pgrx::pg_sys::{self, NodeTag};
+use pgt_ivm::rel::SourceId;
+use pgt_ivm::sql;
 
 use super::node::list_items;
 
@@ -21,13 +24,16 @@ const COST_OF_A_ROW: f64 = 0.02;
 thread_local! {
     /// What is known of tables, by oid; empty unless a delta statement is planned.
     static EXPECTED: RefCell<HashMap<pg_sys::Oid, Expected>> = RefCell::new(HashMap::new());
+
+    /// The rows that come out of the logs of each source, in the statement that is planned.
+    static PASSING: RefCell<HashMap<u64, f64>> = RefCell::new(HashMap::new());
 }
 
 /// What is known of a table.
 #[derive(Clone, Copy)]
 pub enum Expected {
-    /// It is a log, and so many of its rows are new.
-    New(f64),
+    /// It is a log of a source, and so many of its rows are new.
+    New { rows: f64, source: u64 },
     /// It has one row.
     OneRow,
 }
@@ -45,6 +51,7 @@ impl Expectation {
 impl Drop for Expectation {
     fn drop(&mut self) {
         EXPECTED.take();
+        PASSING.take();
     }
 }
 
@@ -78,7 +85,7 @@ unsafe extern "C-unwind" fn facts(
         }
         if let (false, Some(expected)) = (inherited, expected(relation)) {
             (*rel).pages = match expected {
-                Expected::New(_) => 1 << 20,
+                Expected::New { .. } => 1 << 20,
                 Expected::OneRow => 1,
             };
             (*rel).tuples = 1.0;
@@ -98,15 +105,37 @@ unsafe extern "C-unwind" fn paths(
         if let Some(previous) = PREVIOUS_PATHS {
             pg_sys::ffi::pg_guard_ffi_boundary(|| previous(root, rel, index, entry));
         }
-        if (*entry).rtekind != pg_sys::RTEKind::RTE_RELATION || (*entry).inh {
-            return;
-        }
-        if let Some(Expected::New(rows)) = expected((*entry).relid) {
-            // What conditions select is estimated for as many rows.
-            (*rel).tuples = rows;
-            expect(rel, (rows * passing(root, rel)).round().max(1.0));
+        match (*entry).rtekind {
+            pg_sys::RTEKind::RTE_RELATION if !(*entry).inh => {
+                if let Some(Expected::New { rows, source }) = expected((*entry).relid) {
+                    // What conditions select is estimated for as many rows.
+                    (*rel).tuples = rows;
+                    let rows = rows * passing(root, rel);
+                    PASSING.with_borrow_mut(|all| *all.entry(source).or_default() += rows);
+                    expect(rel, rows.round().max(1.0));
+                }
+            }
+            pg_sys::RTEKind::RTE_CTE => {
+                // It has been planned before what reads it.
+                if let Some(rows) = netted((*entry).ctename) {
+                    (*rel).tuples = rows;
+                    expect(rel, rows);
+                }
+            }
+            _ => {}
         }
     }
+}
+
+/// The rows of the net change of a source, by the name of its CTE.
+unsafe fn netted(name: *const std::ffi::c_char) -> Option<f64> {
+    // SAFETY: a string of the parse tree.
+    let name = unsafe { std::ffi::CStr::from_ptr(name) }.to_str().ok()?;
+    PASSING.with_borrow(|all| {
+        all.iter()
+            .find(|(source, _)| sql::delta_name(SourceId(**source)) == name)
+            .map(|(_, rows)| rows.round().max(1.0))
+    })
 }
 
 /// The column of every log by which its new rows are told: `xid` or `version`.
@@ -141,8 +170,7 @@ unsafe fn expect(rel: *mut pg_sys::RelOptInfo, rows: f64) {
         (*rel).partial_pathlist = std::ptr::null_mut();
         for path in list_items::<pg_sys::Path>((*rel).pathlist) {
             (*path).rows = rows;
-            if (*path).type_ != NodeTag::T_Path {
-                // Not a scan of the whole table.
+            if (*path).pathtype != NodeTag::T_SeqScan {
                 (*path).total_cost = (*path).startup_cost + rows * COST_OF_A_ROW;
             }
         }

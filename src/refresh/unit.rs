@@ -30,10 +30,40 @@ const SIZE_CLASSES: [u64; 9] = [10, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_
 /// Deltas of at most this many log rows are small.
 const SMALL_DELTA: u64 = 10_000;
 
+/// What a differential statement and its plan are made for.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Delta {
+    change: Change,
+    filled: Filled,
+    /// Sources of which much less changed than of the others, and how many times less, roughly.
+    smaller: Vec<(SourceId, u64)>,
+}
+
+/// By how many times less a plan is made.
+const TIMES_LESS: [u64; 4] = [100, 30, 10, 3];
+
+/// The sources of which much less changed than of the one of which most did.
+fn smaller(changes: &[(SourceId, u64)], limit: Option<u64>) -> Vec<(SourceId, u64)> {
+    let most = changes.iter().map(|(_, rows)| *rows).max();
+    let times_less = |rows: u64| {
+        let fits = |times: &u64| rows * times <= limit.unwrap_or(0);
+        TIMES_LESS.into_iter().find(fits)
+    };
+    changes
+        .iter()
+        .filter(|(_, rows)| Some(*rows) != most)
+        .filter_map(|(id, rows)| Some((*id, times_less(*rows)?)))
+        .collect()
+}
+
+fn listed<T>(list: &[(SourceId, T)], wanted: SourceId) -> Option<&(SourceId, T)> {
+    list.iter().find(|(id, _)| *id == wanted)
+}
+
 /// Statements of a unit prepared in this session.
 #[derive(Default)]
 pub(super) struct Plans {
-    differential: HashMap<(Change, Filled), Rc<Plan>>,
+    differential: HashMap<Delta, Rc<Plan>>,
     full: Option<Rc<Plan>>,
     cost: Cost,
     /// Refreshes for which the fast statement is not tried, since it has just given up.
@@ -250,24 +280,29 @@ impl Unit {
             Broken::LargeChanges => largest.max(1_000),
             _ => largest,
         };
-        let mut change = Change {
+        let limit = SIZE_CLASSES.iter().copied().find(|class| largest <= *class);
+        let change = Change {
             dirty: changes
                 .iter()
                 .map(|(id, _)| *id)
                 .chain(moved.then_some(CLOCK))
                 .collect(),
-            limit: SIZE_CLASSES.iter().copied().find(|class| largest <= *class),
+            limit,
             open: !matches!(values.get(1), Some(Value::Xid8Array(open)) if open.is_empty()),
             care: self.care(),
         };
-        let applied = match xact::attempt(|| self.apply((&change, filled), values, settings, under))
-        {
+        let mut delta = Delta {
+            change,
+            filled: filled.clone(),
+            smaller: smaller(changes, limit),
+        };
+        let applied = match xact::attempt(|| self.apply(&delta, values, settings, under)) {
             Ok(applied) => applied,
             Err(failure) if failure.may_be_the_delta() => {
                 // It gave up, or an expression failed, perhaps on a value of neither state.
                 self.plans.borrow_mut().slower = GIVEN_UP;
-                change.care = Care::Careful;
-                match xact::attempt(|| self.apply((&change, filled), values, settings, under)) {
+                delta.change.care = Care::Careful;
+                match xact::attempt(|| self.apply(&delta, values, settings, under)) {
                     Ok(applied) => applied,
                     Err(second) if second.may_be_the_delta() => {
                         // Rows that never stood together may have met; the query itself knows.
@@ -341,13 +376,12 @@ impl Unit {
     /// Runs the statement for a change, prepared if it was run before in this session.
     fn apply(
         &self,
-        (change, filled): (&Change, &Filled),
+        delta: &Delta,
         values: &[Value],
         settings: &RefreshSettings,
         under: Under<'_>,
     ) -> Applied {
-        let kind = (change.clone(), filled.clone());
-        let known = self.plans.borrow().differential.get(&kind).cloned();
+        let known = self.plans.borrow().differential.get(delta).cloned();
         let plan = known.unwrap_or_else(|| {
             let Some(query) = &self.query else {
                 unreachable!("a differential refresh without a tree")
@@ -355,9 +389,9 @@ impl Unit {
             let text = apply::differential(
                 query,
                 &self.layout,
-                &self.reading(filled),
+                &self.reading(&delta.filled),
                 &self.target,
-                change,
+                &delta.change,
             )
             .to_string();
             if settings.log_delta_sql {
@@ -367,10 +401,10 @@ impl Unit {
             self.plans
                 .borrow_mut()
                 .differential
-                .insert(kind, plan.clone());
+                .insert(delta.clone(), plan.clone());
             plan
         });
-        let _scope = (!plan.is_planned()).then(|| self.planning(change));
+        let _scope = (!plan.is_planned()).then(|| self.planning(delta));
         let row = plan.run(values, under).into_iter().next();
         match (row, executor::take_merged()) {
             (Some(row), _) => Applied::Told(row),
@@ -380,8 +414,8 @@ impl Unit {
     }
 
     /// What the planner has to be told, until this is dropped, where a statement for a change is planned.
-    fn planning(&self, change: &Change) -> (Scope, Expectation) {
-        let scope = Scope::settings();
+    fn planning(&self, delta: &Delta) -> (Scope, Expectation) {
+        let (change, scope) = (&delta.change, Scope::settings());
         if change.limit.is_some_and(|limit| limit <= SMALL_DELTA) {
             // Small deltas are looked up through indexes, mostly in pages that are cached; with the defaults the planner would
             // rather read small tables whole.
@@ -393,15 +427,30 @@ impl Unit {
             }
         }
         let logs = change.limit.into_iter().flat_map(|limit| {
-            let smaller = SIZE_CLASSES.iter().rev().find(|class| **class < limit);
+            let below = SIZE_CLASSES.iter().rev().find(|class| **class < limit);
             // Nobody in the class is far from its geometric mean.
-            let rows = (limit as f64 * *smaller.unwrap_or(&1) as f64).sqrt();
+            let rows = (limit as f64 * *below.unwrap_or(&1) as f64).sqrt();
             change
                 .dirty
                 .iter()
-                .filter_map(|id| self.source_refs.get(id))
-                .flat_map(|reference| &reference.segments)
-                .map(move |segment| (*segment, Expected::New(rows)))
+                .filter_map(|id| Some((*id, self.source_refs.get(id)?)))
+                .flat_map(move |(id, reference)| {
+                    let (_, times_less) = *listed(&delta.smaller, id).unwrap_or(&(id, 1));
+                    let read = listed(&delta.filled, id).map_or(0, |(_, segments)| segments.len());
+                    let segments = if read == 0 {
+                        reference.segments.len()
+                    } else {
+                        read
+                    };
+                    let expected = Expected::New {
+                        rows: (rows / (times_less as f64 * segments as f64)).max(1.0),
+                        source: id.0,
+                    };
+                    reference
+                        .segments
+                        .iter()
+                        .map(move |segment| (*segment, expected))
+                })
         });
         let single = self
             .single_rows()
@@ -427,7 +476,11 @@ impl Unit {
         format: &str,
     ) -> Result<Vec<String>> {
         let statement = self.differential_statement(dirty, Some(limit))?;
-        let _planning = self.planning(&self.change(dirty, Some(limit)));
+        let _planning = self.planning(&Delta {
+            change: self.change(dirty, Some(limit)),
+            filled: vec![],
+            smaller: vec![],
+        });
         Ok(spi::explain(&statement.to_string(), format))
     }
 
