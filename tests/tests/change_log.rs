@@ -558,3 +558,40 @@ fn a_rotation_that_waited_for_a_new_layout_leaves_it_current() {
         table.follows(&mut s);
     }
 }
+
+/// The planner would expect 200 rows of whatever is netted.
+#[test]
+fn net_changes_are_expected_to_have_as_many_rows_as_were_logged() {
+    let server = Server::builder().start();
+    let db = server.database();
+    let mut s = db.connect();
+    s.exec(
+        "create table a (id int primary key, k int);
+         create table b (id int primary key, n int);
+         insert into a select i, i % 1000 from generate_series(1, 3000) i;
+         insert into b select i, i from generate_series(1, 1000) i",
+    );
+    let v = s.stream_table("v", "select a.id, b.n from a join b on b.id = a.k");
+    s.exec("load 'auto_explain'");
+    s.exec("set auto_explain.log_nested_statements = on; set auto_explain.log_min_duration = 0");
+    s.exec("update a set k = k + 1 where id <= 300; update b set n = n + 1 where id <= 15");
+    v.refresh(&mut s);
+    s.exec("reset auto_explain.log_min_duration");
+    let mut expected: Vec<u32> = server
+        .log()
+        .lines()
+        .filter_map(|line| line.split_once("CTE Scan on d"))
+        .filter(|(_, source)| source.starts_with(|c: char| c.is_ascii_digit()))
+        .filter_map(|(_, rest)| rest.split_once("rows="))
+        .filter_map(|(_, rest)| rest.split_once(' ')?.0.parse().ok())
+        .collect();
+    expected.sort_unstable();
+    expected.dedup();
+    // 600 rows of one, 30 of the other.
+    let [few, many] = expected[..] else {
+        panic!("netted changes are scanned: {expected:?}");
+    };
+    assert!((10..90).contains(&few), "{few}");
+    assert!((300..1000).contains(&many), "{many}");
+    v.follows(&mut s);
+}
