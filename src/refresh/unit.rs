@@ -1,9 +1,11 @@
 //! One unit (a stage or a stream table's own result) refreshed under a snapshot.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::time::Instant;
 
+use lru::LruCache;
 use pgrx::pg_sys;
 use pgt_ivm::apply::{self, Care, Change, Identity};
 use pgt_ivm::rel::{CLOCK, SourceId};
@@ -61,13 +63,29 @@ fn listed<T>(list: &[(SourceId, T)], wanted: SourceId) -> Option<&(SourceId, T)>
 }
 
 /// Statements of a unit prepared in this session.
-#[derive(Default)]
 pub(super) struct Plans {
-    differential: HashMap<Delta, Rc<Plan>>,
+    differential: LruCache<Delta, Rc<Plan>>,
+    /// How often a differential one was prepared.
+    prepared: u64,
     full: Option<Rc<Plan>>,
     cost: Cost,
     /// Refreshes for which the fast statement is not tried, since it has just given up.
     slower: u32,
+}
+
+/// Differential plans of one unit that a session keeps, the last ones used.
+const PLANS: NonZeroUsize = NonZeroUsize::new(64).unwrap();
+
+impl Default for Plans {
+    fn default() -> Self {
+        Plans {
+            differential: LruCache::new(PLANS),
+            prepared: 0,
+            full: None,
+            cost: Cost::default(),
+            slower: 0,
+        }
+    }
 }
 
 /// Refreshes without a try of the fast statement after one that gave up.
@@ -237,12 +255,12 @@ impl Unit {
                         return self.full(state, "change ratio", Action::Full, false, under);
                     }
                 }
-                let known = self.plans.borrow().differential.len();
+                let before = self.plans.borrow().prepared;
                 let started = Instant::now();
                 let outcome =
                     self.differential((&changes, &filled, moved), &values, state, settings, under)?;
                 // The time of a statement's first run is mostly that of planning it.
-                let planned = self.plans.borrow().differential.len() == known;
+                let planned = self.plans.borrow().prepared == before;
                 if outcome.action == Action::Differential && planned {
                     self.note_cost(rows, started.elapsed().as_secs_f64() * 1000.0);
                 }
@@ -381,7 +399,7 @@ impl Unit {
         settings: &RefreshSettings,
         under: Under<'_>,
     ) -> Applied {
-        let known = self.plans.borrow().differential.get(delta).cloned();
+        let known = self.plans.borrow_mut().differential.get(delta).cloned();
         let plan = known.unwrap_or_else(|| {
             let Some(query) = &self.query else {
                 unreachable!("a differential refresh without a tree")
@@ -398,10 +416,9 @@ impl Unit {
                 pgrx::log!("delta statement of {}: {text}", self.target.table);
             }
             let plan = Rc::new(Plan::prepare(&text, values));
-            self.plans
-                .borrow_mut()
-                .differential
-                .insert(delta.clone(), plan.clone());
+            let mut plans = self.plans.borrow_mut();
+            plans.prepared += 1;
+            plans.differential.put(delta.clone(), plan.clone());
             plan
         });
         let _scope = (!plan.is_planned()).then(|| self.planning(delta));

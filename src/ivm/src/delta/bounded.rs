@@ -132,3 +132,102 @@ impl Numbers for Other {
         Self::FIRST + instance
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rel::{At, Scan, ScanColumn};
+    use crate::scalar::Type;
+
+    fn numeric() -> Type {
+        Type {
+            name: "numeric".into(),
+            collation: None,
+            equality: Some("pg_catalog.=".into()),
+            hashable: true,
+            bitwise: false,
+        }
+    }
+
+    fn scan(source: u32, nullable: bool) -> Rel {
+        Rel::Scan(Scan {
+            source: SourceId(source.into()),
+            instance: source,
+            at: At::New,
+            columns: vec![ScanColumn {
+                id: ColId(source),
+                attnum: 1,
+                name: "v".into(),
+                ty: numeric(),
+                nullable,
+            }],
+            keys: vec![],
+        })
+    }
+
+    fn compared(operator: &str) -> Scalar {
+        Scalar {
+            pieces: vec![
+                Piece::Column(ColId(1)),
+                Piece::Text(operator.into()),
+                Piece::Column(ColId(2)),
+            ],
+            ty: numeric(),
+            nullable: true,
+            shape: Shape::Opaque,
+        }
+    }
+
+    fn changes(dirty: &[u64], nullable: bool) -> Vec<Rel> {
+        let bound = Bound {
+            condition: compared(" > "),
+            negated: compared(" <= "),
+            value: Scalar::column(ColId(1), numeric(), true),
+            limit: Scalar::column(ColId(2), numeric(), nullable),
+        };
+        let dirty = dirty.iter().map(|id| SourceId(*id)).collect();
+        terms_of(&scan(1, true), &scan(2, nullable), &[bound], &dirty)
+    }
+
+    #[test]
+    fn rows_come_and_go_where_the_one_row_moved_and_where_it_is_null() {
+        assert_eq!(changes(&[2], false).len(), 2);
+        let terms = changes(&[2], true);
+        let negated = |term: &&Rel| matches!(term, Rel::Negate(_));
+        assert_eq!(terms.len(), 4);
+        assert_eq!(terms.iter().filter(negated).count(), 2);
+        // Each reads the rows as they are, the one row as it is, and how it changed.
+        for term in &terms {
+            let read: Vec<_> = term
+                .scans()
+                .iter()
+                .map(|scan| (scan.source.0, scan.at))
+                .collect();
+            assert_eq!(read, [(1, At::New), (2, At::New), (2, At::Delta)]);
+        }
+    }
+
+    #[test]
+    fn changed_rows_meet_the_new_row_alone() {
+        let terms = changes(&[1], true);
+        assert!(matches!(&terms[..], [Rel::Bounded { .. }]));
+        assert_eq!(changes(&[1, 2], true).len(), 1 + 4 + 4);
+        assert!(changes(&[3], true).is_empty());
+    }
+
+    #[test]
+    fn second_reading_of_the_one_row_has_columns_of_its_own() {
+        for term in changes(&[2], true) {
+            let join = match term {
+                Rel::Negate(join) => *join,
+                join => join,
+            };
+            let Rel::Join { conditions, .. } = &join else {
+                panic!("a term is a join");
+            };
+            let read: BTreeSet<ColId> = conditions.iter().flat_map(Scalar::columns).collect();
+            assert!(read.is_subset(&join.columns()));
+            assert_eq!(join.columns().len(), 3);
+        }
+    }
+}

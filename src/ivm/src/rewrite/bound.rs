@@ -6,13 +6,13 @@
 
 use std::collections::BTreeSet;
 
-use crate::rel::{Body, Bound, ColId, Query, Rel};
+use crate::rel::{Body, Bound, ColId, OutputColumn, Rel};
 use crate::scalar::{Scalar, Shape};
 
-/// The tree of `query` with the joins that only bound written as such.
-pub(super) fn bound(query: &Query) -> Rel {
-    let wanted = query.output.iter().map(|column| column.id).collect();
-    visit(&query.root, &wanted)
+/// `root`, of which `output` is read, with the joins that only bound written as such.
+pub(super) fn bound(root: &Rel, output: &[OutputColumn]) -> Rel {
+    let wanted = output.iter().map(|column| column.id).collect();
+    visit(root, &wanted)
 }
 
 type Columns = BTreeSet<ColId>;

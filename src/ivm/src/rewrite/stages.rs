@@ -56,7 +56,7 @@ pub struct Planned {
 
 /// Cuts `query` at its inner stateful operators.
 pub fn cut(query: &Query) -> Planned {
-    let root = narrow(&bound(query));
+    let root = bound(&narrow(&query.root), &query.output);
     let scans = root.scans();
     let mut cutter = Cutter {
         stages: vec![],
