@@ -8,6 +8,7 @@ pub mod entry;
 pub mod executor;
 pub mod image;
 pub mod lock;
+pub mod log_scan;
 pub mod node;
 pub mod parse;
 pub mod planner;

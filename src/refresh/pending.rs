@@ -3,7 +3,7 @@
 use pgt_ivm::rel::SourceId;
 
 use super::compile::Unit;
-use crate::pg::direct::LogScan;
+use crate::pg::log_scan::LogScan;
 use crate::pg::session::Scope;
 use crate::pg::snapshot::Snapshot;
 use crate::pg::spi::{self, Under, Value};
