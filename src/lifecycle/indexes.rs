@@ -58,9 +58,10 @@ pub(super) fn index_stages(planned: &Planned, stages: &[(pg_sys::Oid, Name)]) {
                         .keys()
                         .any(|other| key.first() == Some(name(*other)))
         };
+        let found = relation::found_by_index(*relid);
         for (attnum, sought) in columns {
             let column = name(*attnum);
-            if served(column) || relation::has_index_on(*relid, *attnum) {
+            if served(column) || found.contains(attnum) {
                 continue;
             }
             let distinct = identity == Identity::Group(vec![column.clone()]);

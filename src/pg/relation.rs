@@ -1,5 +1,6 @@
 //! Relations: their attributes, and invalidating what other backends remember of them.
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 
 use pgrx::pg_sys;
@@ -39,16 +40,19 @@ pub fn lookup_method(relation: pg_sys::Oid, attnum: i16, distinct: bool) -> Opti
     }
 }
 
-/// An index finds rows by this column, first of all.
-pub fn has_index_on(relation: pg_sys::Oid, attnum: i16) -> bool {
-    super::spi::first(
-        "SELECT 1 FROM pg_catalog.pg_index WHERE indrelid = $1 AND indkey[0] = $2 AND indpred IS NULL",
-        &[
-            super::spi::Value::Oid(relation),
-            super::spi::Value::Int(i64::from(attnum)),
-        ],
+/// The columns by whose values an index finds rows, first of all.
+pub fn found_by_index(relation: pg_sys::Oid) -> BTreeSet<i16> {
+    super::spi::run(
+        "SELECT DISTINCT a.attnum FROM pg_catalog.pg_index i \
+         JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid JOIN pg_catalog.pg_am m ON m.oid = c.relam \
+         JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0] \
+         WHERE i.indrelid = $1 AND i.indisvalid AND i.indpred IS NULL AND m.amname IN ('btree', 'hash') \
+         AND i.indcollation[0] IN (0, a.attcollation)",
+        &[super::spi::Value::Oid(relation)],
     )
-    .is_some()
+    .iter()
+    .map(|row| row.int(0) as i16)
+    .collect()
 }
 
 /// Tells every backend, at commit, that what it remembers of `relation` is outdated.

@@ -24,6 +24,7 @@ use crate::catalog::{self, Dependency, Mode, SourceType, StreamTable};
 use crate::error::{Error, Kind, Result};
 use crate::pg::lock::Ingredients;
 use crate::pg::node;
+use crate::pg::relation;
 use crate::pg::spi::{self, Under, Value};
 
 /// Where a unit's source comes from.
@@ -266,6 +267,7 @@ fn unit(table: &StreamTable, query: &Query, stages: &[StreamTable]) -> Result<Un
                 only: is_plain_table(relid),
                 log: reference.1,
                 version: stream.is_some().then_some(version),
+                indexed: relation::found_by_index(relid),
                 columns,
             },
         );
@@ -314,6 +316,7 @@ fn opaque_unit(table: &StreamTable, dependencies: &[Dependency]) -> Result<Unit>
                 log,
                 version: stream.is_some().then_some(version),
                 columns: BTreeMap::new(),
+                indexed: BTreeSet::new(),
             },
         );
         source_refs.insert(id, reference);

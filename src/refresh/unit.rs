@@ -29,9 +29,6 @@ use crate::pg::xact;
 /// Plans are made for deltas of at most this many log rows per source, and for larger ones.
 const SIZE_CLASSES: [u64; 9] = [10, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000];
 
-/// Deltas of at most this many log rows are small.
-const SMALL_DELTA: u64 = 10_000;
-
 /// What a differential statement and its plan are made for.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Delta {
@@ -377,10 +374,16 @@ impl Unit {
         }
     }
 
-    /// The sources with only those log segments that hold something new: each one costs the start of a scan.
-    fn reading(&self, filled: &Filled) -> sql::Sources {
+    /// The sources with only those log segments that hold something new, since each one costs the start of a scan, and
+    /// without indexes where so much changed that going through them row by row is no choice.
+    fn reading(&self, delta: &Delta) -> sql::Sources {
         let mut sources = self.sources.clone();
-        for (id, segments) in filled {
+        if !delta.change.is_small() {
+            sources
+                .values_mut()
+                .for_each(|source| source.indexed.clear());
+        }
+        for (id, segments) in &delta.filled {
             if let Some(source) = sources.get_mut(id) {
                 source.log = segments
                     .iter()
@@ -407,7 +410,7 @@ impl Unit {
             let text = apply::differential(
                 query,
                 &self.layout,
-                &self.reading(&delta.filled),
+                &self.reading(delta),
                 &self.target,
                 &delta.change,
             )
@@ -433,7 +436,7 @@ impl Unit {
     /// What the planner has to be told, until this is dropped, where a statement for a change is planned.
     fn planning(&self, delta: &Delta) -> (Scope, Expectation) {
         let (change, scope) = (&delta.change, Scope::settings());
-        if change.limit.is_some_and(|limit| limit <= SMALL_DELTA) {
+        if change.is_small() {
             // Small deltas are looked up through indexes, mostly in pages that are cached; with the defaults the planner would
             // rather read small tables whole.
             session::set("seq_page_cost", "0.2");

@@ -64,6 +64,9 @@ pub enum Care {
     Careful,
 }
 
+/// Up to so many changed rows are looked up one by one; of more it may be better to read what they meet as a whole.
+const SMALL: u64 = 10_000;
+
 /// Up to so many changed rows are looked up in any order.
 const WORTH_SORTING: u64 = 300;
 
@@ -75,6 +78,11 @@ impl Change {
             return vec![];
         }
         keys.iter().map(|(_, value)| value.clone()).collect()
+    }
+
+    /// So few rows changed that going from them through indexes is the best there is.
+    pub fn is_small(&self) -> bool {
+        self.limit.is_some_and(|limit| limit <= SMALL)
     }
 
     /// So many rows may have changed that what is done once matters less than what is done for each.
@@ -97,8 +105,13 @@ impl Change {
 
     /// The changes of the sources, netted or as they were logged.
     fn delta_tables(&self, sources: &Sources, net: bool, early: &EarlyConditions) -> Vec<Cte> {
+        let form = match (net, self.is_small()) {
+            (false, _) => sql::Form::Logged,
+            (true, false) => sql::Form::Netted,
+            (true, true) => sql::Form::NettedInOrder,
+        };
         self.sources()
-            .flat_map(|id| sql::delta_table(id, &sources[&id], self.open, net, early.get(&id)))
+            .flat_map(|id| sql::delta_table(id, &sources[&id], self.open, form, early.get(&id)))
             .collect()
     }
 }

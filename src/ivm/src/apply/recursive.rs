@@ -91,6 +91,7 @@ fn stored(target: &Target) -> SourceTable {
         log: vec![],
         version: None,
         columns: Default::default(),
+        indexed: Default::default(),
     }
 }
 

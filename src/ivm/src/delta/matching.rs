@@ -2,7 +2,8 @@
 //! d(sum of r in R of m(r, S) r) = sum of r in dR of m(r, S_old) r + sum of r in R' of (m(r, S') - m(r, S_old)) r.
 //!
 //! The second sum only concerns rows of R' that meet a row of dS. No old state is read: the matches a row had are the
-//! matches it has less the weights of those in dS.
+//! matches it has less the weights of those in dS, w together. To know whether they are and were more than none, no more
+//! than max(w, 0) + 1 of the present ones have to be counted.
 
 use std::collections::BTreeSet;
 

@@ -65,16 +65,25 @@ fn log_branches(
     union_all(branches)
 }
 
+/// In which form the change of a source is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Whoever reads it has to sum up weights.
+    Logged,
+    /// One row per distinct image, so that no expression computed from it ever sees a value that was in neither state.
+    Netted,
+    /// The same, with the rows before and after an update next to each other, as in the log: what both meet is in the
+    /// processor's caches when it is looked up for the second time.
+    NettedInOrder,
+}
+
 /// The change of a source since the frontier, as CTEs of which the last is named by [`delta_name`]: its columns and the
 /// weight `w` (integer).
-///
-/// With `net` there is one row per distinct image, so that no expression computed from it ever sees a value that was in
-/// neither state; without, whoever reads it has to sum up weights.
 pub fn delta_table(
     id: SourceId,
     source: &SourceTable,
     open: bool,
-    net: bool,
+    form: Form,
     early: Option<&Early>,
 ) -> Vec<Cte> {
     let columns: Vec<String> = source
@@ -92,10 +101,9 @@ pub fn delta_table(
 
     let mut items = plain("l");
     items.push(weight(Expr::column("l", "w")));
-    let name = if net {
-        format!("{}_raw", delta_name(id))
-    } else {
-        delta_name(id)
+    let name = match form {
+        Form::Logged => delta_name(id),
+        Form::Netted | Form::NettedInOrder => format!("{}_raw", delta_name(id)),
     };
     // Read once it is no step of its own.
     let mut ctes = vec![Cte {
@@ -103,7 +111,7 @@ pub fn delta_table(
         materialized: false,
         body: CteBody::Query(log_branches(source, open, &items, early)),
     }];
-    if net {
+    if form != Form::Logged {
         let sum = Expr::aggregate("sum", Expr::column("l", "w"));
         let mut items: Vec<(Expr, String)> = columns
             .iter()
@@ -131,6 +139,12 @@ pub fn delta_table(
                 vec![image(image_of)]
             },
             having: Some(sum.infix("<>", Expr::Integer(0))),
+            order_by: (form == Form::NettedInOrder)
+                .then(|| first_of_fixed_size(source))
+                .flatten()
+                .map(|column| Expr::aggregate("any_value", Expr::column("l", column)))
+                .into_iter()
+                .collect(),
             ..Select::default()
         };
         ctes.push(Cte {
@@ -140,4 +154,13 @@ pub fn delta_table(
         });
     }
     ctes
+}
+
+/// The first column whose values are compared quickly.
+fn first_of_fixed_size(source: &SourceTable) -> Option<String> {
+    source
+        .columns
+        .iter()
+        .find(|(_, ty)| ty.equals_by_bytes())
+        .map(|(attnum, _)| log_column(*attnum))
 }

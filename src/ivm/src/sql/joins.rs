@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::ast::{Cte, CteBody, Expr, From, JoinKind, Name, Query, Select};
+use super::ast::{Cte, CteBody, Expr, From, JoinKind, Name, Query, Select, TextPiece};
 use super::lower::{Lowered, Sources, column_name, derived, lower, scalar, union_all};
 use crate::rel::{ColId, ITSELF, Kept, Rel};
 use crate::scalar::{Scalar, Shape, Type};
@@ -109,7 +109,7 @@ struct Names {
     rows: &'static str,
     /// The weight of the changed partners of each of those rows.
     changed: &'static str,
-    /// The number of partners it has now.
+    /// The number of partners it has now, if that is not more than matters.
     partners: &'static str,
 }
 
@@ -157,8 +157,37 @@ fn from_cte(name: &str, alias: &str) -> From {
     }
 }
 
+/// What is known in the CTE `name` of each numbered row `l`.
+fn left_join(rows: From, name: &str, alias: &str) -> From {
+    From::Join {
+        left: Box::new(rows),
+        kind: JoinKind::Left,
+        right: Box::new(from_cte(name, alias)),
+        on: Expr::column(alias, "n").infix("=", Expr::column("l", "n")),
+    }
+}
+
 fn int(value: Expr) -> Expr {
     value.cast("pg_catalog.int4")
+}
+
+/// Rows of one source by the value of column `id` of `rel`, which are looked up through an index.
+fn is_indexed(rel: &Rel, id: ColId, sources: &Sources) -> bool {
+    match rel {
+        Rel::Scan(scan) => scan
+            .columns
+            .iter()
+            .find(|column| column.id == id)
+            .zip(sources.get(&scan.source))
+            .is_some_and(|(column, source)| source.indexed.contains(&column.attnum)),
+        Rel::Filter { input, .. } => is_indexed(input, id, sources),
+        Rel::Project { input, columns } => columns
+            .iter()
+            .find(|(own, _)| *own == id)
+            .and_then(|(_, value)| value.as_column())
+            .is_some_and(|from| is_indexed(input, from, sources)),
+        _ => false,
+    }
 }
 
 impl Side<'_> {
@@ -274,20 +303,70 @@ impl Side<'_> {
             group_by: vec![number()],
             ..Select::default()
         };
-        let partner = lower(other.rel, sources);
+        let mut partner = lower(other.rel, sources);
         let mut columns = under("l", &self.ids);
         columns.extend(partner.columns.clone());
-        let mut partners = partner.select(vec![
-            (number(), "n".into()),
-            (Expr::CountStar(None), "c".into()),
-        ]);
-        partners.from.insert(0, from_cte(self.names.rows, "l"));
-        partners.conditions.push(conjunction(on, &columns));
-        partners.group_by = vec![number()];
+        partner.conditions.push(conjunction(on, &columns));
+        let partners = if other.is_found(on, sources) {
+            self.partners_that_matter(partner)
+        } else {
+            partner.from.insert(0, from_cte(self.names.rows, "l"));
+            Select {
+                group_by: vec![number()],
+                ..partner.select(vec![
+                    (number(), "n".into()),
+                    (Expr::CountStar(None), "c".into()),
+                ])
+            }
+        };
         [
             materialized(self.names.changed, changed.into()),
             materialized(self.names.partners, partners.into()),
         ]
+    }
+
+    /// An index finds the rows that satisfy `on` with a row of the other side.
+    fn is_found(&self, on: &[Scalar], sources: &Sources) -> bool {
+        on.iter().any(|condition| match condition.shape {
+            Shape::Equal(a, b) => [a, b].iter().any(|id| is_indexed(self.rel, *id, sources)),
+            _ => false,
+        })
+    }
+
+    /// `partners(n, c)` with no more of them counted than decide whether there are any and whether there were: one more
+    /// than came.
+    fn partners_that_matter(&self, partner: Lowered) -> Select {
+        let came = Expr::Coalesce(vec![Expr::column("d", "w"), Expr::Integer(0)]);
+        let enough =
+            Expr::builtin("int8larger", vec![came, Expr::Integer(0)]).infix("+", Expr::Integer(1));
+        let some = Select {
+            rows: Some(Expr::Pieces(vec![
+                TextPiece::Text(" LIMIT ".into()),
+                TextPiece::Expr(enough),
+            ])),
+            ..partner.select(vec![(Expr::Integer(1), "one".into())])
+        };
+        let counted = Select {
+            items: vec![(Expr::CountStar(None), "c".into())],
+            from: vec![From::Select {
+                query: Box::new(some.into()),
+                alias: "q".into(),
+                lateral: false,
+            }],
+            ..Select::default()
+        };
+        Select {
+            items: vec![
+                (Expr::column("l", "n"), "n".into()),
+                (Expr::Scalar(Box::new(counted)), "c".into()),
+            ],
+            from: vec![left_join(
+                from_cte(self.names.rows, "l"),
+                self.names.changed,
+                "d",
+            )],
+            ..Select::default()
+        }
     }
 
     /// The change of the rows that have (or have not) a partner, with `items` made of row `l`.
@@ -305,12 +384,6 @@ impl Side<'_> {
             vec![(Expr::column("l", "came"), counted(before.clone()))],
             Box::new(counted(now).infix("-", counted(before))),
         );
-        let left_join = |from: From, name: &str, alias: &str| From::Join {
-            left: Box::new(from),
-            kind: JoinKind::Left,
-            right: Box::new(from_cte(name, alias)),
-            on: Expr::column(alias, "n").infix("=", Expr::column("l", "n")),
-        };
         items.push((
             int(Expr::column("l", "w").infix("*", factor.clone())),
             "w".into(),

@@ -25,6 +25,8 @@ pub struct SourceTable {
     pub version: Option<u32>,
     /// The logged columns this query needs, by attribute number.
     pub columns: BTreeMap<i16, Type>,
+    /// Attribute numbers of the columns by whose values an index finds rows.
+    pub indexed: BTreeSet<i16>,
 }
 
 pub type Sources = BTreeMap<SourceId, SourceTable>;

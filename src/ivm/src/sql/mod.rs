@@ -9,7 +9,7 @@ mod lower;
 mod partition;
 mod write;
 
-pub use changes::delta_table;
+pub use changes::{Form, delta_table};
 pub use lower::{
     Lowered, SourceTable, Sources, delta_name, fill, group_key, image, image_hash, log_column,
     lower, lower_touched, param, row_hash, scalar, union_all,
