@@ -9,6 +9,7 @@ use pgt_ivm::scalar::{Scalar, Shape, Type};
 use super::NotIncremental;
 use super::build::{Writer, aggregate_of, bigint, boolean, count_star, same};
 use super::condition::tested;
+use super::context::{is_shown, or_over_nothing};
 use super::from::combine;
 use super::query::{Analyzer, Answer, Known, Level, Result};
 use crate::pg::node::{self, Expr, Kind, SublinkKind, SublinkNode};
@@ -33,8 +34,10 @@ impl Analyzer {
         let Some(test) = link.test else {
             return Err(unknown());
         };
-        if answer.empty.is_some() && !outer.is_empty() {
-            return Err(unknown());
+        if let Some(empty) = answer.empty.clone()
+            && !outer.is_empty()
+        {
+            return self.compared_with_one(rel, outer, answer, &empty, (test, link.kind), level);
         }
         if let Kind::And(parts) = test.kind()
             && let Some(pairs) = self.never_null(&answer, parts, level)?
@@ -227,6 +230,49 @@ impl Analyzer {
                 " THEN NULL ELSE true END"
             })
             .value(node_type(&expr), true);
+        Ok(self.add(joined, value))
+    }
+
+    /// A comparison with the one row there always is, unless HAVING hides it.
+    fn compared_with_one<'q>(
+        &mut self,
+        rel: Rel,
+        outer: &[Known],
+        answer: Answer,
+        empty: &[Scalar],
+        (test, kind): (Expr<'q>, SublinkKind),
+        level: &mut Level<'q, '_>,
+    ) -> Result<(Rel, Known)> {
+        let (right, there) = self.mark(answer.rel);
+        let joined = self.beside(rel, outer, right, &answer.context, vec![])?;
+        let columns: Vec<Known> = answer
+            .produced
+            .iter()
+            .map(|column| column.known.clone())
+            .collect();
+        let values = columns
+            .iter()
+            .zip(empty)
+            .map(|(column, empty)| or_over_nothing(there, column, empty, None))
+            .collect();
+        let (joined, columns) = self.add_each(joined, &columns, values);
+        level.sublink_columns = columns;
+        let test = self.scalar(test, level);
+        level.sublink_columns.clear();
+        let test = test?.0;
+        let value = match &answer.shown {
+            None => test,
+            Some((shown, over_nothing)) => Writer::default()
+                .text("CASE WHEN ")
+                .parts(is_shown(there, shown, over_nothing).pieces())
+                .text(" THEN ")
+                .scalar(&test)
+                .text(match kind {
+                    SublinkKind::All => " ELSE true END",
+                    _ => " ELSE false END",
+                })
+                .value(boolean(), true),
+        };
         Ok(self.add(joined, value))
     }
 

@@ -349,7 +349,12 @@ impl Analyzer {
     }
 
     /// `values` as columns beside `rel`, each with the scale of the column it is a value of.
-    fn add_each(&mut self, rel: Rel, of: &[Known], values: Vec<Scalar>) -> (Rel, Vec<Known>) {
+    pub(super) fn add_each(
+        &mut self,
+        rel: Rel,
+        of: &[Known],
+        values: Vec<Scalar>,
+    ) -> (Rel, Vec<Known>) {
         let mut added = Vec::new();
         let mut known = Vec::new();
         for (column, value) in of.iter().zip(values) {
@@ -376,11 +381,10 @@ impl Analyzer {
         let Some(column) = answer.produced.first().map(|column| column.known.clone()) else {
             return refuse("a sub-query without columns", "Select a column.");
         };
-        if answer.empty.is_some() && !outer.is_empty() {
-            return refuse(
-                "an array of an aggregate over what the query around it picks",
-                "Write ARRAY[(SELECT ..)].",
-            );
+        if let Some(empty) = answer.empty.clone()
+            && !outer.is_empty()
+        {
+            return self.array_of_one(rel, outer, answer, &empty, ty);
         }
         let decided: Vec<Scalar> = answer
             .order
@@ -419,6 +423,43 @@ impl Analyzer {
             .text(&format!(", '{{}}'::{})", ty.name))
             .value(ty, false);
         Ok(self.add(joined, value))
+    }
+
+    /// `ARRAY(SELECT count(*) ..)`: the value of the one row there always is, unless HAVING hides it.
+    fn array_of_one(
+        &mut self,
+        rel: Rel,
+        outer: &[Known],
+        answer: Answer,
+        empty: &[Scalar],
+        ty: Type,
+    ) -> Result<(Rel, Known)> {
+        let ([column], [empty]) = (answer.produced.as_slice(), empty) else {
+            return refuse("a sub-query of several columns", "Select one.");
+        };
+        if format!("{}[]", column.known.ty.name) != ty.name {
+            return refuse(
+                "an array of an aggregate that is an array itself",
+                "Compute it in a sub-query in FROM and join it.",
+            );
+        }
+        let (right, there) = self.mark(answer.rel);
+        let joined = self.beside(rel, outer, right, &answer.context, vec![])?;
+        let value = or_over_nothing(there, &column.known, empty, None);
+        let array = Writer::default()
+            .text("(ARRAY[")
+            .bare(&value)
+            .text(&format!("])::{}", ty.name));
+        let array = match &answer.shown {
+            None => array,
+            Some((shown, over_nothing)) => Writer::default()
+                .text("CASE WHEN ")
+                .parts(is_shown(there, shown, over_nothing).pieces())
+                .text(" THEN ")
+                .parts(array.pieces())
+                .text(&format!(" ELSE ('{{}}')::{} END", ty.name)),
+        };
+        Ok(self.add(joined, array.value(ty, false)))
     }
 
     fn exists(&mut self, rel: Rel, outer: &[Known], answer: Answer) -> Result<(Rel, Known)> {

@@ -4,6 +4,7 @@
 //! when the closure returns, which the lifetime `'q` expresses. Nothing here decides anything: it only lets `analyze`
 //! look at PostgreSQL's nodes as Rust values.
 
+mod array_test;
 mod clauses;
 mod deparse;
 mod expr;

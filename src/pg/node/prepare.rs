@@ -7,6 +7,7 @@ use std::panic::AssertUnwindSafe;
 use pgrx::pg_guard;
 use pgrx::pg_sys::{self, NodeTag};
 
+use super::array_test::restate_array_tests;
 use super::inline::inline_correlated;
 use super::{Query, list_items, tag};
 
@@ -33,6 +34,7 @@ pub fn with_view_query<R>(view: pg_sys::Oid, read: impl for<'q> FnOnce(Query<'q>
             pg_sys::AcquireRewriteLocks(query, true, false);
             let rewritten = list_items::<pg_sys::Query>(pg_sys::QueryRewrite(query));
             let query = rewritten.first().copied().unwrap_or(query);
+            restate_array_tests(query);
             inline_correlated(query);
             prepare(query);
             read(Query {

@@ -15,7 +15,7 @@ const BOUND: [&str; 5] = [
     "(({q}) <= {0})",
     "({0} is not null and {0} >= ({q}))",
 ];
-const QUANTIFIED: [&str; 9] = [
+const QUANTIFIED: [&str; 12] = [
     "({0} < any ({q}))",
     "({0} >= any ({q}))",
     "({0} = any ({q}))",
@@ -25,6 +25,9 @@ const QUANTIFIED: [&str; 9] = [
     "({0} <> all ({q}))",
     "({0} = all ({q}))",
     "(({0} > all ({q})) is not true)",
+    "({0} = any (array({q})))",
+    "({0} <> all (array({q})))",
+    "({0} > any (array({q})))",
 ];
 
 impl Queries<'_> {
@@ -182,7 +185,15 @@ impl Queries<'_> {
 
     fn scalar(&mut self, outside: &Scope) -> Option<Expr> {
         let query = match self.rng.u8(..24) {
-            0..=11 => self.aggregated(outside),
+            0..=10 => self.aggregated(outside),
+            11 => {
+                let query = self.aggregated(outside);
+                if query.columns()[0].1 == Type::Int {
+                    let template = "array_to_string(array({q}), ',', '-')";
+                    return Some(Expr::sub(Type::Text, template, Vec::new(), query));
+                }
+                query
+            }
             12..=14 => self.first_row(outside),
             15..=18 => self.lookup(outside)?,
             19 => {

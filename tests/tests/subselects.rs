@@ -1,0 +1,109 @@
+//! Sub-selects that become something else before they are maintained: arrays of rows that are compared or shown, aggregates
+//! over nothing, aggregates of the query around.
+
+use pgt_tests::{Session, StreamTable, database};
+
+const TABLES: &str = "create table d (id int primary key, boss int, budget numeric, name varchar(20));
+     create table e (id int primary key, d int, pay int, name text);
+     create table l (k int, v int);
+     create aggregate product(numeric) (sfunc = numeric_mul, stype = numeric, initcond = '1');
+     insert into d select i, nullif(i % 4, 0), i * 100, 'n' || i from generate_series(1, 6) i;
+     insert into e select i, i % 5, nullif(i * 7 % 10, 3) * 50, 'n' || i % 7 from generate_series(1, 25) i;
+     insert into l select i % 6, i % 4 from generate_series(1, 12) i";
+
+/// NULLs come and go, first and last rows too, on both sides of one refresh.
+const CHANGES: [&str; 12] = [
+    "insert into l values (1, null), (null, 2)",
+    "insert into e values (100, 3, null, null), (101, null, 100, 'x'); delete from l where v = 0",
+    "update l set v = 3 where v is null; update d set boss = null where id = 2",
+    "begin; delete from e where d = 2; update d set id = 20 where id = 2; insert into e values (102, 20, 50, 'n1'); commit",
+    "update e set pay = pay + 50 where id % 3 = 0; update d set budget = budget / 3, boss = 1 where id > 4",
+    "delete from l",
+    "insert into l values (3, 3), (4, null), (null, null)",
+    "update e set d = null where id < 5; update e set d = 3 where d = 1",
+    "begin; delete from e where d = 3; insert into d values (50, 2, null, null); insert into l values (50, 2), (2, 1); commit",
+    "delete from e",
+    "insert into e select i, i % 4, i * 10, 'n' || i from generate_series(1, 10) i; delete from d where id < 3",
+    "insert into d values (1, 1, 1, 'n1'), (2, 2, 2, 'n2'); update l set k = v, v = k",
+];
+
+#[track_caller]
+fn follow(queries: &[&str]) {
+    let db = database();
+    let mut s = db.connect();
+    s.exec(TABLES);
+    follow_in(&mut s, queries, &CHANGES);
+}
+
+#[track_caller]
+fn follow_in(s: &mut Session, queries: &[&str], changes: &[&str]) {
+    let tables: Vec<StreamTable> = queries
+        .iter()
+        .enumerate()
+        .map(|(number, query)| s.stream_table(&format!("v{number}"), query))
+        .collect();
+    for change in changes {
+        s.exec(change);
+        for v in &tables {
+            v.refresh(s);
+            v.assert_fresh(s);
+        }
+    }
+    assert_eq!(
+        s.lines(
+            "select distinct action from pgtrickle.pgt_refresh_history
+             where action not in ('DIFFERENTIAL', 'NO_DATA') and reason <> 'initial'"
+        ),
+        [""; 0]
+    );
+    assert_eq!(
+        s.lines("select distinct effective_refresh_mode from pgtrickle.pgt_stream_tables"),
+        ["DIFFERENTIAL"]
+    );
+}
+
+#[test]
+fn array_of_rows_is_compared_as_they_are() {
+    follow(&[
+        "select id from d where boss = any (array(select v from l))",
+        "select id from d where boss <> all (array(select v from l))",
+        "select id from d where not (boss = any (array(select v from l where k = d.id)))",
+        "select id from d where (boss <> all (array(select v from l where k = d.id))) is not true",
+        "select id, boss = any (array(select v from l)) as a, boss <> all (array(select v from l where k < d.id)) as b from d",
+        "select id, budget > all (array(select e.pay from e where e.d = d.id order by e.id)) as a, budget < any (array(select v * 100 from l)) as b from d",
+        "select id from d where name = any (array(select e.name from e where e.d = d.boss)) or boss is null",
+        "select d.id, e.id as e from d left join e on e.d = d.id and e.pay = any (array(select v * 50 from l))",
+        "select id from d where boss = any (array(select v from l order by k desc nulls last, v limit 3))",
+    ]);
+}
+
+#[test]
+fn array_of_arrays_is_none_of_rows() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table a (id int primary key, list int[]); create table n (x int)");
+    follow_in(
+        &mut s,
+        &["select x from n where x = any (array(select list from a order by id))"],
+        &[
+            "insert into n values (1), (2), (3), (null)",
+            "insert into a values (1, '{1,2}'), (2, '{2,3}')",
+            "delete from a where id = 1",
+            "update a set list = '{null,1}'",
+            "delete from a",
+        ],
+    );
+}
+
+#[test]
+fn array_and_comparison_of_an_aggregate() {
+    follow(&[
+        "select d.id, array(select count(*) from e where e.d = d.id) as n from d",
+        "select d.id, array(select sum(e.pay) from e where e.d = d.id having count(*) > 4) as n from d",
+        "select d.id, array(select max(e.name) || d.id from e where e.d < d.id) as n from d",
+        "select d.id from d where 4 <= any (array(select count(*) from e where e.d = d.id))",
+        "select d.id, d.boss in (select count(*) from e where e.d = d.id having count(*) <> 5) as a,
+             d.budget > all (select sum(e.pay) from e where e.d = d.id having count(*) > 3) as b,
+             (d.boss, 1) not in (select count(*), min(l.v) from l where l.k = d.id) as c from d",
+    ]);
+}
