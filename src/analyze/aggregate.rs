@@ -442,7 +442,7 @@ impl Analyzer {
             nullable: !counts,
             shape: Shape::Opaque,
         };
-        if facts.builtin && order_dependent(&facts.name) && !node.ordered {
+        if facts.builtin && node::order_dependent(&facts.name) && !node.ordered {
             return Err(NotIncremental::new(
                 format!(
                     "the result of {} depends on the order of its input",
@@ -493,25 +493,6 @@ impl Analyzer {
             result_scale,
         ))
     }
-}
-
-/// Aggregates whose value depends on the order in which rows arrive.
-pub(super) fn order_dependent(name: &str) -> bool {
-    matches!(
-        name,
-        "array_agg"
-            | "string_agg"
-            | "json_agg"
-            | "jsonb_agg"
-            | "json_agg_strict"
-            | "jsonb_agg_strict"
-            | "json_object_agg"
-            | "json_object_agg_strict"
-            | "json_object_agg_unique"
-            | "json_object_agg_unique_strict"
-            | "xmlagg"
-            | "any_value"
-    )
 }
 
 fn classify(

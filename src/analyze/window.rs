@@ -196,8 +196,7 @@ impl Analyzer {
             (true, false, "rank" | "dense_rank" | "percent_rank" | "cume_dist") => true,
             (true, false, "first_value" | "last_value" | "nth_value") => false,
             (_, true, name) => {
-                window.frame.is_by_value()
-                    && !(facts.builtin && super::aggregate::order_dependent(name))
+                window.frame.is_by_value() && !(facts.builtin && node::order_dependent(name))
             }
             _ => false,
         };

@@ -107,3 +107,14 @@ fn array_and_comparison_of_an_aggregate() {
              (d.boss, 1) not in (select count(*), min(l.v) from l where l.k = d.id) as c from d",
     ]);
 }
+
+#[test]
+fn order_of_a_sub_query_reaches_the_aggregate_over_it() {
+    follow(&[
+        "select d.id, json_array(select e.id from e where e.d = d.id order by e.pay desc nulls first, e.id) as j from d",
+        "select json_array(select e.pay from e order by e.id returning jsonb) as j",
+        "select array_agg(q.pay) as a, string_agg(q.name, ',') as s, count(*) as n from (select pay, name from e order by d nulls first, id desc) q where q.pay > 50",
+        "select json_agg(q) as j from (select id, pay from e order by id desc limit 4) q",
+        "select array_agg(q.name) as a from (select distinct name from e order by name desc) q",
+    ]);
+}

@@ -150,6 +150,25 @@ pub fn function_facts(function: pg_sys::Oid) -> FunctionFacts {
     }
 }
 
+/// Aggregates whose value depends on the order in which rows arrive.
+pub fn order_dependent(name: &str) -> bool {
+    matches!(
+        name,
+        "array_agg"
+            | "string_agg"
+            | "json_agg"
+            | "jsonb_agg"
+            | "json_agg_strict"
+            | "jsonb_agg_strict"
+            | "json_object_agg"
+            | "json_object_agg_strict"
+            | "json_object_agg_unique"
+            | "json_object_agg_unique_strict"
+            | "xmlagg"
+            | "any_value"
+    )
+}
+
 /// The operator's name, its function, and whether it is its left type's default equality.
 pub fn operator_facts(
     operator: pg_sys::Oid,

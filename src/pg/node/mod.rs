@@ -12,6 +12,7 @@ mod facts;
 mod inline;
 mod prepare;
 mod query;
+mod sorted_input;
 mod walk;
 mod whole;
 
@@ -25,7 +26,7 @@ pub(super) use facts::tuple_struct;
 pub use facts::{
     FunctionFacts, base_type, describe_type, equality_operator, function_facts,
     generation_expression, has_extrema, is_date_or_time, is_ordering, negated_equality,
-    operator_facts, row_type,
+    operator_facts, order_dependent, row_type,
 };
 pub use prepare::with_view_query;
 

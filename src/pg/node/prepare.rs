@@ -9,6 +9,7 @@ use pgrx::pg_sys::{self, NodeTag};
 
 use super::array_test::restate_array_tests;
 use super::inline::inline_correlated;
+use super::sorted_input::sort_in_calls;
 use super::{Query, list_items, tag};
 
 /// Lends the rewritten query of view `view` to `read`.
@@ -35,6 +36,7 @@ pub fn with_view_query<R>(view: pg_sys::Oid, read: impl for<'q> FnOnce(Query<'q>
             let rewritten = list_items::<pg_sys::Query>(pg_sys::QueryRewrite(query));
             let query = rewritten.first().copied().unwrap_or(query);
             restate_array_tests(query);
+            sort_in_calls(query);
             inline_correlated(query);
             prepare(query);
             read(Query {

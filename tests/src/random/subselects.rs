@@ -231,6 +231,18 @@ impl Queries<'_> {
                 let template = "array_to_string(array({q}), ',', '-')";
                 return Some(Expr::sub(Type::Text, template, Vec::new(), query));
             }
+            22 => {
+                self.loose = true;
+                let mut select = self.body(outside);
+                let inside = scope(&select);
+                let mut order = self.keys(&inside, 1);
+                order.extend(self.row_key(&select));
+                select.order = self.directed(order);
+                select.output.push(self.value(Type::Int, &inside, 1));
+                let query = Query::Select(Box::new(select));
+                let template = "json_array({q} returning text)";
+                return Some(Expr::sub(Type::Text, template, Vec::new(), query));
+            }
             _ => {
                 let ty = self.some_type(outside);
                 Query::Select(Box::new(Select {
