@@ -11,7 +11,7 @@ use super::condition::conjuncts;
 use super::from::reaches_out;
 use super::query::{Analyzer, Context, Known, Level, Produced, Result};
 use super::scalar::strict_arguments;
-use crate::pg::node::{self, Expr, Kind, Query, VarRef};
+use crate::pg::node::{self, AggregateNode, Expr, Fragment, Kind, Query, VarRef};
 
 /// What is asked of a sub-query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,16 +66,12 @@ impl Analyzer {
                 );
             };
             let facts = node::function_facts(call.function);
-            if !facts.builtin || call.hypothetical {
-                return refuse(
-                    &format!("the value of {} over nothing is not known", facts.name),
-                    "Compute it in a sub-query in FROM and join it.",
-                );
-            }
-            let value = if counts(&facts.name) {
+            let value = if facts.builtin && counts(&facts.name) {
                 vec![Piece::Text("(0)::pg_catalog.int8".into())]
-            } else {
+            } else if facts.builtin && !call.hypothetical {
                 Scalar::null(known.ty.clone()).pieces
+            } else {
+                evaluated_over_nothing(expr, &call)?
             };
             values.insert(known.id, value);
         }
@@ -195,10 +191,52 @@ fn counts(name: &str) -> bool {
     matches!(name, "count" | "regr_count")
 }
 
+/// The aggregate evaluated over no rows: what its arguments are does not matter then. Those of an ordered-set aggregate
+/// before WITHIN GROUP may, where somebody else has written it.
+fn evaluated_over_nothing(expr: &Expr<'_>, call: &AggregateNode<'_>) -> Result<Vec<Piece>> {
+    let facts = node::function_facts(call.function);
+    if !facts.builtin && call.within_group {
+        return refuse(
+            &format!("the value of {} over nothing is not known", facts.name),
+            "Compute it in a sub-query in FROM and join it.",
+        );
+    }
+    let mut first = true;
+    let mut types = Vec::new();
+    let fragments = expr.deparse(&mut |part| {
+        if std::mem::take(&mut first) {
+            return Ok(None);
+        }
+        match part.kind() {
+            Kind::Var(_) | Kind::Sublink(_) | Kind::Clock => {
+                let (oid, modifier, collation) = part.type_of();
+                types.push(node::describe_type(oid, modifier, collation));
+                Ok(Some(types.len() as u32 - 1))
+            }
+            Kind::Wordless { what, hint } => refuse(what, hint),
+            _ => Ok(None),
+        }
+    })?;
+    let mut pieces = vec![Piece::Text("(SELECT ".into())];
+    for fragment in fragments {
+        match fragment {
+            Fragment::Text(text) => pieces.push(Piece::Text(text)),
+            Fragment::Hole(number) => {
+                pieces.extend(Scalar::null(types[number as usize].clone()).pieces);
+            }
+        }
+    }
+    pieces.push(Piece::Text(" WHERE false)".into()));
+    Ok(pieces)
+}
+
 /// The value is null when its aggregates run over nothing: it is strict in one that is null then.
 pub(super) fn is_null_over_nothing(expr: &Expr<'_>) -> bool {
     match expr.kind() {
-        Kind::Aggregate(call) => !counts(&node::function_facts(call.function).name),
+        Kind::Aggregate(call) => {
+            let facts = node::function_facts(call.function);
+            facts.builtin && !call.hypothetical && !counts(&facts.name)
+        }
         _ => strict_arguments(expr).iter().any(is_null_over_nothing),
     }
 }

@@ -325,6 +325,13 @@ impl Analyzer {
         let mut sorted: BTreeMap<u32, Known> = BTreeMap::new();
         // A set-returning function in ORDER BY multiplies rows like one in the select list.
         let multiplied = targets.iter().any(|target| target.expr.returns_set());
+        if multiplied && single && context.is_some() {
+            return Err(NotIncremental::new(
+                "a sub-query that aggregates what the query around it picks returns a set",
+                "Move the function into FROM.",
+            ));
+        }
+        let single = single && !multiplied;
         let sorting = ordered || query.limit().is_some() || query.has_distinct_on() || multiplied;
         for target in &targets {
             if target.junk && !(sorting && target.reference > 0) {

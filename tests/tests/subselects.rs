@@ -118,3 +118,24 @@ fn order_of_a_sub_query_reaches_the_aggregate_over_it() {
         "select array_agg(q.name) as a from (select distinct name from e order by name desc) q",
     ]);
 }
+
+#[test]
+fn sub_query_of_an_aggregate_that_returns_a_set_has_any_number_of_rows() {
+    follow(&[
+        "select id from d where exists (select generate_series(1, count(*)) from e where e.d = 3)",
+        "select id from d where id in (select generate_series(2, count(*)) from e where e.d = 3)",
+    ]);
+}
+
+#[test]
+fn aggregate_whose_value_over_nothing_has_to_be_evaluated() {
+    follow(&[
+        "select d.id, (select product(l.v) from l where l.k = d.id) as p from d",
+        "select d.id, (select product(l.v order by l.v) filter (where l.v <> d.boss) - count(*) from l where l.k > d.id) as p from d",
+        "select d.id from d where (select product(distinct l.v) from l where l.k = d.id) < 2",
+        "select d.id, x.p from d, lateral (select product(l.v) as p from l where l.k = d.id having product(l.v) < 3) x",
+        "select d.id, x.p from d left join lateral (select product(l.v) as p from l where l.k = d.id) x on x.p > 1",
+        "select d.id, (select rank(100) within group (order by e.pay) from e where e.d = d.id) as r,
+             (select cume_dist(100) within group (order by e.pay) from e where e.d = d.id) as c from d",
+    ]);
+}

@@ -241,6 +241,7 @@ impl<'q> Expr<'q> {
                 && node.aggkind as u8 == b'n',
             ordered: !node.aggorder.is_null() || !node.aggdistinct.is_null(),
             distinct: !node.aggdistinct.is_null(),
+            within_group: node.aggkind as u8 != b'n',
             hypothetical: node.aggkind as u8 == b'h',
             arguments,
             filter: Query::expr(node.aggfilter.cast()),

@@ -203,6 +203,8 @@ pub struct AggregateNode<'q> {
     pub plain: bool,
     pub ordered: bool,
     pub distinct: bool,
+    /// An ordered-set or hypothetical-set aggregate.
+    pub within_group: bool,
     /// A hypothetical-set aggregate.
     pub hypothetical: bool,
     pub arguments: Vec<Expr<'q>>,
