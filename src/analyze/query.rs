@@ -300,6 +300,11 @@ impl Analyzer {
         if grouped {
             rel = self.lift_below_aggregates(rel, &after, &mut level)?;
             rel = self.group(rel, &targets, &mut level)?;
+            for (var, call) in query.aggregates_below() {
+                if let Some(known) = level.computed(&call).cloned() {
+                    level.known.insert((var.range, var.attnum), known);
+                }
+            }
         }
         let single = grouped && !query.has_group_by() && !query.has_grouping_sets();
         rel = self.lift(rel, &after, &mut level)?;

@@ -139,3 +139,16 @@ fn aggregate_whose_value_over_nothing_has_to_be_evaluated() {
              (select cume_dist(100) within group (order by e.pay) from e where e.d = d.id) as c from d",
     ]);
 }
+
+#[test]
+fn aggregate_of_the_query_around() {
+    follow(&[
+        "select d, sum(pay) as s from e group by d having exists (select from d where d.budget < sum(e.pay))",
+        "select d, (select count(*) from d where d.budget < sum(e.pay) and d.id <> e.d) as n from e group by d",
+        "select d, (select max(d.id) from d where d.id < count(e.pay) and exists (select from l where l.k = count(e.pay) or l.v = min(e.id) + d.id)) as m, count(pay) as n from e group by d",
+        "select (select sum(e.pay) + d.id from d where d.id = 4) as x from e",
+        "select d, name, (select count(*) from l where l.k = count(e.id)) as n from e group by rollup (d, name)",
+        "select d from e group by d having sum(pay) filter (where name > 'n3') in (select v * 100 from l) or max(id) > all (select d.id from d where d.boss < count(distinct e.name))",
+        "select d, (select string_agg(l.v::text, ',' order by l.v) from l where l.k < avg(e.pay) / 50) as s from e group by d",
+    ]);
+}

@@ -10,6 +10,7 @@ mod deparse;
 mod expr;
 mod facts;
 mod inline;
+mod outer_aggregate;
 mod prepare;
 mod query;
 mod sorted_input;

@@ -9,6 +9,7 @@ use pgrx::pg_sys::{self, NodeTag};
 
 use super::array_test::restate_array_tests;
 use super::inline::inline_correlated;
+use super::outer_aggregate::lift_outer_aggregates;
 use super::sorted_input::sort_in_calls;
 use super::{Query, list_items, tag};
 
@@ -39,6 +40,7 @@ pub fn with_view_query<R>(view: pg_sys::Oid, read: impl for<'q> FnOnce(Query<'q>
             sort_in_calls(query);
             inline_correlated(query);
             prepare(query);
+            lift_outer_aggregates(query);
             read(Query {
                 ptr: query,
                 life: PhantomData,

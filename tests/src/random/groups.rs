@@ -112,10 +112,17 @@ impl Queries<'_> {
         let rows = scope(&select);
         let count = self.rng.usize(..4);
         let keys = self.keys(&rows, count);
-        let outside: Scope = keys.iter().filter(|e| e.is_column()).cloned().collect();
+        let mut outside: Scope = keys.iter().filter(|e| e.is_column()).cloned().collect();
         let mut values: Scope = keys.clone();
         for _ in 0..self.rng.usize(1..5) {
             values.push(self.aggregate(&rows));
+        }
+        // An aggregate of columns of this level is one of this level in its sub-selects too.
+        let of_columns = |e: &&Expr| {
+            matches!(e.form, Form::Aggregate { .. }) && e.parts().iter().any(|e| e.is_column())
+        };
+        if self.rng.bool() {
+            outside.extend(values.iter().filter(of_columns).cloned());
         }
         let sets = self.sets(keys.len());
         let mut key = keys.clone();
