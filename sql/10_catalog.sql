@@ -103,7 +103,7 @@ CREATE TABLE pgtrickle.pgt_change_sources (
     cur_segment int NOT NULL,
     switched_at timestamptz NOT NULL DEFAULT now(),
     unlogged    boolean NOT NULL,
-    -- The leaves of the partition tree when it was last looked at.
+    -- The leaves of the partition tree, or what inherits from the table, when it was last looked at.
     members     oid[] NOT NULL,
     -- The expressions of its generated columns, as hashes.
     generated   jsonb NOT NULL DEFAULT '{}'

@@ -1,8 +1,8 @@
 //! What DDL of others means for stream tables.
 //!
 //! Most commands mean nothing: names are followed by PostgreSQL itself, plans are made again. What matters: a source or
-//! something a query is made of changed (plans again, and a rebuild where contents may differ), partitions came or went
-//! (rows moved without any row trigger seeing it), somebody altered a stream table's own table.
+//! something a query is made of changed (plans again, and a rebuild where contents may differ), partitions or inheritance
+//! children came or went (rows moved without any row trigger seeing it), somebody altered a stream table's own table.
 
 use pgrx::pg_sys;
 
@@ -34,20 +34,23 @@ pub fn ddl_end(command: Command) {
          'pg_catalog.pg_proc'::pg_catalog.regclass, 'pg_catalog.pg_namespace'::pg_catalog.regclass, \
          'pg_catalog.pg_type'::pg_catalog.regclass, 'pg_catalog.pg_operator'::pg_catalog.regclass, \
          'pg_catalog.pg_collation'::pg_catalog.regclass, 'pg_catalog.pg_ts_config'::pg_catalog.regclass, \
-         'pg_catalog.pg_ts_dict'::pg_catalog.regclass)",
+         'pg_catalog.pg_ts_dict'::pg_catalog.regclass) OR command_tag IN ('GRANT', 'REVOKE')",
         &[],
     );
     let adds_value = command == Command::AddsEnumValue;
+    if command == Command::EndsInheritance {
+        reconsider(UNCAPTURED, &[]);
+    }
     for command in &commands {
         let tag = command.text(2);
         match tag.as_str() {
             "CREATE INDEX" | "ALTER INDEX" => relation_changed(command.oid(1)),
-            "CREATE TABLE" => {
-                wait_for_readers_of_partitions(command.oid(1));
+            "CREATE TABLE" | "CREATE FOREIGN TABLE" | "ALTER FOREIGN TABLE" => {
+                wait_for_readers_above(command.oid(1));
                 relation_changed(command.oid(1));
             }
             "ALTER TABLE" => {
-                wait_for_readers_of_partitions(command.oid(1));
+                wait_for_readers_above(command.oid(1));
                 relation_changed(command.oid(1));
                 row_type_changed(command.oid(1));
                 for heir in heirs(command.oid(1)) {
@@ -81,6 +84,7 @@ pub fn ddl_end(command: Command) {
                     ingredient_changed(command.oid(0), command.oid(1), TYPE_ALTERED);
                 }
             }
+            "GRANT" | "REVOKE" => rights_changed(),
             "ALTER SCHEMA" | "ALTER DOMAIN" | "ALTER OPERATOR" | "ALTER COLLATION" => bump_all(),
             _ => {}
         }
@@ -108,14 +112,15 @@ pub fn dropped() {
         if let Err(error) = lifecycle::forget_dropped() {
             raise(error);
         }
-        let partitioned = spi::run(
-            "SELECT s.source FROM pgtrickle.pgt_change_sources s WHERE EXISTS (SELECT FROM \
-             pg_catalog.unnest(s.members) m WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = m))",
+        let parents = look(
+            "SELECT s.source FROM pgtrickle.pgt_change_sources s JOIN pg_catalog.pg_class t ON t.oid = s.source WHERE EXISTS \
+             (SELECT FROM pg_catalog.unnest(s.members) m WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = m))",
             &[],
         );
-        for row in partitioned {
+        for row in parents {
             members_changed(row.oid(0));
         }
+        reconsider(UNCAPTURED, &[]);
     }
     if dropped.bool(1) {
         for source in capture::misshapen() {
@@ -187,7 +192,7 @@ pub fn rewritten() {
 /// A table or index was created or altered.
 fn relation_changed(relation: pg_sys::Oid) {
     // The table itself, the table of an index, the root of a partition.
-    let row = spi::first(
+    let row = look(
         "SELECT t.oid, COALESCE(pg_catalog.pg_partition_root(t.oid)::pg_catalog.oid, t.oid), \
          EXISTS (SELECT FROM pgtrickle.pgt_stream_tables st WHERE st.pgt_relid::pg_catalog.oid = t.oid), \
          EXISTS (SELECT FROM pgtrickle.pgt_change_sources s WHERE s.source = \
@@ -197,7 +202,7 @@ fn relation_changed(relation: pg_sys::Oid) {
          WHERE indexrelid = $1), $1)",
         &[Value::Oid(relation)],
     );
-    let Some(row) = row else { return };
+    let Some(row) = row.first() else { return };
     if row.bool(2)
         && let Err(error) = lifecycle::stream_table_altered(row.oid(0))
     {
@@ -206,21 +211,26 @@ fn relation_changed(relation: pg_sys::Oid) {
     if row.bool(3) {
         source_changed(row.oid(1));
     }
-    // A detached partition is not under its former root any more.
-    for part in row
-        .text(4)
-        .trim_matches(['{', '}'])
-        .split(',')
-        .filter_map(|part| part.parse::<u32>().ok())
-    {
-        members_changed(pg_sys::Oid::from(part));
+    // A detached partition is not under its former root any more, and a table may have ceased to inherit.
+    for source in oids(&row.text(4)) {
+        members_changed(source);
     }
     inheritance_changed(relation);
 }
 
+/// The elements of an array as PostgreSQL prints it.
+fn oids(array: &str) -> Vec<pg_sys::Oid> {
+    array
+        .trim_matches(['{', '}'])
+        .split(',')
+        .filter_map(|element| element.parse::<u32>().ok())
+        .map(pg_sys::Oid::from)
+        .collect()
+}
+
 /// The sources that inherit from a table: what is done to its columns is done to theirs.
 fn heirs(relation: pg_sys::Oid) -> Vec<pg_sys::Oid> {
-    spi::run(
+    look(
         "WITH RECURSIVE below(oid) AS (SELECT inhrelid FROM pg_catalog.pg_inherits WHERE inhparent = $1 UNION \
          SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN below b ON i.inhparent = b.oid) \
          SELECT s.source FROM pgtrickle.pgt_change_sources s JOIN below ON below.oid = s.source",
@@ -238,7 +248,7 @@ fn source_changed(source: pg_sys::Oid) {
         require_reinit(source, "a generated column has another expression");
     }
     // What is refreshed fully may use the table in ways that are not known, a whole row for example.
-    let full = spi::run(
+    let full = look(
         "UPDATE pgtrickle.pgt_refresh_state SET reinit_requests = reinit_requests + 1, reinit_reason = 'source altered' \
          WHERE pgt_id IN (SELECT d.pgt_id FROM pgtrickle.pgt_dependencies d JOIN pgtrickle.pgt_stream_tables st \
          USING (pgt_id) WHERE d.source::pg_catalog.oid = $1 AND st.effective_refresh_mode = 'FULL') RETURNING 1",
@@ -259,17 +269,17 @@ fn reshape(source: pg_sys::Oid) {
     }
 }
 
-/// Partitions may have been attached or detached: rows came or went with them.
+/// Partitions may have been attached or detached, or children by inheritance: rows came or went with them.
 fn members_changed(source: pg_sys::Oid) {
     if capture::sync_members(source) {
-        require_reinit(source, "partitions changed");
+        require_reinit(source, "partitions or inheritance children changed");
         bump_readers(source);
     }
 }
 
 /// Rows of `source` changed in a way that no row trigger has seen.
 fn require_reinit(source: pg_sys::Oid, reason: &str) {
-    spi::run(
+    look(
         "UPDATE pgtrickle.pgt_refresh_state SET reinit_requests = reinit_requests + 1, reinit_reason = $2 \
          WHERE pgt_id IN (SELECT pgt_id FROM pgtrickle.pgt_dependencies WHERE source::pg_catalog.oid = $1)",
         &[Value::Oid(source), Value::Text(reason.to_owned())],
@@ -277,15 +287,28 @@ fn require_reinit(source: pg_sys::Oid, reason: &str) {
     xact::mark_dirty_at_commit(source);
 }
 
-/// A table became the child of a source by inheritance: its rows are the source's rows now, and nothing captures them.
-fn inheritance_changed(relation: pg_sys::Oid) {
-    let parents = spi::run(
-        "SELECT i.inhparent FROM pg_catalog.pg_inherits i JOIN pgtrickle.pgt_change_sources s ON s.source = i.inhparent \
-         JOIN pg_catalog.pg_class c ON c.oid = i.inhparent WHERE i.inhrelid = $1 AND c.relkind = 'r'",
+/// The tables that a table inherits from, directly or not, partitioned ones left out.
+fn ancestors(relation: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    look(
+        "WITH RECURSIVE above(oid) AS (SELECT inhparent FROM pg_catalog.pg_inherits WHERE inhrelid = $1 UNION \
+         SELECT i.inhparent FROM pg_catalog.pg_inherits i JOIN above a ON i.inhrelid = a.oid) \
+         SELECT c.oid FROM above JOIN pg_catalog.pg_class c ON c.oid = above.oid AND c.relkind = 'r'",
         &[Value::Oid(relation)],
-    );
-    for parent in parents {
-        bump_readers(parent.oid(0));
+    )
+    .iter()
+    .map(|row| row.oid(0))
+    .collect()
+}
+
+/// A table may have become the child of others by inheritance: its rows are theirs now, and nothing captures them.
+fn inheritance_changed(relation: pg_sys::Oid) {
+    for ancestor in ancestors(relation) {
+        members_changed(ancestor);
+        // Nothing may be in the way of capturing it any more.
+        reconsider(
+            "d.source_type = 'uncaptured' AND c.oid = $1",
+            &[Value::Oid(ancestor)],
+        );
     }
     for related in spi::run(
         "SELECT i.inhparent FROM pg_catalog.pg_inherits i WHERE i.inhrelid = $1 UNION \
@@ -293,6 +316,35 @@ fn inheritance_changed(relation: pg_sys::Oid) {
         &[Value::Oid(relation)],
     ) {
         added_to(related.oid(0));
+    }
+}
+
+/// What is not captured may have lost the children that were in the way.
+const UNCAPTURED: &str = "d.source_type = 'uncaptured'";
+
+/// Privileges were granted or revoked. Tables that inherit are read by their own names.
+fn rights_changed() {
+    reconsider(
+        "EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE c.oid IN (i.inhrelid, i.inhparent))",
+        &[],
+    );
+}
+
+/// Plans are made again of those that depend in this way (`d`) on an ordinary table (`c`).
+fn reconsider(which: &str, values: &[Value]) {
+    // Whoever is outdating them already need not be waited for.
+    let outdated = look(
+        &format!(
+            "UPDATE pgtrickle.pgt_stream_tables SET generation = pg_catalog.nextval('pgtrickle.pgt_generation_seq') \
+             WHERE pgt_id IN (SELECT st.pgt_id FROM pgtrickle.pgt_stream_tables st WHERE st.pgt_id IN (SELECT r.pgt_id \
+             FROM pgtrickle.pgt_dependencies d JOIN pgtrickle.pgt_units r ON r.unit = d.pgt_id \
+             JOIN pg_catalog.pg_class c ON c.oid = d.source::pg_catalog.oid AND c.relkind = 'r' WHERE {which}) \
+             FOR UPDATE SKIP LOCKED) RETURNING 1"
+        ),
+        values,
+    );
+    if !outdated.is_empty() {
+        xact::definitions_will_change();
     }
 }
 
@@ -332,9 +384,9 @@ fn wait_for_users(class: pg_sys::Oid, object: pg_sys::Oid) {
     }
 }
 
-/// As [`wait_for_users`] of the partitioned table that a table is, or is part of: ATTACH lets those read on who know nothing
-/// of the new partition yet.
-fn wait_for_readers_of_partitions(relation: pg_sys::Oid) {
+/// As [`wait_for_users`] of the partitioned table that a table is, or is part of, and of those it has come to inherit from:
+/// ATTACH and INHERIT let those read on who know nothing of the new rows yet.
+fn wait_for_readers_above(relation: pg_sys::Oid) {
     let root = spi::first(
         "SELECT c.oid FROM pg_catalog.pg_class c WHERE c.relkind = 'p' \
          AND c.oid = pg_catalog.pg_partition_root($1::pg_catalog.oid::pg_catalog.regclass)::pg_catalog.oid",
@@ -342,6 +394,11 @@ fn wait_for_readers_of_partitions(relation: pg_sys::Oid) {
     );
     if let Some(root) = root {
         wait_for_users(pg_sys::RelationRelationId, root.oid(0));
+    }
+    for ancestor in ancestors(relation) {
+        if capture::heirs_changed(ancestor) != Some(false) {
+            wait_for_users(pg_sys::RelationRelationId, ancestor);
+        }
     }
 }
 
@@ -428,6 +485,12 @@ fn meaning_changed(stream_tables: &[spi::Row], reason: &str) {
     if !stream_tables.is_empty() {
         xact::definitions_will_change();
     }
+}
+
+/// What this statement returns as of now, also in a transaction whose own snapshot is older: stream tables created since are
+/// concerned as well.
+fn look(sql: &str, values: &[Value]) -> Vec<spi::Row> {
+    spi::run_under(sql, values, Under::Snapshot(&Snapshot::latest()))
 }
 
 fn bump_all() {

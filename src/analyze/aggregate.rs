@@ -4,9 +4,9 @@ use pgrx::pg_sys;
 use pgt_ivm::rel::{AggregateCall, AggregateKind, ColId, Rel, SumKind};
 use pgt_ivm::scalar::{Piece, Scalar, Shape};
 
-use super::NotIncremental;
 use super::build::{aggregate_of, bigint};
 use super::query::{Analyzer, Known, Level, Result};
+use super::{NotIncremental, source};
 use crate::pg::node::{self, AggregateNode, Expr, Fragment, Kind, Rte, Target};
 
 impl Analyzer {
@@ -100,6 +100,19 @@ impl Analyzer {
             let Some(known) = level.known.get(&var).cloned() else {
                 continue;
             };
+            if let Some(Rte::Relation {
+                relid,
+                inherit: true,
+                relkind,
+                ..
+            }) = level.range_table.get(var.0 - 1)
+                && source::members(*relid, *relkind, true, self.reader)?.len() > 1
+            {
+                return Err(NotIncremental::new(
+                    "a column is not grouped, and the key that decides it is not one of the inheritance children",
+                    "Group by the column too.",
+                ));
+            }
             if known.ty.equality.is_none() {
                 return Err(NotIncremental::new(
                     format!("ungrouped column of type {} has no equality", known.ty.name),

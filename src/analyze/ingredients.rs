@@ -1,10 +1,11 @@
 //! What a query is made of besides the rows of relations: functions, types, operators, text search configurations, and
-//! which partitions a table has.
+//! which partitions and inheritance children a table has.
 //!
 //! PostgreSQL locks relations while they are used and none of these. Somebody may replace a function or attach a partition
 //! between two statements of a refresh, or while a stream table is created that the event trigger cannot see yet; or a
 //! session has not heard of it although its snapshot shows it. So whoever uses ingredients locks them as readers do, and
-//! DDL that may change what a query means locks them as writers do, until it is committed and every session knows.
+//! DDL that may change what a query means locks them as writers do, until it is committed and every session knows. A table
+//! stands for those that may come to inherit from it; those that do are locked as relations, which keeps them in place.
 
 use pgrx::pg_sys;
 
@@ -28,7 +29,8 @@ const MADE_OF: &str = "WITH RECURSIVE made_of(class, object) AS (\
      'pg_catalog.pg_operator'::pg_catalog.regclass, 'pg_catalog.pg_ts_config'::pg_catalog.regclass, \
      'pg_catalog.pg_ts_dict'::pg_catalog.regclass)) \
      SELECT object FROM made_of m WHERE class <> 'pg_catalog.pg_class'::pg_catalog.regclass \
-     OR EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = m.object AND c.relkind = 'p')";
+     OR EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = m.object AND (c.relkind = 'p' OR c.relkind = 'r' \
+     AND NOT EXISTS (SELECT FROM pgtrickle.pgt_stream_tables st WHERE st.pgt_relid = c.oid)))";
 
 /// Keeps what `view` is made of as it is until the transaction ends; waits for DDL that is changing it.
 pub fn hold(view: pg_sys::Oid) -> Ingredients {

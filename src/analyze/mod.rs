@@ -34,7 +34,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::lock::Ingredients;
 use crate::pg::node::{self, ReadRelation};
 use crate::pg::session::Scope;
-use crate::pg::xact;
+use crate::pg::{relation, xact};
 
 /// Why a query is not maintained incrementally, and what the user can do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +74,7 @@ pub struct Analysis {
 pub fn analyze(view: pg_sys::Oid, timezone: &str) -> Result<Analysis> {
     let ingredients = ingredients::hold(view);
     let _scope = Scope::pinned(timezone);
+    let reader = relation::owner(view);
     node::with_view_query(view, |root| {
         let relations = root.relations();
         reject_unusable(&relations)?;
@@ -97,7 +98,7 @@ pub fn analyze(view: pg_sys::Oid, timezone: &str) -> Result<Analysis> {
         let restless = functions::check(&functions).is_err()
             || functions.iter().any(|function| function.clock);
         let (query, ties) = match functions::check(&functions)
-            .and_then(|()| read(root))
+            .and_then(|()| read(root, reader))
             .and_then(|(query, ties)| storable(&query).map(|()| (query, ties)))
             .and_then(|(query, ties)| match query.validate() {
                 Ok(()) => Ok((query, ties)),
@@ -140,8 +141,11 @@ fn storable(query: &Query) -> std::result::Result<(), NotIncremental> {
 }
 
 /// The tree of a query. What PostgreSQL cannot print cannot be maintained from its text.
-fn read(root: node::Query<'_>) -> std::result::Result<(Query, Option<String>), NotIncremental> {
-    match xact::attempt(|| query::Analyzer::default().view(root)) {
+fn read(
+    root: node::Query<'_>,
+    reader: pg_sys::Oid,
+) -> std::result::Result<(Query, Option<String>), NotIncremental> {
+    match xact::attempt(|| query::Analyzer::of(reader).view(root)) {
         Ok(found) => found,
         Err(failure) if failure.may_be_the_query() => Err(NotIncremental::new(
             format!("a part of the query cannot be read ({})", failure.message),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use pgrx::pg_sys;
 use pgt_ivm::rel::{
     self, Body, ColId, OutputColumn, PartitionInput, Query as RelQuery, Rel, SortKey,
 };
@@ -41,6 +42,8 @@ pub(super) struct Produced {
 /// Gives out column and instance numbers while a query is read.
 #[derive(Default)]
 pub(super) struct Analyzer {
+    /// Who is to read what the query reads.
+    pub reader: pg_sys::Oid,
     next_column: u32,
     next_instance: u32,
     /// Why the query leaves open which of several results is right: rows that are equal under an ORDER BY.
@@ -159,6 +162,13 @@ impl rel::Numbers for Fresh<'_> {
 }
 
 impl Analyzer {
+    pub(super) fn of(reader: pg_sys::Oid) -> Analyzer {
+        Analyzer {
+            reader,
+            ..Analyzer::default()
+        }
+    }
+
     pub(super) fn column(&mut self) -> ColId {
         self.next_column += 1;
         ColId(self.next_column)

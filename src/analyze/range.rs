@@ -122,7 +122,7 @@ impl Analyzer {
         relkind: u8,
         level: &mut Level<'q, '_>,
     ) -> Result<Rel> {
-        source::check(relid, relkind, inherit)?;
+        let members = source::members(relid, relkind, inherit, self.reader)?;
         let facts = source::columns(relid);
         let mut wanted: BTreeSet<i16> = level
             .used
@@ -188,17 +188,19 @@ impl Analyzer {
                 nullable: column.nullable,
             });
         }
-        let keys = source::unique_keys(relid)
-            .into_iter()
-            .filter_map(|key| key.iter().map(|attnum| ids.get(attnum).copied()).collect())
-            .collect();
-        let mut scan = Rel::Scan(Scan {
-            source: SourceId(u64::from(relid.to_u32())),
-            instance: self.instance(),
-            at: At::New,
-            columns,
-            keys,
-        });
+        let mut scan = match members.as_slice() {
+            [_] => self.table(relid, columns),
+            members => {
+                let union = self.inherited(relid, members, &columns, &facts)?;
+                for (id, (_, nullable)) in union.column_types() {
+                    let known = level.known.values_mut().find(|known| known.id == id);
+                    known
+                        .into_iter()
+                        .for_each(|known| known.nullable = nullable);
+                }
+                union
+            }
+        };
         let mut computed = Vec::new();
         for (attnum, value) in generated {
             let (value, scale) = self.scalar(value, level)?;
@@ -243,6 +245,69 @@ impl Analyzer {
             },
         );
         Ok(extend(scan, vec![(id, value)]))
+    }
+
+    /// The rows of one table.
+    fn table(&mut self, relid: pg_sys::Oid, columns: Vec<ScanColumn>) -> Rel {
+        let ids: BTreeMap<i16, ColId> = columns
+            .iter()
+            .map(|column| (column.attnum, column.id))
+            .collect();
+        let keys = source::unique_keys(relid)
+            .into_iter()
+            .filter_map(|key| key.iter().map(|attnum| ids.get(attnum).copied()).collect())
+            .collect();
+        Rel::Scan(Scan {
+            source: SourceId(u64::from(relid.to_u32())),
+            instance: self.instance(),
+            at: At::New,
+            columns,
+            keys,
+        })
+    }
+
+    /// The rows of the tables of an inheritance tree as those of its root, which has these columns.
+    fn inherited(
+        &mut self,
+        root: pg_sys::Oid,
+        members: &[pg_sys::Oid],
+        columns: &[ScanColumn],
+        facts: &BTreeMap<i16, source::ColumnFacts>,
+    ) -> Result<Rel> {
+        let wanted: BTreeMap<i16, source::ColumnFacts> = columns
+            .iter()
+            .filter_map(|column| Some((column.attnum, facts.get(&column.attnum)?.clone())))
+            .collect();
+        let mut inputs = Vec::new();
+        for member in members {
+            let found = source::inherited_columns(*member, root, &wanted, self.reader)?;
+            let own = self.scan_columns(columns.iter().map(|column| &found[&column.attnum]));
+            let ids = own.iter().map(|column| column.id).collect();
+            inputs.push((self.table(*member, own), ids));
+        }
+        Ok(Rel::UnionAll {
+            inputs,
+            columns: columns
+                .iter()
+                .map(|column| (column.id, column.ty.clone()))
+                .collect(),
+        })
+    }
+
+    /// New columns for columns of a table.
+    pub(super) fn scan_columns<'a>(
+        &mut self,
+        columns: impl Iterator<Item = &'a (i16, source::ColumnFacts)>,
+    ) -> Vec<ScanColumn> {
+        columns
+            .map(|(attnum, column)| ScanColumn {
+                id: self.column(),
+                attnum: *attnum,
+                name: column.name.clone(),
+                ty: column.ty.clone(),
+                nullable: column.nullable,
+            })
+            .collect()
     }
 
     /// `rel` beside a column that holds the whole row of item `index`, a sub-query, where that is used as a value. A column

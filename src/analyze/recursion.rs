@@ -194,9 +194,8 @@ impl Analyzer {
         let mut inputs = Vec::new();
         for (relid, read) in whole.reads {
             let relid = pg_sys::Oid::from(relid);
-            source::check(relid, read.relkind, read.inherit)?;
             let facts = source::columns(relid);
-            let mut columns = Vec::new();
+            let mut wanted = BTreeMap::new();
             for attnum in read.columns {
                 let column = facts
                     .get(&attnum)
@@ -207,15 +206,13 @@ impl Analyzer {
                             "Use a stored generated column, or the expression itself.",
                         )
                     })?;
-                columns.push(ScanColumn {
-                    id: self.column(),
-                    attnum,
-                    name: column.name.clone(),
-                    ty: column.ty.clone(),
-                    nullable: column.nullable,
-                });
+                wanted.insert(attnum, column.clone());
             }
-            inputs.push(self.input(SourceId(u64::from(relid.to_u32())), columns));
+            for member in source::members(relid, read.relkind, read.inherit, self.reader)? {
+                let found = source::inherited_columns(member, relid, &wanted, self.reader)?;
+                let columns = self.scan_columns(found.values());
+                inputs.push(self.input(SourceId(u64::from(member.to_u32())), columns));
+            }
         }
         Ok((whole.text, inputs))
     }

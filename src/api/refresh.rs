@@ -48,6 +48,7 @@ fn run(
         force_full: force_full.map(str::to_owned),
         settings: RefreshSettings::read(),
         fuses,
+        set_up: lifecycle::ensure_ready,
         then,
     })?;
     Ok(outcomes.into_iter().find(|outcome| outcome.id == table.id))

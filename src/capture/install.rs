@@ -9,6 +9,7 @@ use pgt_ivm::sql::ast::Name;
 use crate::catalog::{self, ChangeSource, SEGMENTS, Segment, SourceKind};
 use crate::error::{Error, Kind, Result};
 use crate::pg::session::Scope;
+use crate::pg::snapshot::Snapshot;
 use crate::pg::spi::{self, Under, Value};
 use crate::pg::{depend, entry, lock, relation};
 
@@ -91,7 +92,7 @@ pub(super) fn new_layout(
         .collect();
     let layout = known.map_or(1, |known| known.layout + 1);
     let members = if kind == SourceKind::Table {
-        partition_leaves(source)
+        members_of(source)
     } else {
         vec![]
     };
@@ -237,6 +238,25 @@ fn partition_leaves(source: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     .collect()
 }
 
+/// The relations that hold the source's rows besides itself: leaves of its partition tree, or whatever inherits from it.
+fn members_of(source: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    let mut members = partition_leaves(source);
+    if members.is_empty() && !is_partitioned(source) {
+        members = relation::with_heirs(source);
+        members.retain(|member| *member != source);
+        members.sort_unstable_by_key(|member| member.to_u32());
+    }
+    members
+}
+
+fn is_partitioned(relation: pg_sys::Oid) -> bool {
+    spi::first(
+        "SELECT relkind = 'p' FROM pg_catalog.pg_class WHERE oid = $1",
+        &[Value::Oid(relation)],
+    )
+    .is_some_and(|row| row.bool(0))
+}
+
 /// Every relation of the source's partition tree, the source included.
 fn tree(source: pg_sys::Oid) -> Vec<(pg_sys::Oid, String)> {
     spi::run(
@@ -312,18 +332,20 @@ fn install_triggers(source: pg_sys::Oid) {
     }
 }
 
-/// The partition tree of a captured source may have changed. Gives new members their triggers; returns whether rows
-/// came or went with a partition, which no row trigger has seen.
+/// The partition tree of a captured source, or what inherits from it, may have changed. Gives new partitions their triggers;
+/// returns whether rows came or went, which no row trigger has seen.
 pub fn sync_members(source: pg_sys::Oid) -> bool {
     let _scope = Scope::internal();
     let _quiet = entry::defining();
-    let Some(known) = catalog::change_source(source, Under::Current) else {
+    // In REPEATABLE READ too it may have been captured since the transaction began.
+    let latest = Snapshot::latest();
+    let Some(known) = catalog::change_source(source, Under::Snapshot(&latest)) else {
         return false;
     };
     if known.kind != SourceKind::Table {
         return false;
     }
-    let members = partition_leaves(source);
+    let members = members_of(source);
     if members == known.members && !triggers_complete(source) {
         pgrx::notice!("the triggers that capture changes for stream tables stay enabled");
     }
@@ -344,8 +366,16 @@ pub fn sync_members(source: pg_sys::Oid) -> bool {
         .collect();
     catalog::save_members(source, &members);
     relation::invalidate(source);
-    // A partition that has never held a row makes no difference; one that is gone may have held any.
-    differing.into_iter().any(|member| !is_empty(member))
+    // A partition that has never held a row makes no difference; one that is gone may have held any. A child by inheritance
+    // is a source of its own that has to be captured first.
+    !is_partitioned(source) || differing.into_iter().any(|member| !is_empty(member))
+}
+
+/// Whether other relations inherit from source `source` than when that was looked at last; none if it is not captured.
+pub fn heirs_changed(source: pg_sys::Oid) -> Option<bool> {
+    let latest = Snapshot::latest();
+    let known = catalog::change_source(source, Under::Snapshot(&latest))?;
+    Some(members_of(source) != known.members)
 }
 
 /// The relation exists and has no storage in use.
@@ -385,7 +415,7 @@ pub fn release_unread() {
     let _quiet = entry::defining();
     let unread = spi::run(
         "SELECT s.source, s.kind FROM pgtrickle.pgt_change_sources s WHERE NOT EXISTS \
-         (SELECT FROM pgtrickle.pgt_dependencies d WHERE d.source::pg_catalog.oid = s.source)",
+         (SELECT FROM pgtrickle.pgt_dependencies d WHERE d.source::pg_catalog.oid = s.source AND d.source_type <> 'uncaptured')",
         &[],
     );
     for row in unread {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use pgrx::pg_sys;
 use pgt_ivm::sql::ast::Name;
 
+use crate::pg::snapshot::Snapshot;
 use crate::pg::spi::{self, Under, Value};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,12 +148,13 @@ pub fn switch_segment(source: &ChangeSource, next: i64) -> bool {
     .is_some()
 }
 
-/// Remembers the partitions of a source.
+/// Remembers the partitions of a source, or what inherits from it.
 pub fn save_members(source: pg_sys::Oid, members: &[pg_sys::Oid]) {
     let members: Vec<u32> = members.iter().map(|oid| oid.to_u32()).collect();
-    spi::run(
+    spi::run_under(
         "UPDATE pgtrickle.pgt_change_sources SET members = $2::pg_catalog.text::pg_catalog.oid[] WHERE source = $1",
         &[Value::Oid(source), Value::Text(print_numbers(&members))],
+        Under::Snapshot(&Snapshot::latest()),
     );
 }
 

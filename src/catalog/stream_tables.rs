@@ -8,7 +8,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::direct;
 use crate::pg::relation;
 use crate::pg::snapshot::Snapshot;
-use crate::pg::spi::{self, Row, Value};
+use crate::pg::spi::{self, Row, Under, Value};
 
 /// What the user asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,11 +168,13 @@ pub fn generation(id: i64) -> Option<(i64, pg_sys::Oid)> {
 
 /// Outdates what is compiled of all that read `source`, themselves or through a stage. Returns whether there are any.
 pub fn outdate_readers(source: pg_sys::Oid) -> bool {
-    let outdated = spi::run(
+    let outdated = spi::run_under(
         "UPDATE pgtrickle.pgt_stream_tables st SET generation = pg_catalog.nextval('pgtrickle.pgt_generation_seq') \
          WHERE st.pgt_id IN (SELECT r.pgt_id FROM pgtrickle.pgt_dependencies d \
          JOIN pgtrickle.pgt_units r ON r.unit = d.pgt_id WHERE d.source::pg_catalog.oid = $1) RETURNING 1",
         &[Value::Oid(source)],
+        // In REPEATABLE READ too they include those created since the transaction began.
+        Under::Snapshot(&Snapshot::latest()),
     );
     !outdated.is_empty()
 }

@@ -15,6 +15,7 @@ use crate::catalog::{
 };
 use crate::config::RefreshSettings;
 use crate::error::{Error, Kind, Result};
+use crate::pg::node::ReadRelation;
 use crate::pg::session::{self, Scope};
 use crate::pg::spi::{self, Value};
 use crate::pg::{depend, entry, lock, parse, shared, xact};
@@ -129,6 +130,7 @@ pub fn create(definition: &Definition<'_>) -> Result<StreamTable> {
             force_full: None,
             settings: RefreshSettings::read(),
             fuses: false,
+            set_up: super::rebuild::ensure_ready,
             then: Then::Nothing,
         })?;
     }
@@ -369,14 +371,7 @@ pub(super) fn attach_sources(
             let mut reads = BTreeMap::new();
             for relation in &analysis.relations {
                 let columns = all_columns(relation.relid);
-                let kind = if catalog::by_relation(relation.relid)?.is_some() {
-                    SourceType::StreamTable
-                } else if analyze::capturable(relation.relid, relation.relkind) {
-                    SourceType::Table
-                } else {
-                    SourceType::Uncaptured
-                };
-                reads.insert(relation.relid.to_u32(), (kind, columns));
+                reads.insert(relation.relid.to_u32(), (kind_of(relation)?, columns));
             }
             if analysis.restless {
                 // Nothing that is captured tells when it has to be evaluated again: the view stands for that.
@@ -441,6 +436,17 @@ pub(super) fn attach_sources(
         &[Value::Int(table.id), Value::Bool(moves)],
     );
     Ok(())
+}
+
+/// What a relation is to a query that is evaluated as a whole.
+pub(super) fn kind_of(relation: &ReadRelation) -> Result<SourceType> {
+    Ok(if catalog::by_relation(relation.relid)?.is_some() {
+        SourceType::StreamTable
+    } else if analyze::capturable(relation.relid, relation.relkind) {
+        SourceType::Table
+    } else {
+        SourceType::Uncaptured
+    })
 }
 
 /// What a tree reads: relations with the columns used.

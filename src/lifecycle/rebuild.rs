@@ -58,8 +58,9 @@ fn fits(table: &StreamTable) -> Result<bool> {
         }
     }
     let analysis = analyze::analyze(table.view, &table.timezone)?;
-    let (effective, _) = create::effective_mode(table.mode, &analysis)?;
-    if effective != table.effective {
+    let (effective, downgrade) = create::effective_mode(table.mode, &analysis)?;
+    let reason = downgrade.map(|refusal| refusal.reason);
+    if effective != table.effective || reason != table.downgrade_reason {
         return Ok(false);
     }
     let planned = plan(effective, &analysis);
@@ -90,7 +91,7 @@ fn same_storage(layout: &Layout, stored: &StreamTable) -> Result<bool> {
     Ok(refresh::layout_text(layout)? == stored.layout)
 }
 
-/// The columns each unit reads are among those recorded as captured for it.
+/// Each unit reads the sources recorded for it, of which the columns it reads are captured.
 fn reads_what_is_recorded(
     table: &StreamTable,
     stages: &[StreamTable],
@@ -100,14 +101,19 @@ fn reads_what_is_recorded(
     let Some(planned) = planned else {
         // Refreshed fully, a table may be used in any way: all its columns count, new ones too.
         let recorded = catalog::dependencies(table.id);
-        return Ok(analysis.relations.iter().all(|relation| {
-            recorded.iter().any(|known| {
+        for relation in &analysis.relations {
+            let kind = create::kind_of(relation)?;
+            let columns = create::all_columns(relation.relid);
+            let known = recorded.iter().any(|known| {
                 known.source == relation.relid
-                    && create::all_columns(relation.relid)
-                        .iter()
-                        .all(|column| known.columns.contains(column))
-            })
-        }));
+                    && known.kind == kind
+                    && columns.iter().all(|column| known.columns.contains(column))
+            });
+            if !known {
+                return Ok(false);
+            }
+        }
+        return Ok(true);
     };
     let relids: Vec<pg_sys::Oid> = stages.iter().map(|stage| stage.relid).collect();
     let queries = planned
@@ -117,7 +123,14 @@ fn reads_what_is_recorded(
         .chain([&planned.query]);
     for (query, unit) in queries.zip(stages.iter().chain([table])) {
         let recorded = catalog::dependencies(unit.id);
-        for (source, (_, columns)) in create::read_columns(query, &relids)? {
+        let reads = create::read_columns(query, &relids)?;
+        if !recorded
+            .iter()
+            .all(|known| reads.contains_key(&known.source.to_u32()))
+        {
+            return Ok(false);
+        }
+        for (source, (_, columns)) in reads {
             let known = recorded.iter().any(|known| {
                 known.source.to_u32() == source
                     && columns.iter().all(|column| known.columns.contains(column))

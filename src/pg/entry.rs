@@ -15,6 +15,8 @@ use super::image::sql_function;
 pub enum Command {
     /// `ALTER TYPE .. ADD VALUE`, which changes no value there is.
     AddsEnumValue,
+    /// `ALTER TABLE .. NO INHERIT`, perhaps among other things.
+    EndsInheritance,
     Other,
 }
 
@@ -144,13 +146,27 @@ unsafe fn command(fcinfo: pg_sys::FunctionCallInfo) -> Command {
             return Command::Other;
         }
         let tree = (*event).parsetree;
-        let adds = !tree.is_null()
-            && (*tree).type_ == pg_sys::NodeTag::T_AlterEnumStmt
-            && (*tree.cast::<pg_sys::AlterEnumStmt>()).oldVal.is_null();
-        if adds {
-            Command::AddsEnumValue
-        } else {
-            Command::Other
+        if tree.is_null() {
+            return Command::Other;
+        }
+        match (*tree).type_ {
+            pg_sys::NodeTag::T_AlterEnumStmt
+                if (*tree.cast::<pg_sys::AlterEnumStmt>()).oldVal.is_null() =>
+            {
+                Command::AddsEnumValue
+            }
+            pg_sys::NodeTag::T_AlterTableStmt => {
+                let commands = (*tree.cast::<pg_sys::AlterTableStmt>()).cmds;
+                let ends = super::node::list_items::<pg_sys::AlterTableCmd>(commands)
+                    .into_iter()
+                    .any(|part| (*part).subtype == pg_sys::AlterTableType::AT_DropInherit);
+                if ends {
+                    Command::EndsInheritance
+                } else {
+                    Command::Other
+                }
+            }
+            _ => Command::Other,
         }
     }
 }

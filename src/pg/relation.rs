@@ -102,6 +102,59 @@ pub fn resolve(name: &str) -> Option<pg_sys::Oid> {
     unsafe { pgrx::direct_function_call::<pg_sys::Oid>(pg_sys::to_regclass, &[name]) }
 }
 
+unsafe extern "C-unwind" {
+    /// catalog/pg_inherits.h: a relation and all that inherits from it, each once, locked in this mode.
+    fn find_all_inheritors(
+        relation: pg_sys::Oid,
+        mode: pg_sys::LOCKMODE,
+        parents: *mut *mut pg_sys::List,
+    ) -> *mut pg_sys::List;
+}
+
+/// `relation` and whatever inherits from it by now, as a query that begins at this moment reads them, each once.
+pub fn with_heirs(relation: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    all_inheritors(relation, pg_sys::NoLock as pg_sys::LOCKMODE)
+}
+
+/// As [`with_heirs`], under ACCESS SHARE until the transaction ends: none of them ceases to inherit before.
+pub fn held_with_heirs(relation: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    let look = || all_inheritors(relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+    let mut found = look();
+    loop {
+        // Whoever was waited for may have changed what they inherit from.
+        let again = look();
+        if again == found {
+            return found;
+        }
+        found = again;
+    }
+}
+
+fn all_inheritors(relation: pg_sys::Oid, mode: pg_sys::LOCKMODE) -> Vec<pg_sys::Oid> {
+    // SAFETY: catalog look-ups, which see what is committed by now; the list holds OIDs and is copied. An error of a lock
+    // is caught at the boundary.
+    unsafe {
+        let list = pg_sys::ffi::pg_guard_ffi_boundary(|| {
+            find_all_inheritors(relation, mode, std::ptr::null_mut())
+        });
+        if list.is_null() {
+            return vec![];
+        }
+        (0..(*list).length as usize)
+            .map(|position| (*(*list).elements.add(position)).oid_value)
+            .collect()
+    }
+}
+
+/// The role a relation belongs to.
+pub fn owner(relation: pg_sys::Oid) -> pg_sys::Oid {
+    super::spi::first(
+        "SELECT relowner FROM pg_catalog.pg_class WHERE oid = $1",
+        &[super::spi::Value::Oid(relation)],
+    )
+    .map_or(pg_sys::InvalidOid, |row| row.oid(0))
+}
+
 /// The type of a relation's rows.
 pub fn row_type(relation: pg_sys::Oid) -> pg_sys::Oid {
     // SAFETY: a catalog cache look-up.

@@ -36,6 +36,8 @@ pub struct Request {
     pub settings: RefreshSettings,
     /// Whether fuses may blow.
     pub fuses: bool,
+    /// What sets a stream table up again that does not fit its query any more.
+    pub set_up: fn(&StreamTable) -> Result<()>,
     /// What to look at afterwards, under the same snapshot.
     pub then: Then,
 }
@@ -99,14 +101,17 @@ pub fn refresh(request: &Request) -> Result<Vec<Outcome>> {
             locked.push(id);
         }
         refuse_own_writes(&compiled)?;
-        if let Some(busy) = lock_used(catalog_oid, &compiled) {
-            for id in std::mem::take(&mut locked) {
-                lock::release_stream_table(catalog_oid, id);
+        let used = match lock_used(catalog_oid, &compiled) {
+            Ok(used) => used,
+            Err(busy) => {
+                for id in std::mem::take(&mut locked) {
+                    lock::release_stream_table(catalog_oid, id);
+                }
+                busy.lock(catalog_oid);
+                busy.release(catalog_oid);
+                continue;
             }
-            busy.lock(catalog_oid);
-            busy.release(catalog_oid);
-            continue;
-        }
+        };
         attempts += 1;
         // Before the snapshot: whatever was committed until then is in it.
         let taken_at = now();
@@ -120,7 +125,16 @@ pub fn refresh(request: &Request) -> Result<Vec<Outcome>> {
             for id in &order {
                 match catalog::load(*id) {
                     // What is kept of an older generation is replaced.
-                    Ok(table) => drop(compile(&table)?),
+                    Ok(table) if compile(&table).is_ok() => {}
+                    Ok(table) => {
+                        // Whoever sets it up waits for others, and holds nothing then.
+                        used.into_iter().for_each(|used| used.release(catalog_oid));
+                        for id in std::mem::take(&mut locked) {
+                            lock::release_stream_table(catalog_oid, id);
+                        }
+                        (request.set_up)(&table)?;
+                        break;
+                    }
                     Err(gone) if request.ids.contains(id) => return Err(gone),
                     Err(_) => {}
                 }
@@ -431,7 +445,10 @@ fn refuse_own_writes(compiled: &[Rc<Compiled>]) -> Result<()> {
 /// Every source, every log segment and whatever else the queries are made of, locked before the snapshot: TRUNCATE is not
 /// MVCC, and neither is a function. Or nothing of it, and what is in the way: whoever alters several of them in one
 /// transaction would wait in a circle with a refresh that holds one and waits for another.
-fn lock_used(catalog_oid: pg_sys::Oid, compiled: &[Rc<Compiled>]) -> Option<Used> {
+fn lock_used(
+    catalog_oid: pg_sys::Oid,
+    compiled: &[Rc<Compiled>],
+) -> std::result::Result<Vec<Used>, Used> {
     let relations = compiled
         .iter()
         .flat_map(|stream_table| &stream_table.units)
@@ -455,11 +472,11 @@ fn lock_used(catalog_oid: pg_sys::Oid, compiled: &[Rc<Compiled>]) -> Option<Used
             taken
                 .into_iter()
                 .for_each(|taken: Used| taken.release(catalog_oid));
-            return Some(used);
+            return Err(used);
         }
         taken.push(used);
     }
-    None
+    Ok(taken)
 }
 
 /// In REPEATABLE READ the snapshot is older than the locks. A source truncated in between looks empty although the

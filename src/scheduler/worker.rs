@@ -106,6 +106,7 @@ fn refresh_once(id: i64) -> Result<bool, Failure> {
             force_full: None,
             settings: RefreshSettings::read(),
             fuses: true,
+            set_up: lifecycle::ensure_ready,
             then: Then::Nothing,
         })?;
         Ok(true)

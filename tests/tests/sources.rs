@@ -157,27 +157,6 @@ fn partitioned_table_joined_with_an_ordinary_one() {
 }
 
 #[test]
-fn inheritance_children() {
-    let db = database();
-    let mut s = db.connect();
-    s.exec("create table p (k int, n int); create table c1 (extra text) inherits (p); create table c2 () inherits (c1); insert into p values (1, 1); insert into c1 values (2, 2, 'x'); insert into c2 values (3, 3, 'y')");
-    let v = s.auto_stream_table("v", "select k, n from p");
-    let only = s.auto_stream_table("o", "select k, n from only p");
-    let child = s.auto_stream_table("c", "select k, extra from c1");
-    for batch in [
-        "insert into c1 values (4, 4, 'z'); insert into p values (5, 5)",
-        "update p set n = n + 1",
-        "delete from c2; update only p set n = 100",
-        "truncate only p; insert into c2 values (9, 9, 'q')",
-    ] {
-        s.exec(batch);
-        for v in [&v, &only, &child] {
-            v.follows_somehow(&mut s);
-        }
-    }
-}
-
-#[test]
 fn unlogged_source() {
     let db = database();
     let mut s = db.connect();

@@ -134,7 +134,7 @@ impl Changes<'_> {
         }
         format!(
             "insert into {} values {}{}",
-            table.name,
+            table.room(self.rng),
             values.join(", "),
             nothing_on_conflict(table)
         )

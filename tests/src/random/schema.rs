@@ -128,8 +128,17 @@ pub struct Table {
     pub key: usize,
     /// How the key is declared.
     pub constraint: &'static str,
-    /// Divided in two by the first column: the key, or what joins are made on.
-    pub partitioned: bool,
+    pub parts: Parts,
+}
+
+/// Other tables that hold its rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parts {
+    None,
+    /// Two partitions, by the first column: the key, or what joins are made on.
+    Partitions,
+    /// Two that inherit from it, one of them with a column of its own.
+    Children,
 }
 
 impl Table {
@@ -164,12 +173,18 @@ impl Table {
                 nullable: rng.u8(..4) > 0,
             });
         }
+        let parts = match rng.u8(..5) {
+            0 => Parts::Partitions,
+            // No key holds in all of them.
+            1 | 2 if key == 0 => Parts::Children,
+            _ => Parts::None,
+        };
         Self {
             name: name.into(),
             columns,
             key,
             constraint,
-            partitioned: rng.u8(..5) == 0,
+            parts,
         }
     }
 
@@ -194,27 +209,40 @@ impl Table {
             parts.push(format!("{} ({})", self.constraint, key.join(", ")));
         }
         let (name, columns) = (&self.name, parts.join(", "));
-        if !self.partitioned {
-            return format!("create table {name} ({columns})");
+        let [low, rest] = self.part_names();
+        match self.parts {
+            Parts::None => format!("create table {name} ({columns})"),
+            Parts::Partitions => format!(
+                "create table {name} ({columns}) partition by range ({});
+                 create table {low} partition of {name} for values from (minvalue) to (4);
+                 create table {rest} partition of {name} default",
+                self.columns[0].name
+            ),
+            Parts::Children => format!(
+                "create table {name} ({columns});
+                 create table {low} (own int) inherits ({name});
+                 create table {rest} () inherits ({name}, {low})"
+            ),
         }
-        let [low, rest] = self.partitions();
-        format!(
-            "create table {name} ({columns}) partition by range ({});
-             create table {low} partition of {name} for values from (minvalue) to (4);
-             create table {rest} partition of {name} default",
-            self.columns[0].name
-        )
     }
 
-    /// The names of the two partitions.
-    pub fn partitions(&self) -> [String; 2] {
+    fn part_names(&self) -> [String; 2] {
         ["low", "rest"].map(|part| format!("{}_{part}", self.name))
     }
 
-    /// The table, or one of its partitions: a name for statements that may go to either.
+    /// The table, or one of its parts: a name for statements that may go to either.
     pub fn target(&self, rng: &mut Rng) -> String {
-        if self.partitioned && rng.u8(..3) == 0 {
-            self.partitions()[rng.usize(..2)].clone()
+        if self.parts != Parts::None && rng.u8(..3) == 0 {
+            self.part_names()[rng.usize(..2)].clone()
+        } else {
+            self.name.clone()
+        }
+    }
+
+    /// Where rows of any value may be put.
+    pub fn room(&self, rng: &mut Rng) -> String {
+        if self.parts == Parts::Children {
+            self.target(rng)
         } else {
             self.name.clone()
         }
