@@ -4,6 +4,10 @@
 //! delta statement is planned, its logs are read through their indexes if that is possible at all, and the rows that come
 //! out of one are those that were counted, and of these as many as the statement's other conditions on them let pass. So
 //! many are expected also where they are netted before they are joined; the planner would take any number for 200.
+//!
+//! What is joined with a change is looked up from it: tables that did not change are not joined with each other before, if
+//! one of them is much larger than the change. Estimates of such joins can be wrong by any factor, where columns depend on
+//! each other for example; what follows from the change alone is in proportion to it.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -17,9 +21,22 @@ use super::node::list_items;
 
 static mut PREVIOUS_FACTS: pg_sys::get_relation_info_hook_type = None;
 static mut PREVIOUS_PATHS: pg_sys::set_rel_pathlist_hook_type = None;
+static mut PREVIOUS_JOINS: pg_sys::set_join_pathlist_hook_type = None;
+
+/// A table with more than so many times the rows of a change is much larger than it.
+const MUCH_LARGER: f64 = 10.0;
 
 /// Planner's cost of a row that is found through an index beside those before it: in a log they are.
 const COST_OF_A_ROW: f64 = 0.02;
+
+unsafe extern "C-unwind" {
+    /// `optimizer/joininfo.h`
+    fn have_relevant_joinclause(
+        root: *mut pg_sys::PlannerInfo,
+        one: *mut pg_sys::RelOptInfo,
+        other: *mut pg_sys::RelOptInfo,
+    ) -> bool;
+}
 
 thread_local! {
     /// What is known of tables, by oid; empty unless a delta statement is planned.
@@ -63,6 +80,8 @@ pub fn install() {
         pg_sys::get_relation_info_hook = Some(facts);
         PREVIOUS_PATHS = pg_sys::set_rel_pathlist_hook;
         pg_sys::set_rel_pathlist_hook = Some(paths);
+        PREVIOUS_JOINS = pg_sys::set_join_pathlist_hook;
+        pg_sys::set_join_pathlist_hook = Some(joins);
     }
 }
 
@@ -125,6 +144,80 @@ unsafe extern "C-unwind" fn paths(
             _ => {}
         }
     }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn joins(
+    root: *mut pg_sys::PlannerInfo,
+    joined: *mut pg_sys::RelOptInfo,
+    outer: *mut pg_sys::RelOptInfo,
+    inner: *mut pg_sys::RelOptInfo,
+    kind: pg_sys::JoinType::Type,
+    extra: *mut pg_sys::JoinPathExtraData,
+) {
+    // SAFETY: arguments are passed on as they came; nodes belong to the planner.
+    unsafe {
+        if let Some(previous) = PREVIOUS_JOINS {
+            pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                previous(root, joined, outer, inner, kind, extra)
+            });
+        }
+        let planning = EXPECTED.with_borrow(|tables| !tables.is_empty());
+        if !planning || !comes_before_a_change(root, joined) {
+            return;
+        }
+        // Those with parameters are run for each row of something else.
+        (*joined).partial_pathlist = std::ptr::null_mut();
+        for path in list_items::<pg_sys::Path>((*joined).pathlist) {
+            if (*path).param_info.is_null() && (*path).disabled_nodes == 0 {
+                (*path).disabled_nodes = 1;
+            }
+        }
+    }
+}
+
+/// `joined` is of tables that did not change, one of them much larger than a change that it could be joined with instead.
+/// Where there are other joins than inner ones, their order is not free.
+unsafe fn comes_before_a_change(
+    root: *mut pg_sys::PlannerInfo,
+    joined: *mut pg_sys::RelOptInfo,
+) -> bool {
+    // SAFETY: the nodes belong to the planner; arrays are indexed by members of its sets.
+    unsafe {
+        if !(*root).join_info_list.is_null() {
+            return false;
+        }
+        let (mut largest, mut change) = (0.0_f64, None::<f64>);
+        let mut number = -1;
+        loop {
+            number = pg_sys::bms_next_member((*root).all_baserels, number);
+            if number < 0 {
+                break;
+            }
+            let rel = *(*root).simple_rel_array.add(number as usize);
+            let entry = *(*root).simple_rte_array.add(number as usize);
+            let is_inside = pg_sys::bms_is_member(number, (*joined).relids);
+            match (is_clean(entry), is_inside) {
+                (true, true) => largest = largest.max((*rel).tuples),
+                (true, false) => {}
+                (false, true) => return false,
+                (false, false) => {
+                    if have_relevant_joinclause(root, joined, rel) {
+                        change = Some(change.map_or((*rel).rows, |rows| rows.min((*rel).rows)));
+                    }
+                }
+            }
+        }
+        change.is_some_and(|rows| largest > rows * MUCH_LARGER)
+    }
+}
+
+/// A table as it is now.
+unsafe fn is_clean(entry: *const pg_sys::RangeTblEntry) -> bool {
+    // SAFETY: an entry of the planner's range table.
+    let entry = unsafe { &*entry };
+    entry.rtekind == pg_sys::RTEKind::RTE_RELATION
+        && !matches!(expected(entry.relid), Some(Expected::New { .. }))
 }
 
 /// The rows of the net change of a source, by the name of its CTE.
