@@ -57,6 +57,8 @@ pub fn ddl_end(command: Command) {
                     source_changed(heir);
                     row_type_changed(heir);
                 }
+                // A detached partition has lost what was cloned from the table it belonged to.
+                capture::restore_triggers();
             }
             "CREATE TRIGGER" | "CREATE RULE" => added_to(command.oid(3)),
             "CREATE POLICY" | "ALTER POLICY" => relation_changed(command.oid(3)),
@@ -156,7 +158,8 @@ pub fn detaching_concurrently(relation: pg_sys::Oid) {
         return;
     }
     let captured = spi::first(
-        "SELECT 1 FROM pgtrickle.pgt_change_sources WHERE source = pg_catalog.pg_partition_root($1::pg_catalog.oid::pg_catalog.regclass)",
+        "SELECT 1 FROM pgtrickle.pgt_change_sources WHERE source IN (SELECT relid::pg_catalog.oid \
+         FROM pg_catalog.pg_partition_ancestors($1::pg_catalog.oid::pg_catalog.regclass))",
         &[Value::Oid(relation)],
     );
     if captured.is_some() {
@@ -168,6 +171,20 @@ pub fn detaching_concurrently(relation: pg_sys::Oid) {
             .detail("Its rows would be gone before the stream tables learn of it.")
             .hint("Detach it without CONCURRENTLY."),
         );
+    }
+}
+
+/// Before a table becomes a partition of another one.
+pub fn attaching(parent: pg_sys::Oid, partition: pg_sys::Oid) {
+    let owned = spi::first(
+        "SELECT pg_catalog.pg_has_role(relowner, 'USAGE') FROM pg_catalog.pg_class WHERE oid = $1",
+        &[Value::Oid(partition)],
+    )
+    .is_some_and(|row| row.bool(0));
+    let _scope = Scope::internal();
+    // Whoever may not attach it is told so.
+    if owned && catalog::catalog_oid().is_some() {
+        capture::make_way(parent, partition);
     }
 }
 
@@ -191,28 +208,27 @@ pub fn rewritten() {
 
 /// A table or index was created or altered.
 fn relation_changed(relation: pg_sys::Oid) {
-    // The table itself, the table of an index, the root of a partition.
+    // The table itself, the table of an index, what it is a partition of.
     let row = look(
-        "SELECT t.oid, COALESCE(pg_catalog.pg_partition_root(t.oid)::pg_catalog.oid, t.oid), \
-         EXISTS (SELECT FROM pgtrickle.pgt_stream_tables st WHERE st.pgt_relid::pg_catalog.oid = t.oid), \
-         EXISTS (SELECT FROM pgtrickle.pgt_change_sources s WHERE s.source = \
-         COALESCE(pg_catalog.pg_partition_root(t.oid)::pg_catalog.oid, t.oid)), \
+        "SELECT t.oid, EXISTS (SELECT FROM pgtrickle.pgt_stream_tables st WHERE st.pgt_relid::pg_catalog.oid = t.oid), \
+         ARRAY(SELECT s.source FROM pgtrickle.pgt_change_sources s WHERE s.source = t.oid OR s.source IN (SELECT \
+         relid::pg_catalog.oid FROM pg_catalog.pg_partition_ancestors(t.oid)))::pg_catalog.text, \
          ARRAY(SELECT s.source FROM pgtrickle.pgt_change_sources s WHERE t.oid = ANY (s.members))::pg_catalog.text \
          FROM pg_catalog.pg_class t WHERE t.oid = COALESCE((SELECT indrelid FROM pg_catalog.pg_index \
          WHERE indexrelid = $1), $1)",
         &[Value::Oid(relation)],
     );
     let Some(row) = row.first() else { return };
-    if row.bool(2)
+    if row.bool(1)
         && let Err(error) = lifecycle::stream_table_altered(row.oid(0))
     {
         raise(error);
     }
-    if row.bool(3) {
-        source_changed(row.oid(1));
+    for source in oids(&row.text(2)) {
+        source_changed(source);
     }
     // A detached partition is not under its former root any more, and a table may have ceased to inherit.
-    for source in oids(&row.text(4)) {
+    for source in oids(&row.text(3)) {
         members_changed(source);
     }
     inheritance_changed(relation);
@@ -384,16 +400,16 @@ fn wait_for_users(class: pg_sys::Oid, object: pg_sys::Oid) {
     }
 }
 
-/// As [`wait_for_users`] of the partitioned table that a table is, or is part of, and of those it has come to inherit from:
+/// As [`wait_for_users`] of the partitioned tables that a table is, or is part of, and of those it has come to inherit from:
 /// ATTACH and INHERIT let those read on who know nothing of the new rows yet.
 fn wait_for_readers_above(relation: pg_sys::Oid) {
-    let root = spi::first(
-        "SELECT c.oid FROM pg_catalog.pg_class c WHERE c.relkind = 'p' \
-         AND c.oid = pg_catalog.pg_partition_root($1::pg_catalog.oid::pg_catalog.regclass)::pg_catalog.oid",
+    let partitioned = spi::run(
+        "SELECT c.oid FROM pg_catalog.pg_class c WHERE c.relkind = 'p' AND c.oid IN (SELECT relid::pg_catalog.oid \
+         FROM pg_catalog.pg_partition_ancestors($1::pg_catalog.oid::pg_catalog.regclass)) ORDER BY 1",
         &[Value::Oid(relation)],
     );
-    if let Some(root) = root {
-        wait_for_users(pg_sys::RelationRelationId, root.oid(0));
+    for table in &partitioned {
+        wait_for_users(pg_sys::RelationRelationId, table.oid(0));
     }
     for ancestor in ancestors(relation) {
         if capture::heirs_changed(ancestor) != Some(false) {

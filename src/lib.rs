@@ -39,6 +39,7 @@ pub extern "C-unwind" fn _PG_init() {
         dropped: ddl::dropped,
         rewritten: ddl::rewritten,
         detaching_concurrently: ddl::detaching_concurrently,
+        attaching: ddl::attaching,
     });
     pg::executor::install();
     pg::planner::install();

@@ -58,30 +58,13 @@ pub(super) fn unusable(relid: pg_sys::Oid) -> Option<Error> {
     None
 }
 
-/// The relation's changes can be captured by triggers: an ordinary or partitioned table that is read as a whole.
+/// The relation's changes can be captured by triggers of its own: an ordinary table without children, or a partitioned one.
 pub fn capturable(relid: pg_sys::Oid, relkind: u8) -> bool {
-    matches!(relkind, b'r' | b'p')
-        && !is_partition(relid)
-        && (relkind == b'p' || !has_children(relid))
-}
-
-/// The table is a partition of another one, whose triggers fire for it too.
-fn is_partition(relid: pg_sys::Oid) -> bool {
-    look_up(
-        "SELECT relispartition FROM pg_catalog.pg_class WHERE oid = $1",
-        &[Value::Oid(relid)],
-    )
-    .is_some_and(|row| row.bool(0))
+    relkind == b'p' || relkind == b'r' && !has_children(relid)
 }
 
 /// Refuses relations whose changes cannot be followed row by row.
 pub(super) fn check(relid: pg_sys::Oid, relkind: u8) -> Result<(), NotIncremental> {
-    if is_partition(relid) {
-        return Err(NotIncremental::new(
-            format!("{} is a partition", display_name(relid)),
-            "Read the partitioned table, with the partition's bounds as a condition.",
-        ));
-    }
     if !matches!(relkind, b'r' | b'p') {
         let what = match relkind {
             b'f' => "a foreign table",
@@ -116,6 +99,15 @@ pub(super) fn members(
     reader: pg_sys::Oid,
 ) -> Result<Vec<pg_sys::Oid>, NotIncremental> {
     check(relid, relkind)?;
+    if relkind == b'p' && !inherit {
+        return Err(NotIncremental::new(
+            format!(
+                "ONLY leaves no rows of {}, which is partitioned",
+                display_name(relid)
+            ),
+            "Leave ONLY out.",
+        ));
+    }
     if relkind != b'r' || !inherit {
         return Ok(vec![relid]);
     }

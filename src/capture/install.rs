@@ -303,10 +303,12 @@ pub fn has_triggers(source: pg_sys::Oid) -> bool {
     triggers_complete(source)
 }
 
-/// Row triggers are cloned to partitions by PostgreSQL; statement triggers are not, so each partition gets its own.
+/// Row triggers are cloned to partitions by PostgreSQL; statement triggers are not, so each partition gets its own. A
+/// partition that is a source itself needs no second trigger: the name is the same, and so it has either its own or a clone.
 fn install_triggers(source: pg_sys::Oid) {
     for (relation, name) in tree(source) {
-        if relation == source && !has_trigger(relation, ROW_TRIGGER) {
+        let held_back = is_held_back(relation, ROW_TRIGGER);
+        if relation == source && !held_back && !has_trigger(relation, ROW_TRIGGER) {
             spi::command(&format!(
                 "CREATE OR REPLACE TRIGGER {ROW_TRIGGER} AFTER INSERT OR UPDATE OR DELETE ON {name} FOR EACH ROW \
                  EXECUTE FUNCTION pgtrickle.capture()"
@@ -315,7 +317,7 @@ fn install_triggers(source: pg_sys::Oid) {
                 "ALTER TABLE {name} ENABLE ALWAYS TRIGGER {ROW_TRIGGER}"
             ));
         }
-        if relation != source && is_held_back(relation, ROW_TRIGGER) {
+        if held_back {
             spi::command(&format!(
                 "ALTER TABLE ONLY {name} ENABLE ALWAYS TRIGGER {ROW_TRIGGER}"
             ));
@@ -371,6 +373,61 @@ pub fn sync_members(source: pg_sys::Oid) -> bool {
     !is_partitioned(source) || differing.into_iter().any(|member| !is_empty(member))
 }
 
+/// Creates the triggers that sources lack: those cloned from a partitioned table went with what they were cloned from.
+pub fn restore_triggers() {
+    let _scope = Scope::internal();
+    let _quiet = entry::defining();
+    let bare = spi::run_under(
+        "SELECT s.source FROM pgtrickle.pgt_change_sources s JOIN pg_catalog.pg_class c ON c.oid = s.source \
+         WHERE s.kind = 'table' AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid = s.source \
+         AND t.tgname = $1) ORDER BY c.relkind = 'p' DESC, 1",
+        &[Value::Text(ROW_TRIGGER.to_owned())],
+        Under::Snapshot(&Snapshot::latest()),
+    );
+    for source in &bare {
+        install_triggers(source.oid(0));
+    }
+}
+
+/// `partition` is about to become a partition of `parent`, from which it gets a clone of the trigger that captures rows. Its
+/// own would be in the way; the clone does what it does.
+pub fn make_way(parent: pg_sys::Oid, partition: pg_sys::Oid) {
+    let _scope = Scope::internal();
+    let _quiet = entry::defining();
+    let cloned = spi::first(
+        "SELECT 1 FROM pg_catalog.pg_trigger WHERE tgrelid = $1 AND tgname = $2",
+        &[Value::Oid(parent), Value::Text(ROW_TRIGGER.to_owned())],
+    );
+    if cloned.is_none() {
+        return;
+    }
+    for (relation, name) in tree(partition) {
+        if has_own_row_trigger(relation) {
+            spi::command(&format!("DROP TRIGGER {ROW_TRIGGER} ON {name}"));
+        }
+    }
+}
+
+/// The row trigger of this relation was created for itself and not cloned from a partitioned table.
+fn has_own_row_trigger(relation: pg_sys::Oid) -> bool {
+    spi::first(
+        "SELECT 1 FROM pg_catalog.pg_trigger WHERE tgrelid = $1 AND tgname = $2 AND tgparentid = 0",
+        &[Value::Oid(relation), Value::Text(ROW_TRIGGER.to_owned())],
+    )
+    .is_some()
+}
+
+/// Whether `relation` belongs to a source that is read, itself or as a partition.
+fn is_read(relation: pg_sys::Oid) -> bool {
+    spi::first(
+        "SELECT 1 FROM pgtrickle.pgt_change_sources s JOIN pgtrickle.pgt_dependencies d ON d.source::pg_catalog.oid = s.source \
+         AND d.source_type <> 'uncaptured' WHERE s.source = $1 OR s.source IN (SELECT relid::pg_catalog.oid FROM \
+         pg_catalog.pg_partition_ancestors($1::pg_catalog.oid::pg_catalog.regclass))",
+        &[Value::Oid(relation)],
+    )
+    .is_some()
+}
+
 /// Whether other relations inherit from source `source` than when that was looked at last; none if it is not captured.
 pub fn heirs_changed(source: pg_sys::Oid) -> Option<bool> {
     let latest = Snapshot::latest();
@@ -410,7 +467,7 @@ pub fn insist_on_triggers(source: pg_sys::Oid) -> Result<()> {
 }
 
 /// Drops the logs and triggers of sources that no stream table reads any more.
-pub fn release_unread() {
+pub fn release_unread() -> Result<()> {
     let _scope = Scope::internal();
     let _quiet = entry::defining();
     let unread = spi::run(
@@ -418,22 +475,30 @@ pub fn release_unread() {
          (SELECT FROM pgtrickle.pgt_dependencies d WHERE d.source::pg_catalog.oid = s.source AND d.source_type <> 'uncaptured')",
         &[],
     );
-    for row in unread {
+    for row in &unread {
         let source = row.oid(0);
         if row.text(1) == "table" {
-            for (relation, name) in tree(source) {
-                for trigger in [ROW_TRIGGER, TRUNCATE_TRIGGER] {
-                    if (trigger == TRUNCATE_TRIGGER || relation == source)
-                        && has_trigger(relation, trigger)
-                    {
-                        spi::command(&format!("DROP TRIGGER {trigger} ON {name}"));
-                    }
+            let relations = tree(source);
+            if !relations.is_empty() && !has_own_row_trigger(source) {
+                // The trigger stays, for another source: those who are about to log for this one are waited for.
+                lock_against_writers(source)?;
+            }
+            for (relation, name) in relations {
+                if relation == source && has_own_row_trigger(relation) {
+                    spi::command(&format!("DROP TRIGGER {ROW_TRIGGER} ON {name}"));
+                }
+                if has_trigger(relation, TRUNCATE_TRIGGER) && !is_read(relation) {
+                    spi::command(&format!("DROP TRIGGER {TRUNCATE_TRIGGER} ON {name}"));
                 }
             }
         }
         drop_segments(source, None);
         catalog::delete_source(source);
     }
+    if !unread.is_empty() {
+        restore_triggers();
+    }
+    Ok(())
 }
 
 /// Drops the segment tables of a source, of one layout or of all.

@@ -10,8 +10,8 @@ mod rotate;
 mod shape;
 
 pub use install::{
-    ensure_stream, ensure_table, has_triggers, heirs_changed, insist_on_triggers,
-    mark_unlogged_alive, release_unread, sync_members,
+    ensure_stream, ensure_table, has_triggers, heirs_changed, insist_on_triggers, make_way,
+    mark_unlogged_alive, release_unread, restore_triggers, sync_members,
 };
 pub use resolve::resolve;
 pub use rotate::{rotate, worth_rotating};

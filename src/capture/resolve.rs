@@ -8,11 +8,12 @@ use crate::pg::session::Scope;
 use crate::pg::snapshot::Snapshot;
 use crate::pg::spi::{self, Under, Value};
 
-/// The log of `relation`, which is a source or a partition of one; none if it is not captured.
+/// The logs of `relation`, which is a source or a partition of some; none if it is not captured. A partition can be a source
+/// of its own beside its root, and so can what is between them: each has a log.
 ///
 /// Reads the catalog as of now, whatever snapshot the writer's transaction has: a REPEATABLE READ writer that began
 /// before a source was captured still logs its changes.
-pub fn resolve(relation: pg_sys::Oid) -> Option<LogTarget> {
+pub fn resolve(relation: pg_sys::Oid) -> Vec<LogTarget> {
     let _scope = Scope::internal();
     let snapshot = Snapshot::latest();
     let under = Under::Snapshot(&snapshot);
@@ -24,31 +25,47 @@ pub fn resolve(relation: pg_sys::Oid) -> Option<LogTarget> {
     .first()
     .is_none_or(|row| row.is_null(0))
     {
-        return None;
+        return vec![];
     }
-    let root = spi::run_under(
-        "SELECT COALESCE(pg_catalog.pg_partition_root($1::pg_catalog.oid::pg_catalog.regclass)::pg_catalog.oid, $1)",
+    // From the relation up to the root of its partition tree.
+    let path: Vec<pg_sys::Oid> = spi::run_under(
+        "SELECT relid::pg_catalog.oid FROM pg_catalog.pg_partition_ancestors($1::pg_catalog.oid::pg_catalog.regclass) \
+         UNION SELECT $1",
         &[Value::Oid(relation)],
         under,
     )
-    .first()
-    .map(|row| row.oid(0))?;
-    let source = catalog::change_source(root, under)?;
-    let segment = source.current_segment()?;
-    let attributes = if root == relation {
-        segment.columns.clone()
-    } else {
-        by_name(root, relation, &segment.columns, under)?
-    };
-    Some(LogTarget {
-        source: root,
-        segment: segment.relid,
-        index: segment.index,
-        attributes,
-        depends_on: std::iter::once(root)
-            .chain(source.segments.iter().map(|segment| segment.relid))
-            .collect(),
-    })
+    .iter()
+    .map(|row| row.oid(0))
+    .collect();
+    let mut targets = Vec::new();
+    for above in &path {
+        let Some(source) = catalog::change_source(*above, under) else {
+            continue;
+        };
+        let Some(segment) = source.current_segment() else {
+            continue;
+        };
+        let attributes = if *above == relation {
+            Some(segment.columns.clone())
+        } else {
+            by_name(*above, relation, &segment.columns, under)
+        };
+        let Some(attributes) = attributes else {
+            continue;
+        };
+        targets.push(LogTarget {
+            source: *above,
+            segment: segment.relid,
+            index: segment.index,
+            attributes,
+            depends_on: path
+                .iter()
+                .copied()
+                .chain(source.segments.iter().map(|segment| segment.relid))
+                .collect(),
+        });
+    }
+    targets
 }
 
 /// The attribute numbers in `partition` of the columns of `root`.

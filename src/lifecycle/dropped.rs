@@ -56,7 +56,7 @@ pub fn forget_dropped() -> Result<()> {
         &[],
     );
     if !gone.is_empty() || lost.is_some() {
-        capture::release_unread();
+        capture::release_unread()?;
         super::groups::regroup();
         for row in &gone {
             xact::definition_will_change(row.int(0));

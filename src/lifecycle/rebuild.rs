@@ -210,7 +210,7 @@ pub(super) fn rebuild(table: &StreamTable, new_view: Option<pg_sys::Oid>) -> Res
             require_reinit(stage.id, "definition changed");
         }
     }
-    capture::release_unread();
+    capture::release_unread()?;
     super::groups::definition_changed(&table)?;
     xact::definition_will_change(table.id);
     Ok(())

@@ -5,7 +5,8 @@
 //! weight and the logged columns. No SPI, no sequence, nothing that depends on the writer's snapshot.
 //!
 //! Which relation logs where is asked from a resolver (the `capture` room) once per backend and relation, and asked again
-//! after an invalidation of the relation or of its log.
+//! after an invalidation of the relation, of one above it or of its log. The trigger fires once, wherever it was created, and
+//! logs for all.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -20,7 +21,7 @@ use super::image::sql_function;
 /// Where the changes of a relation are logged.
 #[derive(Clone, Debug)]
 pub struct LogTarget {
-    /// The source as stream tables know it: the relation itself or the root of its partition tree.
+    /// The source as stream tables know it: the relation itself or one that it is a partition of.
     pub source: pg_sys::Oid,
     pub segment: pg_sys::Oid,
     pub index: pg_sys::Oid,
@@ -30,8 +31,8 @@ pub struct LogTarget {
     pub depends_on: Vec<pg_sys::Oid>,
 }
 
-/// Finds the log of a relation; none if it is no source of any stream table.
-pub type Resolver = fn(pg_sys::Oid) -> Option<LogTarget>;
+/// Finds the logs of a relation; none if it is no source of any stream table.
+pub type Resolver = fn(pg_sys::Oid) -> Vec<LogTarget>;
 
 /// What the trigger asks the rest of the extension.
 pub struct Callbacks {
@@ -43,7 +44,7 @@ pub struct Callbacks {
 static CALLBACKS: OnceLock<Callbacks> = OnceLock::new();
 
 struct Backend {
-    targets: HashMap<u32, Option<Rc<LogTarget>>>,
+    targets: HashMap<u32, Rc<[LogTarget]>>,
     /// Sources written by the current transaction and how many changes each got.
     touched: HashMap<u32, Touched>,
 }
@@ -92,11 +93,12 @@ unsafe extern "C-unwind" fn invalidated(_argument: pg_sys::Datum, relation: pg_s
                 backend.targets.clear();
             } else {
                 // A relation that is not captured may be from now on, as part of whatever was invalidated.
-                backend.targets.retain(|on, target| {
+                backend.targets.retain(|on, targets| {
                     *on != relation.to_u32()
-                        && target
-                            .as_ref()
-                            .is_some_and(|target| !target.depends_on.contains(&relation))
+                        && !targets.is_empty()
+                        && targets
+                            .iter()
+                            .all(|target| !target.depends_on.contains(&relation))
                 });
             }
         }
@@ -159,22 +161,23 @@ pub fn subtransaction_committed(level: i32) {
     });
 }
 
-fn target_of(relation: pg_sys::Oid) -> Option<Rc<LogTarget>> {
+fn targets_of(relation: pg_sys::Oid) -> Rc<[LogTarget]> {
     let known = BACKEND.with(|backend| backend.borrow().targets.get(&relation.to_u32()).cloned());
-    if let Some(target) = known {
-        return target;
+    if let Some(targets) = known {
+        return targets;
     }
-    let target = CALLBACKS
+    let targets: Rc<[LogTarget]> = CALLBACKS
         .get()
-        .and_then(|callbacks| (callbacks.resolve)(relation))
-        .map(Rc::new);
+        .map(|callbacks| (callbacks.resolve)(relation))
+        .unwrap_or_default()
+        .into();
     BACKEND.with(|backend| {
         backend
             .borrow_mut()
             .targets
-            .insert(relation.to_u32(), target.clone())
+            .insert(relation.to_u32(), targets.clone())
     });
-    target
+    targets
 }
 
 fn count_change(target: &LogTarget) {
@@ -235,8 +238,8 @@ unsafe fn capture_body(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
             );
         }
         let relation = (*trigger).tg_relation;
-        if let Some(target) = target_of((*relation).rd_id) {
-            capture(&*trigger, relation, &target);
+        for target in targets_of((*relation).rd_id).iter() {
+            capture(&*trigger, relation, target);
         }
         pg_sys::Datum::from((*trigger).tg_trigtuple)
     }

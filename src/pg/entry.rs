@@ -26,6 +26,8 @@ pub struct Callbacks {
     pub dropped: fn(),
     pub rewritten: fn(),
     pub detaching_concurrently: fn(pg_sys::Oid),
+    /// The table, and what is to become a partition of it.
+    pub attaching: fn(pg_sys::Oid, pg_sys::Oid),
 }
 
 static CALLBACKS: OnceLock<Callbacks> = OnceLock::new();
@@ -175,6 +177,13 @@ unsafe fn command(fcinfo: pg_sys::FunctionCallInfo) -> Command {
 pub(super) fn detaching_concurrently(relation: pg_sys::Oid) {
     if let Some(callbacks) = CALLBACKS.get() {
         (callbacks.detaching_concurrently)(relation);
+    }
+}
+
+/// A table is about to become a partition of another one.
+pub(super) fn attaching(parent: pg_sys::Oid, partition: pg_sys::Oid) {
+    if let Some(callbacks) = CALLBACKS.get() {
+        (callbacks.attaching)(parent, partition);
     }
 }
 

@@ -44,8 +44,12 @@ unsafe extern "C-unwind" fn utility(
         if let Some(database) = needs_for_itself(node) {
             clear(database);
         }
-        if let Some(relation) = detaches_concurrently(node) {
-            entry::detaching_concurrently(relation);
+        match partitioning(node) {
+            Some(Partitioning::DetachesConcurrently(relation)) => {
+                entry::detaching_concurrently(relation);
+            }
+            Some(Partitioning::Attaches(parent, partition)) => entry::attaching(parent, partition),
+            None => {}
         }
         if (*node).type_ == NodeTag::T_DropStmt
             && (*node.cast::<pg_sys::DropStmt>()).removeType == pg_sys::ObjectType::OBJECT_EXTENSION
@@ -80,34 +84,53 @@ unsafe extern "C-unwind" fn utility(
     }
 }
 
-/// The table from which a statement detaches a partition in several transactions.
-unsafe fn detaches_concurrently(node: *mut pg_sys::Node) -> Option<pg_sys::Oid> {
+/// What a statement does to the partitions of a table.
+enum Partitioning {
+    /// Detaches one in several transactions.
+    DetachesConcurrently(pg_sys::Oid),
+    /// Makes the second one a partition of the first.
+    Attaches(pg_sys::Oid, pg_sys::Oid),
+}
+
+unsafe fn partitioning(node: *mut pg_sys::Node) -> Option<Partitioning> {
     // SAFETY: casts follow the tags; the commands of ALTER TABLE are AlterTableCmd nodes.
     unsafe {
         if (*node).type_ != NodeTag::T_AlterTableStmt {
             return None;
         }
         let alter = &*node.cast::<pg_sys::AlterTableStmt>();
-        let concurrent = super::node::list_items::<pg_sys::AlterTableCmd>(alter.cmds)
-            .into_iter()
-            .filter(|command| {
-                (**command).subtype == pg_sys::AlterTableType::AT_DetachPartition
-                    && !(**command).def.is_null()
-            })
-            .any(|command| (*(*command).def.cast::<pg_sys::PartitionCmd>()).concurrent);
-        if !concurrent {
-            return None;
+        for command in super::node::list_items::<pg_sys::AlterTableCmd>(alter.cmds) {
+            let partition = (*command).def.cast::<pg_sys::PartitionCmd>();
+            match (*command).subtype {
+                pg_sys::AlterTableType::AT_DetachPartition
+                    if !partition.is_null() && (*partition).concurrent =>
+                {
+                    return Some(Partitioning::DetachesConcurrently(found(alter.relation)?));
+                }
+                pg_sys::AlterTableType::AT_AttachPartition if !partition.is_null() => {
+                    let part = found((*partition).name)?;
+                    return Some(Partitioning::Attaches(found(alter.relation)?, part));
+                }
+                _ => {}
+            }
         }
-        let missing_ok = pg_sys::RVROption::RVR_MISSING_OK;
-        let relation = pg_sys::RangeVarGetRelidExtended(
-            alter.relation,
+        None
+    }
+}
+
+/// The relation a name in a statement stands for, if there is one.
+unsafe fn found(name: *mut pg_sys::RangeVar) -> Option<pg_sys::Oid> {
+    // SAFETY: a name of the statement, which is only looked up.
+    let relation = unsafe {
+        pg_sys::RangeVarGetRelidExtended(
+            name,
             pg_sys::NoLock as i32,
-            missing_ok,
+            pg_sys::RVROption::RVR_MISSING_OK,
             None,
             std::ptr::null_mut(),
-        );
-        (relation != pg_sys::InvalidOid).then_some(relation)
-    }
+        )
+    };
+    (relation != pg_sys::InvalidOid).then_some(relation)
 }
 
 /// The database a statement needs without other sessions.

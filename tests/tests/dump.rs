@@ -12,6 +12,7 @@ fn populate(s: &mut Session) -> Case {
         "create schema app; create type app.mood as enum ('sad', 'happy');
          create table app.s (k int primary key, g int, n numeric, m app.mood); create table app.bag (t text);
          create table app.part (k int, r int) partition by range (r); create table app.part1 partition of app.part for values from (0) to (10);
+         create table app.other (k int) partition by list (k); create table app.other1 partition of app.other for values in (1);
          create table app.parent (k int, r int); create table app.child (r2 int) inherits (app.parent); insert into app.child values (1, 1, 1);
          insert into app.s select i, i % 4, i / 3.0, 'happy' from generate_series(1, 40) i; insert into app.bag values ('a'), ('a'), (null); insert into app.part values (1, 1)",
     );
@@ -26,6 +27,8 @@ fn populate(s: &mut Session) -> Case {
             "select s.k, b.t, s.m from app.s join app.bag b on length(b.t) = s.k",
         ),
         s.stream_table("app.parted", "select k, r from app.part"),
+        s.stream_table("app.single", "select k, r from app.part1"),
+        s.stream_table("app.alone", "select k from app.other1"),
         s.stream_table(
             "app.family",
             "select r, count(*) as c from app.parent group by r",
@@ -76,7 +79,7 @@ fn restored_is_complete(s: &mut Session, case: &Case) {
         if v.name() == "app.often" {
             continue;
         }
-        s.exec("insert into app.s select max(k) + 1, 2, 2, 'sad' from app.s; insert into app.bag values ('zz'); insert into app.part1 values (5, 5); insert into app.child values (5, 5, 5)");
+        s.exec("insert into app.s select max(k) + 1, 2, 2, 'sad' from app.s; insert into app.bag values ('zz'); insert into app.part1 values (5, 5); insert into app.child values (5, 5, 5); insert into app.other values (1)");
         v.refresh(s);
         v.assert_fresh(s);
     }
@@ -86,7 +89,7 @@ fn restored_is_complete(s: &mut Session, case: &Case) {
         first.iter().any(|a| a == "FULL" || a == "REINITIALIZE"),
         "{first:?}"
     );
-    s.exec("insert into app.s values (1000, 1, 5, null); insert into app.bag values ('zz'), (null); update app.part set r = r + 1; update app.parent set r = r + 1; delete from app.s where k < 5");
+    s.exec("insert into app.s values (1000, 1, 5, null); insert into app.bag values ('zz'), (null); update app.part set r = r + 1; update app.parent set r = r + 1; insert into app.other1 values (1); delete from app.s where k < 5");
     for v in &case.tables {
         v.refresh(s);
         v.assert_fresh(s);
@@ -96,6 +99,8 @@ fn restored_is_complete(s: &mut Session, case: &Case) {
         "app.bagged",
         "app.joined",
         "app.parted",
+        "app.single",
+        "app.alone",
         "app.family",
         "app.stacked",
     ] {

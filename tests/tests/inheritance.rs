@@ -760,3 +760,65 @@ fn parent_is_dropped_with_everything() {
         "0"
     );
 }
+
+#[test]
+fn the_scheduler_follows() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec(SMALL);
+    let v = s.stream_table_with("v", PLAIN, "schedule => '100ms'");
+    let g = s.stream_table_with("g", GROUPED, "schedule => 'continuous'");
+    for batch in [
+        "insert into c values (50, 1)",
+        "create table d () inherits (c); insert into d values (60, 1), (61, 2)",
+        "insert into d values (62, 3); update p set g = g + 1",
+        "alter table alone inherit p",
+        "update alone set g = 5; delete from d where k = 60",
+        "alter table c no inherit p",
+        "insert into c values (70, 1); insert into alone values (1, 71)",
+        "drop table alone; truncate p",
+        "insert into p values (80, 1)",
+    ] {
+        s.exec(batch);
+        v.catches_up(&mut s);
+        g.catches_up(&mut s);
+    }
+    for table in [&v, &g] {
+        table.assert_verified(&mut s);
+        table.assert_mode(&mut s, "DIFFERENTIAL");
+    }
+}
+
+/// A child is gone, and nobody has refreshed since.
+#[test]
+fn looked_at_before_the_next_refresh() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec(SMALL);
+    let v = s.stream_table("v", PLAIN);
+    let g = s.stream_table("g", GROUPED);
+    s.exec("insert into c values (50, 1); drop table c");
+    for look in [
+        "pgtrickle.list_sources('v')",
+        "pgtrickle.dependency_tree()",
+        "pgtrickle.health_check()",
+        "pgtrickle.change_buffer_sizes()",
+        "pgtrickle.trigger_inventory()",
+        "pgtrickle.pgt_status()",
+        "pgtrickle.explain_dag()",
+        "pgtrickle.diagnose_errors('v')",
+        "pgtrickle.change_buffer_status('p')",
+        "pgtrickle.frontier_lag('v')",
+    ] {
+        s.rows(&format!("select * from {look}"));
+    }
+    assert_eq!(
+        s.value("select ok from pgtrickle.verify_stream_table('v')"),
+        "t"
+    );
+    for table in [&v, &g] {
+        table.follows_somehow(&mut s);
+    }
+    s.exec("update p set g = g + 1");
+    all_follow(&mut s, &[v, g]);
+}

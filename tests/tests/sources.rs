@@ -119,27 +119,6 @@ fn partition_is_dropped_and_truncated() {
 }
 
 #[test]
-fn a_partition_itself_is_the_source() {
-    let db = database();
-    let mut s = db.connect();
-    let whole = partitioned(&mut s);
-    // The triggers of the root fire for its partitions; a log of their own they do not have.
-    let auto = "schedule => '1d', refresh_mode => 'AUTO'";
-    let part = s.stream_table_with("part", "select k, n from s2", auto);
-    let middle = s.stream_table_with("middle", "select k, n from s3", auto);
-    for batch in [
-        "update s set n = n + 10",
-        "update s set r = r + 10 where r < 30",
-        "insert into s31 values (900, 20, 20); delete from s where r = 12",
-    ] {
-        s.exec(batch);
-        whole.follows(&mut s);
-        part.follows_somehow(&mut s);
-        middle.follows_somehow(&mut s);
-    }
-}
-
-#[test]
 fn partitioned_table_joined_with_an_ordinary_one() {
     let db = database();
     let mut s = db.connect();

@@ -40,8 +40,9 @@ impl Case {
             .collect();
         let mut relations: Vec<Source> = tables
             .iter()
-            .map(|t| Source {
-                name: t.name.clone(),
+            .flat_map(|t| t.names().map(move |name| (name, t)))
+            .map(|(name, t)| Source {
+                name,
                 columns: t.columns.iter().map(|c| (c.name.clone(), c.ty)).collect(),
                 key: t.columns[..t.key].iter().map(|c| c.name.clone()).collect(),
                 base: true,

@@ -226,6 +226,12 @@ impl Table {
         }
     }
 
+    /// The table, and its parts if it has any.
+    pub fn names(&self) -> impl Iterator<Item = String> {
+        let parts = (self.parts != Parts::None).then(|| self.part_names());
+        std::iter::once(self.name.clone()).chain(parts.into_iter().flatten())
+    }
+
     fn part_names(&self) -> [String; 2] {
         ["low", "rest"].map(|part| format!("{}_{part}", self.name))
     }
