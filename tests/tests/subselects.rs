@@ -119,6 +119,24 @@ fn order_of_a_sub_query_reaches_the_aggregate_over_it() {
     ]);
 }
 
+/// What becomes a join leaves no order.
+#[test]
+fn order_of_a_sub_query_does_not_outlive_a_semi_join() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec(TABLES);
+    let v = s.auto_stream_table(
+        "v",
+        "select array_agg(q.id) as a from (select id from e order by id) q where q.id in (select v from l)",
+    );
+    let reason = s.value("select downgrade_reason from pgtrickle.explain_refresh_mode('v')");
+    assert!(reason.contains("depends on the order"), "{reason}");
+    for change in ["insert into l values (9, 9)", "delete from l where v < 2"] {
+        s.exec(change);
+        v.follows_somehow(&mut s);
+    }
+}
+
 #[test]
 fn sub_query_of_an_aggregate_that_returns_a_set_has_any_number_of_rows() {
     follow(&[

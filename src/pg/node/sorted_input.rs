@@ -43,7 +43,10 @@ unsafe fn sort_calls_of(query: &mut pg_sys::Query) {
         let [item] = items.as_slice() else {
             return;
         };
-        if tag(*item) != NodeTag::T_RangeTblRef {
+        // A sub-select in WHERE may become a join, which leaves no order.
+        if tag(*item) != NodeTag::T_RangeTblRef
+            || pg_sys::checkExprHasSubLink((*query.jointree).quals)
+        {
             return;
         }
         let index = (*item.cast::<pg_sys::RangeTblRef>()).rtindex as usize;
@@ -53,8 +56,10 @@ unsafe fn sort_calls_of(query: &mut pg_sys::Query) {
         else {
             return;
         };
+        // Functions that return sets add an order of their own.
         if (*rte).rtekind != pg_sys::RTEKind::RTE_SUBQUERY
             || (*(*rte).subquery).sortClause.is_null()
+            || (*(*rte).subquery).hasTargetSRFs
         {
             return;
         }
