@@ -1,5 +1,7 @@
 //! GROUP BY and aggregate calls.
 
+use std::collections::BTreeMap;
+
 use pgrx::pg_sys;
 use pgt_ivm::rel::{AggregateCall, AggregateKind, ColId, Rel, SumKind};
 use pgt_ivm::scalar::{Piece, Scalar, Shape};
@@ -419,13 +421,14 @@ impl Analyzer {
             ));
         }
         let mut first = true;
+        let mut texts = BTreeMap::new();
         let fragments = expr.deparse(&mut |part| {
             if std::mem::take(&mut first) {
                 return Ok(None);
             }
             match part.kind() {
                 Kind::Clock => Err(super::scalar::clock_misplaced()),
-                Kind::Var(var) => level.known(var).map(|known| Some(known.id.0)),
+                Kind::Var(var) => level.hole(var, &mut texts),
                 Kind::Wordless { what, hint } => Err(NotIncremental::new(what, hint)),
                 Kind::Sublink(_) => level
                     .computed(&part)
@@ -441,9 +444,9 @@ impl Analyzer {
         })?;
         let pieces = fragments
             .into_iter()
-            .map(|fragment| match fragment {
-                Fragment::Text(text) => Piece::Text(text),
-                Fragment::Hole(number) => Piece::Column(ColId(number)),
+            .flat_map(|fragment| match fragment {
+                Fragment::Text(text) => vec![Piece::Text(text)],
+                Fragment::Hole(number) => super::scalar::column(number, &texts),
             })
             .collect();
         let (oid, modifier, collation) = expr.type_of();

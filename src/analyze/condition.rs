@@ -15,8 +15,8 @@ use super::query::{Analyzer, Known, Level, Produced, Result};
 use super::scalar::strict_arguments;
 use crate::pg::node::{Expr, FromNode, Kind, Query, SublinkKind, SublinkNode};
 
-/// The rows of a sub-select, its columns, and the conditions that tie it to the query around it.
-type SubSelect = (Rel, Vec<Produced>, Vec<Scalar>);
+/// The rows around a sub-select, its own, its columns, and the conditions that tie it to the query around it.
+type SubSelect = (Rel, Rel, Vec<Produced>, Vec<Scalar>);
 
 impl Analyzer {
     /// The join of `inputs` under `conditions` and the conjuncts `parts`, which may contain sub-selects.
@@ -74,7 +74,7 @@ impl Analyzer {
         {
             return Ok(None);
         }
-        let Some((inner, produced, mut on)) = self.sub_select(rel, &link, level)? else {
+        let Some((rel, inner, produced, mut on)) = self.sub_select(rel, &link, level)? else {
             return Ok(None);
         };
         let all = link.kind == SublinkKind::All;
@@ -109,10 +109,10 @@ impl Analyzer {
         // A row that matches at most one row of `inner` is in the inner join as often as in the semi join. The columns of
         // `inner` beside it are read by nobody.
         if present && facts::matches_at_most_one(&inner, &on) {
-            return Ok(Some(combine(vec![rel.clone(), inner], on)));
+            return Ok(Some(combine(vec![rel, inner], on)));
         }
         Ok(Some(Rel::Match {
-            left: Box::new(rel.clone()),
+            left: Box::new(rel),
             right: Box::new(inner),
             present,
             on,
@@ -125,21 +125,22 @@ impl Analyzer {
         &mut self,
         rel: &Rel,
         link: &SublinkNode<'q>,
-        level: &Level<'q, '_>,
+        level: &mut Level<'q, '_>,
     ) -> Result<Option<SubSelect>> {
         let query = link.query;
         let exists = link.kind == SublinkKind::Exists;
         if query.vars().iter().any(|var| var.levels_up > 0)
-            && let Some(found) = self.simple_sub_select(query, exists, level)?
+            && let Some((inner, produced, on)) = self.simple_sub_select(query, exists, level)?
         {
-            return Ok(Some(found));
+            return Ok(Some((rel.clone(), inner, produced, on)));
         }
         let wanted = if exists {
             Wanted::Existence
         } else {
             Wanted::Rows
         };
-        let context = self.context(rel, query, level, wanted)?;
+        let rel = self.distinguished(rel.clone(), query, level)?;
+        let context = self.context(&rel, query, level, wanted)?;
         let outer: Vec<Known> = context
             .columns
             .iter()
@@ -153,7 +154,7 @@ impl Analyzer {
         for (mine, theirs) in outer.iter().zip(&answer.context) {
             on.extend(same(mine, theirs)?);
         }
-        Ok(Some((answer.rel, answer.produced, on)))
+        Ok(Some((rel, answer.rel, answer.produced, on)))
     }
 
     /// A sub-select of joins and conditions alone: whatever ties it to the query around it can stay a condition.
@@ -162,7 +163,7 @@ impl Analyzer {
         query: Query<'q>,
         exists: bool,
         level: &Level<'q, '_>,
-    ) -> Result<Option<SubSelect>> {
+    ) -> Result<Option<(Rel, Vec<Produced>, Vec<Scalar>)>> {
         let FromNode::List { items, condition } = query.from() else {
             return Ok(None);
         };

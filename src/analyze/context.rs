@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 
+use pgrx::pg_sys;
 use pgt_ivm::rel::{ColId, Rel};
-use pgt_ivm::scalar::{Piece, Scalar, Shape};
+use pgt_ivm::scalar::{Piece, Scalar, Shape, Type};
 
-use super::build::{Writer, refuse};
+use super::build::{Writer, extend, refuse};
 use super::condition::conjuncts;
 use super::from::reaches_out;
 use super::query::{Analyzer, Context, Known, Level, Produced, Result};
@@ -30,7 +31,32 @@ impl Analyzer {
         level: &Level<'q, '_>,
         wanted: Wanted,
     ) -> Result<Context<'a>> {
-        let columns = level.references_of(query)?;
+        let mut columns = level.references_of(query)?;
+        let mut restored = BTreeMap::new();
+        let mut images = Vec::new();
+        for (var, known) in &mut columns {
+            let here = VarRef {
+                levels_up: var.levels_up - 1,
+                ..*var
+            };
+            if let Some(ty) = level.restored(here) {
+                restored.insert(*var, ty.clone());
+            }
+            let Some(image) = level.images.get(var) else {
+                continue;
+            };
+            if known.ty.equality.is_none() {
+                restored.insert(*var, known.ty.name.clone());
+                *known = image.clone();
+            } else {
+                let place = VarRef {
+                    attnum: IMAGES - var.attnum,
+                    ..*var
+                };
+                images.push((place, image.clone()));
+            }
+        }
+        columns.extend(images);
         let available = rel.columns();
         if columns
             .iter()
@@ -44,8 +70,53 @@ impl Analyzer {
         Ok(Context {
             rel,
             columns,
+            restored,
             exists: wanted == Wanted::Existence,
             ordered: wanted == Wanted::OrderedRows,
+        })
+    }
+
+    /// `rel` beside what tells apart values of it that are equal and look different, where `query` looks into them, and
+    /// beside the texts of those that cannot be compared.
+    pub(super) fn distinguished<'q>(
+        &mut self,
+        rel: Rel,
+        query: Query<'q>,
+        level: &mut Level<'q, '_>,
+    ) -> Result<Rel> {
+        level.images.clear();
+        let available = rel.columns();
+        let mut more = Vec::new();
+        for (var, known) in level.references_of(query)? {
+            let exact = known.ty.bitwise || known.scale.is_some();
+            if exact || !available.contains(&known.id) {
+                continue;
+            }
+            let value = if known.ty.equality.is_some() {
+                if !query.looks_into(var) {
+                    continue;
+                }
+                image_of(&known)
+            } else if is_its_text(&known) {
+                Writer::default()
+                    .column(known.id)
+                    .text("::pg_catalog.text")
+                    .value(type_of(pg_sys::TEXTOID), known.nullable)
+            } else {
+                continue;
+            };
+            let image = Known {
+                id: self.column(),
+                ty: value.ty.clone(),
+                nullable: value.nullable,
+                scale: None,
+            };
+            more.push((image.id, value));
+            level.images.insert(var, image);
+        }
+        Ok(match more.is_empty() {
+            true => rel,
+            false => extend(rel, more),
         })
     }
 
@@ -59,21 +130,7 @@ impl Analyzer {
     ) -> Result<Vec<Scalar>> {
         let mut values: BTreeMap<ColId, Vec<Piece>> = BTreeMap::new();
         for (expr, known) in &level.computed {
-            let Kind::Aggregate(call) = expr.kind() else {
-                return refuse(
-                    "a sub-query that aggregates what the query around it picks contains another one",
-                    "Compute it in a sub-query in FROM and join it.",
-                );
-            };
-            let facts = node::function_facts(call.function);
-            let value = if facts.builtin && counts(&facts.name) {
-                vec![Piece::Text("(0)::pg_catalog.int8".into())]
-            } else if facts.builtin && !call.hypothetical {
-                Scalar::null(known.ty.clone()).pieces
-            } else {
-                evaluated_over_nothing(expr, &call)?
-            };
-            values.insert(known.id, value);
+            values.insert(known.id, call_over_nothing(expr, known)?);
         }
         for ((_, inner), (_, outer)) in level.context.iter().zip(&context.columns) {
             values.insert(inner.id, vec![Piece::Column(outer.id)]);
@@ -125,8 +182,9 @@ impl Analyzer {
             let (inputs, conditions) = self.items(None, &items, level)?;
             return self.restrict(inputs, conditions, parts, level);
         };
+        level.restored = context.restored.clone();
         if items.iter().any(|item| reaches_out(item, level)) {
-            let (domain, columns) = self.domain(context)?;
+            let (domain, columns) = self.domain(context.rel, &context.columns)?;
             level.context = columns;
             let (inputs, conditions) = self.items(Some(domain), &items, level)?;
             return self.restrict(inputs, conditions, parts, level);
@@ -140,7 +198,7 @@ impl Analyzer {
         level.context = match stand_ins {
             Some(columns) => columns,
             None => {
-                let (domain, columns) = self.domain(context)?;
+                let (domain, columns) = self.domain(context.rel, &context.columns)?;
                 inputs.insert(0, domain);
                 columns
             }
@@ -149,12 +207,16 @@ impl Analyzer {
     }
 
     /// The distinct values of a context's columns among the rows around.
-    fn domain(&mut self, context: &Context<'_>) -> Result<(Rel, Vec<(VarRef, Known)>)> {
-        let (copy, renamed) = self.fresh(context.rel);
+    fn domain(
+        &mut self,
+        around: &Rel,
+        of: &[(VarRef, Known)],
+    ) -> Result<(Rel, Vec<(VarRef, Known)>)> {
+        let (copy, renamed) = self.fresh(around);
         let mut distinct: BTreeMap<ColId, Known> = BTreeMap::new();
         let mut keys = Vec::new();
         let mut columns = Vec::new();
-        for (var, known) in &context.columns {
+        for (var, known) in of {
             if known.ty.equality.is_none() {
                 return refuse(
                     &format!(
@@ -183,6 +245,45 @@ impl Analyzer {
             calls: vec![],
         };
         Ok((rel, columns))
+    }
+}
+
+/// Numbers of the columns that hold the images of others begin here, downwards.
+const IMAGES: i16 = -10_000;
+
+fn type_of(oid: pg_sys::Oid) -> Type {
+    node::describe_type(oid, -1, pg_sys::InvalidOid)
+}
+
+/// The bytes of a value.
+pub(super) fn image_of(known: &Known) -> Scalar {
+    Writer::default()
+        .text("pgtrickle.image(")
+        .column(known.id)
+        .text(")")
+        .value(type_of(pg_sys::BYTEAOID), false)
+}
+
+/// Values of the type are their texts.
+fn is_its_text(known: &Known) -> bool {
+    known.ty.name == type_of(pg_sys::JSONOID).name
+}
+
+/// The value of an aggregate call over nothing.
+fn call_over_nothing(expr: &Expr<'_>, known: &Known) -> Result<Vec<Piece>> {
+    let Kind::Aggregate(call) = expr.kind() else {
+        return refuse(
+            "a sub-query that aggregates what the query around it picks contains another one",
+            "Compute it in a sub-query in FROM and join it.",
+        );
+    };
+    let facts = node::function_facts(call.function);
+    if facts.builtin && counts(&facts.name) {
+        Ok(vec![Piece::Text("(0)::pg_catalog.int8".into())])
+    } else if facts.builtin && !call.hypothetical {
+        Ok(Scalar::null(known.ty.clone()).pieces)
+    } else {
+        evaluated_over_nothing(expr, &call)
     }
 }
 

@@ -123,6 +123,7 @@ impl Analyzer {
             return self.computed(index, before, left, level);
         };
         let query = *query;
+        let before = self.distinguished(before, query, level)?;
         let context = self.context(&before, query, level, Wanted::Rows)?;
         let outer: Vec<Known> = context
             .columns

@@ -9,7 +9,7 @@ use pgt_ivm::scalar::{Scalar, Shape, Type};
 use super::NotIncremental;
 use super::build::{Writer, aggregate_of, bigint, boolean, count_star, same};
 use super::condition::tested;
-use super::context::{is_shown, or_over_nothing};
+use super::context::{image_of, is_shown, or_over_nothing};
 use super::from::combine;
 use super::query::{Analyzer, Answer, Known, Level, Result};
 use crate::pg::node::{self, Expr, Kind, SublinkKind, SublinkNode};
@@ -371,10 +371,26 @@ impl Analyzer {
             .iter()
             .map(|column| column.known.clone())
             .collect();
-        let test = self.scalar(test, level);
+        let compared = self.scalar(test, level);
         level.sublink_columns.clear();
-        let test = test?.0;
-        let mut around: Vec<Known> = outer.to_vec();
+        let compared = compared?.0;
+        // Equal values that look different are told apart where the comparison looks into them.
+        let mut rel = rel;
+        let mut images = Vec::new();
+        for var in test.references() {
+            let known = level.known(var)?.clone();
+            if var.levels_up == 0
+                && !known.ty.bitwise
+                && known.ty.equality.is_some()
+                && test.looks_into(var)
+            {
+                let (with, image) = self.add(rel, image_of(&known));
+                rel = with;
+                images.push(image);
+            }
+        }
+        let test = compared;
+        let mut around: Vec<Known> = outer.iter().cloned().chain(images).collect();
         let types = rel.column_types();
         for id in test.columns() {
             if let Some((ty, nullable)) = types.get(&id)

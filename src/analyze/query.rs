@@ -67,6 +67,10 @@ pub(super) struct Level<'q, 'a> {
     pub sublink_columns: Vec<Known>,
     /// Columns of the query around this one, by the references to them, as columns of this one.
     pub context: Vec<(VarRef, Known)>,
+    /// Types of which the context has the texts, by the references to the values.
+    pub restored: BTreeMap<VarRef, String>,
+    /// What tells apart equal values of this level's columns for the sub-query that is looked at, by its references.
+    pub images: BTreeMap<VarRef, Known>,
     /// The level around this one, for common table expressions.
     pub outer: Option<&'a Level<'q, 'a>>,
 }
@@ -77,6 +81,8 @@ pub(super) struct Context<'a> {
     pub rel: &'a Rel,
     /// The columns of those rows it refers to, as it refers to them.
     pub columns: Vec<(VarRef, Known)>,
+    /// Types of which these columns are the texts.
+    pub restored: BTreeMap<VarRef, String>,
     /// Only whether there is a row matters.
     pub exists: bool,
     /// The order of the rows matters.
@@ -109,6 +115,8 @@ impl<'q, 'a> Level<'q, 'a> {
             computed: vec![],
             sublink_columns: vec![],
             context: vec![],
+            restored: BTreeMap::new(),
+            images: BTreeMap::new(),
             outer,
         }
     }

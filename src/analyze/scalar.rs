@@ -1,5 +1,7 @@
 //! Scalar expressions: deparsed text with holes, and the few facts laws ask for.
 
+use std::collections::BTreeMap;
+
 use pgrx::pg_sys;
 use pgt_ivm::rel::ColId;
 use pgt_ivm::scalar::{Clock, Ordered, Piece, Scalar, Shape};
@@ -18,6 +20,28 @@ impl<'q> Level<'q, '_> {
             .iter()
             .find(|(known, _)| known.equals(part))
             .map(|(_, known)| known)
+    }
+
+    /// The type whose text stands for the value that `var` means, if one does.
+    pub(super) fn restored(&self, var: VarRef) -> Option<&String> {
+        if self.context.iter().any(|(known, _)| *known == var) {
+            return self.restored.get(&var);
+        }
+        let levels_up = var.levels_up.checked_sub(1)?;
+        self.outer?.restored(VarRef { levels_up, ..var })
+    }
+
+    /// The hole for a column, noted in `texts` if only the text of its value is there.
+    pub(super) fn hole(
+        &self,
+        var: VarRef,
+        texts: &mut BTreeMap<u32, String>,
+    ) -> Result<Option<u32>> {
+        let hole = self.known(var)?.id.0;
+        if let Some(ty) = self.restored(var) {
+            texts.insert(hole, ty.clone());
+        }
+        Ok(Some(hole))
     }
 
     pub(super) fn known(&self, var: VarRef) -> Result<&Known> {
@@ -58,6 +82,19 @@ pub(super) fn clock_misplaced() -> NotIncremental {
         "the current time is used outside of WHERE",
         "As a condition of WHERE or of an inner join, by itself or joined with AND, it is incremental.",
     )
+}
+
+/// The column in a hole, or the value it is the text of.
+pub(super) fn column(hole: u32, texts: &BTreeMap<u32, String>) -> Vec<Piece> {
+    let column = Piece::Column(ColId(hole));
+    match texts.get(&hole) {
+        None => vec![column],
+        Some(ty) => vec![
+            Piece::Text("((".into()),
+            column,
+            Piece::Text(format!(")::{ty})")),
+        ],
+    }
 }
 
 /// `ROW(..)` without a cast.
@@ -160,6 +197,7 @@ impl Analyzer {
     ) -> Result<Vec<Piece>> {
         let allowed = self.clock_allowed;
         let mut clocks: Vec<String> = Vec::new();
+        let mut texts = BTreeMap::new();
         let fragments = expr.deparse(&mut |part| match part.kind() {
             Kind::Clock if allowed => {
                 let (oid, modifier, collation) = part.type_of();
@@ -167,7 +205,7 @@ impl Analyzer {
                 Ok(Some(FIRST_CLOCK + clocks.len() as u32 - 1))
             }
             Kind::Clock => Err(clock_misplaced()),
-            Kind::Var(var) => level.known(var).map(|known| Some(known.id.0)),
+            Kind::Var(var) => level.hole(var, &mut texts),
             Kind::SublinkColumn(number) => level
                 .sublink_columns
                 .get(number as usize - 1)
@@ -203,7 +241,7 @@ impl Analyzer {
                     Piece::Clock(Clock::Now),
                     Piece::Text(format!(")::{})", clocks[(number - FIRST_CLOCK) as usize])),
                 ],
-                Fragment::Hole(number) => vec![Piece::Column(ColId(number))],
+                Fragment::Hole(number) => column(number, &texts),
             })
             .collect())
     }

@@ -55,6 +55,17 @@ impl Analyzer {
                                 (seen, known.clone())
                             })
                             .collect(),
+                        restored: context
+                            .restored
+                            .iter()
+                            .map(|(var, ty)| {
+                                let seen = VarRef {
+                                    levels_up: var.levels_up + 1,
+                                    ..*var
+                                };
+                                (seen, ty.clone())
+                            })
+                            .collect(),
                         exists: false,
                         ordered: false,
                     });

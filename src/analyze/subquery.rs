@@ -119,6 +119,7 @@ impl Analyzer {
             SublinkKind::Array => Wanted::OrderedRows,
             _ => Wanted::Rows,
         };
+        let rel = self.distinguished(rel, link.query, level)?;
         let context = self.context(&rel, link.query, level, wanted)?;
         let outer: Vec<Known> = context
             .columns

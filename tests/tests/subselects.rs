@@ -170,3 +170,60 @@ fn aggregate_of_the_query_around() {
         "select d, (select string_agg(l.v::text, ',' order by l.v) from l where l.k < avg(e.pay) / 50) as s from e group by d",
     ]);
 }
+
+/// 1.0 and 1.00 are one value to a comparison and two to everything else.
+#[test]
+fn equal_values_that_look_different_are_told_apart() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec(
+        "create collation blind (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+         create table a (id int primary key, n numeric, i interval, f float8, t text collate blind);
+         create table b (k int, t text collate blind)",
+    );
+    follow_in(
+        &mut s,
+        &[
+            "select id, (select n || '/' || count(*) from b where k < n) as x from a",
+            "select id, (select count(*) from b where k < n) as x from a",
+            "select a.id, x.* from a, lateral (select distinct a.n::text || b.k as x, a.i::text as i from b where b.k < a.f) x",
+            "select id from a where exists (select k from b where k < n group by k having n::text || count(*) > '1.01')",
+            "select id, n::text like any (select '%' || k from b) as x, f::text <> all (select k::text from b) as y from a",
+            "select id, (select string_agg(a.t || b.t, ',' order by b.k) from b where b.t = a.t) as x from a",
+            "select a.id, b.k from a left join b on b.k < a.n and (select a.n::text || count(*) from b c where c.k = b.k) like '1.00%'",
+        ],
+        &[
+            "insert into b values (0, 'x'), (1, 'X'), (2, 'y')",
+            "insert into a values (1, 1.0, '1 day', 0.0, 'x'), (2, 1.00, '24:00', '-0', 'X'), (3, 1.000, '1 day', 1, 'x')",
+            "insert into b values (-1, 'x'), (0, 'Y'), (5, null); delete from a where id = 1",
+            "update a set n = 1.0 where id = 3; update a set i = '1 day', t = 'x' where id = 2",
+            "update a set n = 1, f = -f",
+            "begin; update a set n = 1.00 where id = 2; delete from b where k = 0; insert into a values (4, 1.0000, null, null, 'y'), (5, null, '24:00', '0', null); commit",
+            "delete from b",
+            "insert into b select i % 3 - 1, chr(120 + i % 2) from generate_series(1, 6) i",
+        ],
+    );
+}
+
+#[test]
+fn correlated_by_json() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table j (id int primary key, r json)");
+    follow_in(
+        &mut s,
+        &[
+            "select id, (select count(*) from j x where x.r::text = j.r::text) as n from j",
+            "select id, (select json_agg(j.r -> 'a' order by x.id) from j x where (x.r ->> 'a') = (j.r ->> 'a')) as n from j",
+            "select id, (select max(x.id) from j x where exists (select from j y where y.id = x.id and y.r::text = j.r::text) or x.r is null) as n from j",
+            "select id, (select j.r from j x where x.id < j.id order by x.id limit 1) as n from j",
+        ],
+        &[
+            "insert into j values (1, '{\"a\":1}'), (2, '{\"a\": 1}'), (3, '{\"a\":1}'), (4, null)",
+            "update j set r = '{\"a\": 1}' where id = 3",
+            "update j set r = null where id = 1; insert into j values (5, '{\"a\":2}'), (6, '{\"a\": 2}')",
+            "begin; delete from j where id = 2; update j set r = '{\"a\":2}' where id = 4; commit",
+            "delete from j",
+        ],
+    );
+}

@@ -10,6 +10,7 @@ mod deparse;
 mod expr;
 mod facts;
 mod inline;
+mod looks;
 mod outer_aggregate;
 mod prepare;
 mod query;
