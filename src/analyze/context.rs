@@ -10,7 +10,7 @@ use pgt_ivm::scalar::{Piece, Scalar, Shape, Type};
 use super::build::{Writer, extend, refuse};
 use super::condition::conjuncts;
 use super::from::reaches_out;
-use super::query::{Analyzer, Context, Known, Level, Produced, Result};
+use super::query::{Analyzer, Around, Context, Known, Level, Produced, Result};
 use super::scalar::strict_arguments;
 use crate::pg::node::{self, AggregateNode, Expr, Fragment, Kind, Query, VarRef};
 
@@ -183,6 +183,10 @@ impl Analyzer {
             return self.restrict(inputs, conditions, parts, level);
         };
         level.restored = context.restored.clone();
+        level.around = Some(Around {
+            rel: context.rel.clone(),
+            columns: context.columns.clone(),
+        });
         if items.iter().any(|item| reaches_out(item, level)) {
             let (domain, columns) = self.domain(context.rel, &context.columns)?;
             level.context = columns;
@@ -207,7 +211,7 @@ impl Analyzer {
     }
 
     /// The distinct values of a context's columns among the rows around.
-    fn domain(
+    pub(super) fn domain(
         &mut self,
         around: &Rel,
         of: &[(VarRef, Known)],

@@ -1,6 +1,6 @@
 //! The FROM clause.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pgt_ivm::rel::{ColId, Rel};
 use pgt_ivm::scalar::Scalar;
@@ -8,10 +8,11 @@ use pgt_ivm::scalar::Scalar;
 use super::NotIncremental;
 use super::build::{Writer, boolean, extend, same};
 use super::condition::{conjunction, conjuncts};
-use super::context::{Wanted, is_shown, or_over_nothing};
+use super::context::{Wanted, image_of, is_shown, or_over_nothing};
 use super::query::{Analyzer, Known, Level, Produced, Result};
 use super::range::bind;
-use crate::pg::node::{Expr, FromNode, JoinKind, Rte};
+use super::subquery::tied;
+use crate::pg::node::{Expr, FromNode, JoinKind, Rte, VarRef};
 
 impl Analyzer {
     /// The items of a FROM list as inputs of one join, and conditions over them. `start` stands before the first.
@@ -68,17 +69,21 @@ impl Analyzer {
                 on,
             } => {
                 let beside = before.is_some() && reaches_out(right, level);
-                let optional = match kind {
-                    JoinKind::Inner => false,
-                    JoinKind::Left => beside && !matches!(**right, FromNode::Range(_)),
-                    JoinKind::Right | JoinKind::Full => true,
+                let before = match (kind, before) {
+                    (JoinKind::Full, Some(before)) => {
+                        return self.full_apart(before, left, right, *on, level);
+                    }
+                    (JoinKind::Right, Some(before)) => {
+                        let turned = FromNode::Join {
+                            kind: JoinKind::Left,
+                            left: right.clone(),
+                            right: left.clone(),
+                            on: *on,
+                        };
+                        return self.read_node(Some(before), &turned, level);
+                    }
+                    (_, before) => before,
                 };
-                if before.is_some() && optional {
-                    return Err(NotIncremental::new(
-                        "a join inside a sub-query refers to the query around it",
-                        "Move the condition into WHERE, or write a left join.",
-                    ));
-                }
                 let left = self.read_node(before, left, level)?;
                 let parts = on.map(conjuncts).unwrap_or_default();
                 if let FromNode::Range(index) = **right
@@ -96,6 +101,11 @@ impl Analyzer {
                         )),
                     };
                 }
+                if beside && *kind == JoinKind::Left {
+                    let (right, own) = self.apart(right, level)?;
+                    let on = tied(&knowns(&level.context), &knowns(&own))?;
+                    return self.outer((left, right), on, false, parts, level);
+                }
                 if beside {
                     let joined = self.read_node(Some(left), right, level)?;
                     return self.restrict(vec![joined], vec![], parts, level);
@@ -103,12 +113,69 @@ impl Analyzer {
                 let right = self.read_node(None, right, level)?;
                 match kind {
                     JoinKind::Inner => self.restrict(vec![left, right], vec![], parts, level),
-                    JoinKind::Left => self.outer(left, right, false, parts, level),
-                    JoinKind::Right => self.outer(right, left, false, parts, level),
-                    JoinKind::Full => self.outer(left, right, true, parts, level),
+                    JoinKind::Left => self.outer((left, right), vec![], false, parts, level),
+                    JoinKind::Right => self.outer((right, left), vec![], false, parts, level),
+                    JoinKind::Full => self.outer((left, right), vec![], true, parts, level),
                 }
             }
         }
+    }
+
+    /// A node of the join tree for each set of values of the context, and the columns beside it that hold these.
+    fn apart<'q>(
+        &mut self,
+        node: &FromNode<'q>,
+        level: &mut Level<'q, '_>,
+    ) -> Result<(Rel, Vec<(VarRef, Known)>)> {
+        let Some(around) = level.around.clone() else {
+            return Err(NotIncremental::new(
+                "a join inside a sub-query refers to the query around it",
+                "Move the condition into WHERE, or write a left join.",
+            ));
+        };
+        let (domain, own) = self.domain(&around.rel, &around.columns)?;
+        let before = std::mem::replace(&mut level.context, own);
+        let rel = self.read_node(Some(domain), node, level);
+        let own = std::mem::replace(&mut level.context, before);
+        Ok((rel?, own))
+    }
+
+    /// A full join inside a sub-query: one for each set of values of the context, joined with the rows before that have it.
+    fn full_apart<'q>(
+        &mut self,
+        before: Rel,
+        left: &FromNode<'q>,
+        right: &FromNode<'q>,
+        on: Option<Expr<'q>>,
+        level: &mut Level<'q, '_>,
+    ) -> Result<Rel> {
+        let (left, of_left) = self.apart(left, level)?;
+        let (right, of_right) = self.apart(right, level)?;
+        let same = tied(&knowns(&of_left), &knowns(&of_right))?;
+        let parts = on.map(conjuncts).unwrap_or_default();
+        let around = std::mem::replace(&mut level.context, of_left.clone());
+        let joined = self.outer((left, right), same, true, parts, level);
+        level.context = around;
+        let mut merged = Vec::new();
+        let mut more = Vec::new();
+        for ((_, one), (_, other)) in of_left.iter().zip(&of_right) {
+            let value = Writer::default()
+                .text("COALESCE(")
+                .column(one.id)
+                .text(", ")
+                .column(other.id)
+                .text(")")
+                .value(one.ty.clone(), one.nullable);
+            let known = Known {
+                id: self.column(),
+                ..one.clone()
+            };
+            more.push((known.id, value));
+            merged.push(known);
+        }
+        let joined = extend(joined?, more);
+        let on = tied(&knowns(&level.context), &merged)?;
+        Ok(combine(vec![before, joined], on))
     }
 
     /// An item of FROM that refers to what stands before it. `left` holds the conditions of a LEFT JOIN.
@@ -249,39 +316,64 @@ impl Analyzer {
     /// A left or full join.
     fn outer<'q>(
         &mut self,
-        left: Rel,
-        right: Rel,
+        (left, right): (Rel, Rel),
+        mut on: Vec<Scalar>,
         full: bool,
         parts: Vec<Expr<'q>>,
         level: &mut Level<'q, '_>,
     ) -> Result<Rel> {
         let (mut left, mut right) = (left, right);
         let before = level.computed.len();
-        let mut on = Vec::new();
+        let mut both = Vec::new();
+        let mut plain = Vec::new();
         for part in parts {
             // A sub-select in the condition becomes a column of the side it looks at.
             if !part.sublinks(true).is_empty() {
                 let here: BTreeSet<ColId> = part
                     .references()
                     .into_iter()
-                    .filter(|var| var.levels_up == 0)
-                    .filter_map(|var| level.known.get(&(var.range, var.attnum)))
+                    .filter_map(|var| level.known(var).ok())
                     .map(|known| known.id)
                     .collect();
                 if here.is_subset(&right.columns()) {
                     right = self.lift(right, &[part], level)?;
                 } else if here.is_subset(&left.columns()) {
                     left = self.lift(left, &[part], level)?;
+                } else if !full {
+                    both.push(part);
+                    continue;
                 } else {
                     return Err(NotIncremental::new(
-                        "a sub-query in the condition of an outer join looks at both sides",
+                        "a sub-query in the condition of a full join looks at both sides",
                         "Compute it in a sub-query in FROM.",
                     ));
                 }
+                on.extend(self.conditions(part, level)?);
+            } else {
+                plain.push(part);
             }
+        }
+        if !both.is_empty() {
+            // They leave fewer rows for the others.
+            let (compared, others): (Vec<_>, Vec<_>) = plain.into_iter().partition(|part| {
+                part.references().into_iter().all(|var| {
+                    level
+                        .known(var)
+                        .is_ok_and(|known| known.ty.equality.is_some())
+                })
+            });
+            both.extend(compared);
+            plain = others;
+        }
+        for part in plain {
             on.extend(self.conditions(part, level)?);
         }
         level.computed.truncate(before);
+        if !both.is_empty() {
+            let (matched, same) = self.matched(&mut left, right, both, level)?;
+            right = matched;
+            on.extend(same);
+        }
         let mut optional = right.columns();
         if full {
             optional.extend(left.columns());
@@ -294,6 +386,80 @@ impl Analyzer {
             on,
         })
     }
+
+    /// The rows of the optional side `right` that conditions with sub-selects over both sides match with each set of values
+    /// the other side has, and what ties these to it.
+    fn matched<'q>(
+        &mut self,
+        left: &mut Rel,
+        right: Rel,
+        parts: Vec<Expr<'q>>,
+        level: &mut Level<'q, '_>,
+    ) -> Result<(Rel, Vec<Scalar>)> {
+        let sides = left.columns();
+        let mut used: Vec<Known> = Vec::new();
+        let mut more = Vec::new();
+        for var in parts.iter().flat_map(|part| part.references()) {
+            let known = level.known(var)?.clone();
+            if !sides.contains(&known.id) || used.iter().any(|other| other.id == known.id) {
+                continue;
+            }
+            // Equal values that look different may match different rows.
+            if !known.ty.bitwise && known.scale.is_none() && known.ty.equality.is_some() {
+                let value = image_of(&known);
+                let image = Known {
+                    id: self.column(),
+                    ty: value.ty.clone(),
+                    nullable: false,
+                    scale: None,
+                };
+                more.push((image.id, value));
+                used.push(image);
+            }
+            used.push(known);
+        }
+        if !more.is_empty() {
+            *left = extend(left.clone(), more);
+        }
+        let (copy, renamed) = self.fresh(left);
+        let copied: Vec<Known> = used
+            .iter()
+            .map(|known| Known {
+                id: renamed.get(&known.id).copied().unwrap_or(known.id),
+                ..known.clone()
+            })
+            .collect();
+        if let Some(bare) = used.iter().find(|known| known.ty.equality.is_none()) {
+            return Err(NotIncremental::new(
+                format!(
+                    "a sub-query in the condition of an outer join looks at type {}, which has no equality",
+                    bare.ty.name
+                ),
+                "Cast it to a type that can be compared.",
+            ));
+        }
+        let (domain, keys) = self.grouped(copy, &copied, &[], vec![]);
+        let stands: BTreeMap<ColId, Known> = used
+            .iter()
+            .zip(&keys)
+            .map(|(known, key)| (known.id, key.clone()))
+            .collect();
+        let (known, context) = (level.known.clone(), level.context.clone());
+        for known in level.known.values_mut() {
+            put_in_place(known, &stands);
+        }
+        for (_, known) in &mut level.context {
+            put_in_place(known, &stands);
+        }
+        let matched = self.restrict(vec![domain, right], vec![], parts, level);
+        (level.known, level.context) = (known, context);
+        Ok((matched?, tied(&used, &keys)?))
+    }
+}
+
+/// The columns of a context.
+fn knowns(context: &[(VarRef, Known)]) -> Vec<Known> {
+    context.iter().map(|(_, known)| known.clone()).collect()
 }
 
 /// A condition or an item inside a join tree refers to the query around it.
@@ -312,6 +478,13 @@ pub(super) fn reaches_out(node: &FromNode<'_>, level: &Level<'_, '_>) -> bool {
         FromNode::Join {
             left, right, on, ..
         } => on.iter().any(refers_out) || reaches_out(left, level) || reaches_out(right, level),
+    }
+}
+
+/// The other columns that `to` names in place of those.
+fn put_in_place(known: &mut Known, to: &BTreeMap<ColId, Known>) {
+    if let Some(other) = to.get(&known.id) {
+        *known = other.clone();
     }
 }
 

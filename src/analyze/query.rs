@@ -67,12 +67,21 @@ pub(super) struct Level<'q, 'a> {
     pub sublink_columns: Vec<Known>,
     /// Columns of the query around this one, by the references to them, as columns of this one.
     pub context: Vec<(VarRef, Known)>,
+    /// What the context is made of.
+    pub around: Option<Around>,
     /// Types of which the context has the texts, by the references to the values.
     pub restored: BTreeMap<VarRef, String>,
     /// What tells apart equal values of this level's columns for the sub-query that is looked at, by its references.
     pub images: BTreeMap<VarRef, Known>,
     /// The level around this one, for common table expressions.
     pub outer: Option<&'a Level<'q, 'a>>,
+}
+
+/// The rows around a sub-query and the columns of them it refers to.
+#[derive(Clone)]
+pub(super) struct Around {
+    pub rel: Rel,
+    pub columns: Vec<(VarRef, Known)>,
 }
 
 /// What a sub-query may refer to.
@@ -115,6 +124,7 @@ impl<'q, 'a> Level<'q, 'a> {
             computed: vec![],
             sublink_columns: vec![],
             context: vec![],
+            around: None,
             restored: BTreeMap::new(),
             images: BTreeMap::new(),
             outer,

@@ -25,7 +25,7 @@ enum Without {
 }
 
 /// The columns of two contexts are the same.
-fn tied(mine: &[Known], theirs: &[Known]) -> Result<Vec<Scalar>> {
+pub(super) fn tied(mine: &[Known], theirs: &[Known]) -> Result<Vec<Scalar>> {
     let mut on = Vec::new();
     for (mine, theirs) in mine.iter().zip(theirs) {
         on.extend(same(mine, theirs)?);

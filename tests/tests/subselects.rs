@@ -227,3 +227,26 @@ fn correlated_by_json() {
         ],
     );
 }
+
+#[test]
+fn sub_query_over_both_sides_of_an_outer_join() {
+    follow(&[
+        "select d.id, e.id as e from d left join e on exists (select from l where l.k = d.id and l.v = e.d)",
+        "select d.id, e.id as e from d left join e on e.d = d.id and e.pay > (select sum(l.v) * 30 from l where l.k = d.id or l.v = e.d)",
+        "select d.id, e.id as e from e right join d on e.d <> d.id and (e.d, d.id) not in (select l.k, l.v from l where l.k is not null) and e.pay > 100",
+        "select d.id, e.id as e, l.v from d left join l on l.k = d.id left join e on e.d = l.v and d.boss = any (array(select x.v from l x where x.k = e.d))",
+        "select d.id, (select count(e.id) * 100 + count(*) from l left join e on e.d = l.k and exists (select from l x where x.k = d.id and x.v = e.d)) as n from d",
+    ]);
+}
+
+#[test]
+fn outer_joins_inside_a_sub_query_look_around_it() {
+    follow(&[
+        "select d.id, (select count(l.v) * 100 + count(*) from e right join l on l.k = e.d and l.v < d.id) as n from d",
+        "select d.id, (select count(e.id) * 1000 + count(l.v) * 100 + count(*) from e full join l on l.k = e.d and l.v < d.boss) as n from d",
+        "select d.id, x.* from d, lateral (select e.id as e, l.v from (select * from e where e.d = d.id) e full join (select * from l where l.k < d.boss) l on l.v = e.id) x",
+        "select d.id, x.* from d, lateral (select l.v, e.id as e, y.id as y from l left join (e join d y on y.id = e.d and y.id <> d.id) on l.v = e.id) x",
+        "select d.id, (select count(e.id) * 1000 + count(*) from d x, (e full join l on l.k = e.d and l.v < d.id) where x.id = l.v or x.id = e.id) as n from d",
+        "select d.id from d where exists (select from e full join l on l.k = e.d and l.v = d.boss where e.id is null and l.v < d.id)",
+    ]);
+}

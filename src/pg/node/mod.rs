@@ -74,6 +74,7 @@ pub enum Rte<'q> {
 }
 
 /// A node of the FROM clause's join tree.
+#[derive(Clone)]
 pub enum FromNode<'q> {
     Range(usize),
     Join {

@@ -274,6 +274,17 @@ impl Queries<'_> {
             &input.relation,
             Relation::Lateral(_) | Relation::Functions { .. } | Relation::Values(_)
         );
+        let both: Scope = left.iter().cloned().chain(input.scope()).collect();
+        let condition = match self.nesting < 2 && self.rng.u8(..16) == 0 {
+            true => match self.sub_select(&both) {
+                Some(sub) => {
+                    let more = self.embed(sub, Bool, &both);
+                    Expr::call(Bool, "({0} and {1})", vec![condition, more])
+                }
+                None => condition,
+            },
+            false => condition,
+        };
         match self.rng.u8(..4) {
             // PostgreSQL has FULL JOIN only for conditions it can hash or merge.
             0 if !lateral => {
