@@ -6,8 +6,10 @@ use pgrx::pg_sys;
 use pgt_ivm::rel::{AggregateCall, AggregateKind, ColId, Rel, SumKind};
 use pgt_ivm::scalar::{Piece, Scalar, Shape};
 
-use super::build::{aggregate_of, bigint};
+use super::build::{Writer, aggregate_of, bigint};
+use super::context::call_over_nothing;
 use super::query::{Analyzer, Known, Level, Result};
+use super::subquery::tied;
 use super::{NotIncremental, source};
 use crate::pg::node::{self, AggregateNode, Expr, Fragment, Kind, Rte, Target};
 
@@ -127,16 +129,8 @@ impl Analyzer {
         }
         let sets = level.query.grouping_sets();
         if !sets.is_empty() {
-            let group = group_range.map_or(0, |position| position + 1);
             level.computed = columns;
-            return self.grouping_sets(
-                (input, keys, calls),
-                known_keys,
-                group,
-                &sets,
-                targets,
-                level,
-            );
+            return self.grouping_sets((input, keys, calls), known_keys, &sets, targets, level);
         }
         // What ties the sub-query to the query around it groups too.
         for (_, known) in &mut level.context {
@@ -267,17 +261,10 @@ impl Analyzer {
         &mut self,
         (input, keys, calls): (Rel, Vec<(ColId, Scalar)>, Vec<(ColId, AggregateCall)>),
         known_keys: Vec<((usize, i16), Known)>,
-        group: usize,
         sets: &[Vec<u32>],
         targets: &[Target<'q>],
         level: &mut Level<'q, '_>,
     ) -> Result<Rel> {
-        if !level.context.is_empty() || known_keys.iter().any(|((range, _), _)| *range != group) {
-            return Err(NotIncremental::new(
-                "GROUPING SETS over columns that are not grouped, or tied to a query further out",
-                "The stream table is refreshed fully.",
-            ));
-        }
         let references = level.query.group_references();
         let mut groupings: Vec<(Expr<'q>, Vec<u32>)> = Vec::new();
         for expr in targets
@@ -298,21 +285,46 @@ impl Analyzer {
         let mut inputs = Vec::new();
         for set in sets {
             let present = |position: usize| {
+                // Columns that depend functionally on group keys depend on some in each set.
                 references
                     .get(position)
-                    .is_some_and(|reference| set.contains(reference))
+                    .is_none_or(|reference| set.contains(reference))
             };
+            let mut present_keys: Vec<(ColId, Scalar)> = keys
+                .iter()
+                .enumerate()
+                .filter(|(position, _)| present(*position))
+                .map(|(_, key)| key.clone())
+                .collect();
+            let empty = present_keys.is_empty();
+            // What ties the sub-query to the query around it groups too.
+            let mut context: Vec<Known> = Vec::new();
+            for (_, known) in &level.context {
+                let key = Known {
+                    id: self.column(),
+                    ..known.clone()
+                };
+                present_keys.push((key.id, known.scalar()));
+                context.push(key);
+            }
             let grouped = Rel::Aggregate {
                 input: Box::new(input.clone()),
-                keys: keys
-                    .iter()
-                    .enumerate()
-                    .filter(|(position, _)| present(*position))
-                    .map(|(_, key)| key.clone())
-                    .collect(),
+                keys: present_keys,
                 calls: calls.clone(),
             };
             let (copy, renamed) = self.fresh(&grouped);
+            let new = |id: &ColId| renamed.get(id).copied().unwrap_or(*id);
+            for known in &mut context {
+                known.id = new(&known.id);
+            }
+            let mut values: Vec<Scalar> = calls
+                .iter()
+                .map(|(id, call)| Scalar::column(new(id), call.call.ty.clone(), call.call.nullable))
+                .collect();
+            let mut copy = copy;
+            if empty && !context.is_empty() {
+                (copy, context, values) = self.over_everything(copy, &context, &values, level)?;
+            }
             let mut columns = Vec::new();
             for (position, (id, key)) in keys.iter().enumerate() {
                 let value = match renamed.get(id) {
@@ -323,12 +335,8 @@ impl Analyzer {
                 };
                 columns.push((self.column(), value));
             }
-            for (id, call) in &calls {
-                let copied = renamed.get(id).copied().unwrap_or(*id);
-                columns.push((
-                    self.column(),
-                    Scalar::column(copied, call.call.ty.clone(), call.call.nullable),
-                ));
+            for value in values {
+                columns.push((self.column(), value));
             }
             for (_, of) in &groupings {
                 let bits = of.iter().fold(0, |bits, reference| {
@@ -343,6 +351,9 @@ impl Analyzer {
                         shape: Shape::Constant,
                     },
                 ));
+            }
+            for known in &context {
+                columns.push((self.column(), known.scalar()));
             }
             let from = columns.iter().map(|(id, _)| *id).collect();
             inputs.push((
@@ -379,7 +390,53 @@ impl Analyzer {
             columns.push((known.id, known.ty.clone()));
             level.computed.push((expr, known));
         }
+        for (_, known) in &mut level.context {
+            known.id = self.column();
+            columns.push((known.id, known.ty.clone()));
+        }
         Ok(Rel::UnionAll { inputs, columns })
+    }
+
+    /// The grouping `rel` by the context alone, which has a row for each set of its values, also where nothing is grouped.
+    fn over_everything<'q>(
+        &mut self,
+        rel: Rel,
+        context: &[Known],
+        calls: &[Scalar],
+        level: &Level<'q, '_>,
+    ) -> Result<(Rel, Vec<Known>, Vec<Scalar>)> {
+        let Some(around) = &level.around else {
+            return Err(NotIncremental::new(
+                "GROUPING SETS tied to a query further out",
+                "The stream table is refreshed fully.",
+            ));
+        };
+        let (domain, own) = self.domain(&around.rel, &around.columns)?;
+        let own: Vec<Known> = own.into_iter().map(|(_, known)| known).collect();
+        let on = tied(&own, context)?;
+        let (right, there) = self.mark(rel);
+        let joined = Rel::Outer {
+            left: Box::new(domain),
+            right: Box::new(right),
+            full: false,
+            on,
+        };
+        let mut values = Vec::new();
+        for ((expr, known), value) in level.computed.iter().zip(calls) {
+            let nothing = call_over_nothing(expr, known)?;
+            values.push(
+                Writer::default()
+                    .text("CASE WHEN ")
+                    .column(there)
+                    .text(" IS NULL THEN ")
+                    .parts(nothing)
+                    .text(" ELSE ")
+                    .bare(value)
+                    .text(" END")
+                    .value(value.ty.clone(), value.nullable),
+            );
+        }
+        Ok((joined, own, values))
     }
 
     /// Columns of the input that group-level expressions use outside aggregates.

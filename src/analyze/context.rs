@@ -274,7 +274,7 @@ fn is_its_text(known: &Known) -> bool {
 }
 
 /// The value of an aggregate call over nothing.
-fn call_over_nothing(expr: &Expr<'_>, known: &Known) -> Result<Vec<Piece>> {
+pub(super) fn call_over_nothing(expr: &Expr<'_>, known: &Known) -> Result<Vec<Piece>> {
     let Kind::Aggregate(call) = expr.kind() else {
         return refuse(
             "a sub-query that aggregates what the query around it picks contains another one",

@@ -250,3 +250,14 @@ fn outer_joins_inside_a_sub_query_look_around_it() {
         "select d.id from d where exists (select from e full join l on l.k = e.d and l.v = d.boss where e.id is null and l.v < d.id)",
     ]);
 }
+
+#[test]
+fn grouping_sets_of_what_a_row_picks() {
+    follow(&[
+        "select d.id, array(select count(*) from e where e.d = d.id group by rollup (e.name) order by 1) as n from d",
+        "select d.id, x.* from d, lateral (select e.name, grouping(e.name) as g, count(*) as n, product(e.id % 3) as p, sum(e.pay) as s
+             from e where e.d > d.id group by cube (e.name, e.pay) having count(*) <> 2) x",
+        "select d.id, (select count(*) from (select e.name, d.boss from e where e.d = d.id group by grouping sets ((), (), (e.name))) q) as n from d",
+        "select d.id, d.boss, e.name, count(*) as n from d join e on e.d = d.id group by grouping sets ((d.id), (d.id, e.name))",
+    ]);
+}
