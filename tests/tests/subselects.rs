@@ -261,3 +261,28 @@ fn grouping_sets_of_what_a_row_picks() {
         "select d.id, d.boss, e.name, count(*) as n from d join e on e.d = d.id group by grouping sets ((d.id), (d.id, e.name))",
     ]);
 }
+
+#[test]
+fn fields_of_the_rows_of_a_function() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec(
+        "create table j (id int primary key, b jsonb, n int);
+         create function pairs(n int, out a int, out b text) returns setof record language sql immutable as 'select g, g::text from generate_series(1, n) g'",
+    );
+    follow_in(
+        &mut s,
+        &[
+            "select id, (jsonb_each_text(b)).* from j",
+            "select id, (pairs(n)).b, (pairs(n)).a, generate_series(1, 2) as g from j",
+            "select (jsonb_each(b)).key as k, count(*) as n from j group by 1",
+            "select id, array(select (pairs(j.n)).a order by 1 desc) as a from j",
+        ],
+        &[
+            "insert into j values (1, '{\"a\": 1, \"b\": null}', 2), (2, '{}', 0), (3, null, null)",
+            "update j set b = b || '{\"c\": [1]}', n = n + 1",
+            "update j set b = '{\"a\": 2}', n = 4 where id = 3; delete from j where id = 1",
+            "update j set b = null, n = null",
+        ],
+    );
+}

@@ -178,8 +178,7 @@ impl<'q> Expr<'q> {
                 NodeTag::T_FieldSelect => {
                     let node = &*self.ptr.cast::<pg_sys::FieldSelect>();
                     // A function's own result has its columns' names wherever it stands; a column that holds it has not.
-                    let named = tag(node.arg.cast()) == NodeTag::T_FuncExpr
-                        && !(*node.arg.cast::<pg_sys::FuncExpr>()).funcretset;
+                    let named = tag(node.arg.cast()) == NodeTag::T_FuncExpr;
                     if !named && pg_sys::exprType(node.arg.cast()) == pg_sys::RECORDOID {
                         Kind::Wordless {
                             what: "a field of a row without a named type is used",
