@@ -143,6 +143,9 @@ impl Analyzer {
             }
             wanted.extend(facts.keys());
         }
+        let tableoid = pg_sys::TableOidAttributeNumber as i16;
+        let in_one_table = relkind == b'r' && members.len() == 1;
+        let says_where = in_one_table && wanted.remove(&tableoid);
         // A virtual column is its expression over the columns that are stored.
         let mut generated = Vec::new();
         for attnum in wanted.clone() {
@@ -214,6 +217,19 @@ impl Analyzer {
             };
             level.known.insert((index, attnum), known);
             computed.push((id, value));
+        }
+        if says_where {
+            let known = Known {
+                id: self.column(),
+                ty: node::describe_type(pg_sys::OIDOID, -1, pg_sys::InvalidOid),
+                nullable: false,
+                scale: None,
+            };
+            let value = Writer::default()
+                .text(&format!("({})::pg_catalog.oid", relid.to_u32()))
+                .value(known.ty.clone(), false);
+            computed.push((known.id, value));
+            level.known.insert((index, tableoid), known);
         }
         if !computed.is_empty() {
             scan = extend(scan, computed);

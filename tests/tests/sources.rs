@@ -135,6 +135,37 @@ fn partitioned_table_joined_with_an_ordinary_one() {
     }
 }
 
+/// It is a constant as long as all rows stand in one table.
+#[test]
+fn tableoid_of_one_table() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec("create table s (k int primary key, n int); create table o (k int primary key); insert into o values (1), (2), (3)");
+    let v = s.auto_stream_table("v", "select k, tableoid as t from s");
+    let w = s.stream_table(
+        "w",
+        "select o.k, s.tableoid as t from o left join only s on s.k = o.k",
+    );
+    for change in [
+        "insert into s values (1, 1), (2, 2)",
+        "update s set k = 3 where k = 1",
+    ] {
+        s.exec(change);
+        v.follows(&mut s);
+        w.follows(&mut s);
+    }
+    s.exec("create table c () inherits (s); insert into c values (9, 9); insert into s values (4, 4); delete from o where k = 2");
+    v.follows_somehow(&mut s);
+    w.follows(&mut s);
+    assert_eq!(s.value("select count(distinct t) from v"), "2");
+    s.exec("drop table c; insert into s values (5, 5)");
+    v.follows_somehow(&mut s);
+    s.exec("alter table s rename to r; insert into r values (6, 6)");
+    v.refresh(&mut s);
+    v.assert_verified(&mut s);
+    assert_eq!(s.value("select bool_and(t = 'r'::regclass) from v"), "t");
+}
+
 #[test]
 fn unlogged_source() {
     let db = database();
