@@ -14,8 +14,8 @@ CREATE TABLE pgtrickle.pgt_stream_tables (
     downgrade_reason        text,
     downgrade_hint          text,
     status                  text NOT NULL CHECK (status IN ('INITIALIZING', 'ACTIVE', 'SUSPENDED', 'ERROR')),
-    -- TimeZone under which the query is evaluated: that of the session that created the stream table.
-    timezone                text NOT NULL,
+    -- name=value of settings under which the query is evaluated: those of the session that created the stream table.
+    settings                text[] NOT NULL,
     -- Another one with every change of the definition, its sources or its storage; compiled plans are kept by it.
     generation              bigint NOT NULL DEFAULT nextval('pgtrickle.pgt_generation_seq'),
     -- The storage layout as compiled last; a different one asks for a rebuild.

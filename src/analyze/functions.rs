@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 
 use super::NotIncremental;
 use crate::pg::node::MutableFunction;
+use crate::pg::session::Kept;
 
 /// Built-in stable functions that depend on nothing but their arguments and pinned settings.
 const SETTINGS_ONLY: &[&str] = &[
@@ -22,6 +23,9 @@ const SETTINGS_ONLY: &[&str] = &[
     "cash_out",
     "concat",
     "concat_ws",
+    "convert",
+    "convert_from",
+    "convert_to",
     "date_in",
     "date_out",
     "date_trunc",
@@ -35,6 +39,7 @@ const SETTINGS_ONLY: &[&str] = &[
     "date_part",
     "format",
     "generate_series",
+    "in_range",
     "interval_in",
     "interval_out",
     "interval_pl_timestamptz",
@@ -56,6 +61,10 @@ const SETTINGS_ONLY: &[&str] = &[
     "jsonb_object_agg_unique_strict",
     "json_populate_record",
     "jsonb_populate_record",
+    "jsonb_populate_record_valid",
+    "json_populate_recordset",
+    "jsonb_populate_recordset",
+    "length",
     "json_to_record",
     "jsonb_to_record",
     "json_to_recordset",
@@ -65,6 +74,7 @@ const SETTINGS_ONLY: &[&str] = &[
     "multirange_in",
     "multirange_out",
     "numeric",
+    "overlaps",
     "quote_literal",
     "quote_nullable",
     "range_in",
@@ -121,7 +131,9 @@ const SETTINGS_ONLY: &[&str] = &[
     "to_jsonb",
     "to_number",
     "to_timestamp",
+    "xml",
     "xml_in",
+    "xml_is_well_formed",
     "xmlconcat2",
     "date_add",
     "date_subtract",
@@ -139,9 +151,27 @@ const SETTINGS_ONLY: &[&str] = &[
     "int8_cash",
 ];
 
+/// Built-in functions that look at the default text search configuration, and at nothing else besides their arguments.
+const TEXT_SEARCH: &[&str] = &[
+    "get_current_ts_config",
+    "json_to_tsvector",
+    "jsonb_to_tsvector",
+    "phraseto_tsquery",
+    "plainto_tsquery",
+    "to_tsquery",
+    "to_tsvector",
+    "ts_headline",
+    "ts_match_tq",
+    "ts_match_tt",
+    "websearch_to_tsquery",
+];
+
 /// Whether the functions' results are those they had for an earlier state of the sources, the clock aside: where it may
 /// stand is decided when the expression is read.
-pub(super) fn check(functions: &BTreeSet<MutableFunction>) -> Result<(), NotIncremental> {
+pub(super) fn check(
+    functions: &BTreeSet<MutableFunction>,
+    settings: &Kept,
+) -> Result<(), NotIncremental> {
     for function in functions.iter().filter(|function| !function.clock) {
         if function.volatile {
             return Err(NotIncremental::new(
@@ -155,7 +185,19 @@ pub(super) fn check(functions: &BTreeSet<MutableFunction>) -> Result<(), NotIncr
                 "A stable function may read tables whose changes are not followed. Declare it IMMUTABLE if it does not.",
             ));
         }
-        if !SETTINGS_ONLY.contains(&function.name.as_str()) {
+        let name = function.name.as_str();
+        if TEXT_SEARCH.contains(&name) {
+            if !settings.has_text_search() {
+                return Err(NotIncremental::new(
+                    format!(
+                        "function {name} uses a default text search configuration that can be altered"
+                    ),
+                    "Name the configuration in the call.",
+                ));
+            }
+            continue;
+        }
+        if !SETTINGS_ONLY.contains(&name) {
             return Err(NotIncremental::new(
                 format!(
                     "function {} depends on the session or on the current time",

@@ -33,7 +33,7 @@ use pgt_ivm::rewrite;
 use crate::error::{Error, Kind, Result};
 use crate::pg::lock::Ingredients;
 use crate::pg::node::{self, ReadRelation};
-use crate::pg::session::Scope;
+use crate::pg::session::{Kept, Scope};
 use crate::pg::{relation, xact};
 
 /// Why a query is not maintained incrementally, and what the user can do.
@@ -71,9 +71,9 @@ pub struct Analysis {
 
 /// Analyzes the query of view `view`. Fails for what cannot be a stream table in any mode. What the query is made of stays
 /// as it is until the transaction ends.
-pub fn analyze(view: pg_sys::Oid, timezone: &str) -> Result<Analysis> {
+pub fn analyze(view: pg_sys::Oid, settings: &Kept) -> Result<Analysis> {
     let ingredients = ingredients::hold(view);
-    let _scope = Scope::pinned(timezone);
+    let _scope = Scope::pinned(settings);
     let reader = relation::owner(view);
     node::with_view_query(view, |root| {
         let relations = root.relations();
@@ -95,9 +95,9 @@ pub fn analyze(view: pg_sys::Oid, timezone: &str) -> Result<Analysis> {
             .iter()
             .find(|function| function.volatile)
             .map(|function| function.name.clone());
-        let restless = functions::check(&functions).is_err()
+        let restless = functions::check(&functions, settings).is_err()
             || functions.iter().any(|function| function.clock);
-        let (query, ties) = match functions::check(&functions)
+        let (query, ties) = match functions::check(&functions, settings)
             .and_then(|()| read(root, reader))
             .and_then(|(query, ties)| storable(&query).map(|()| (query, ties)))
             .and_then(|(query, ties)| match query.validate() {

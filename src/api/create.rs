@@ -150,7 +150,7 @@ fn create_or_replace_stream_table(
 fn export_definition(name: &str) -> Result<String, ErrorReport> {
     let table = catalog::by_name(name)?;
     lifecycle::require_owner(&table)?;
-    let _scope = crate::pg::session::Scope::pinned(&table.timezone);
+    let _scope = crate::pg::session::Scope::pinned(&table.settings);
     let query = spi::first(
         "SELECT pg_catalog.pg_get_viewdef($1::pg_catalog.oid)",
         &[Value::Oid(table.view)],

@@ -66,7 +66,7 @@ fn explain_stream_table(name: &str, stage: &str) -> Result<String, ErrorReport> 
 }
 
 fn query_of(table: &StreamTable) -> OwnResult<Query> {
-    analyze::analyze(table.view, &table.timezone)?
+    analyze::analyze(table.view, &table.settings)?
         .query
         .map_err(|refusal| {
             Error::new(
@@ -230,7 +230,7 @@ fn plan(
     dirty: &BTreeSet<SourceId>,
     format: &str,
 ) -> OwnResult<Vec<String>> {
-    let _scope = Scope::restricted(table.owner, &table.timezone);
+    let _scope = Scope::restricted(table.owner, &table.settings);
     unit.explain(dirty, 1_000, format)
 }
 

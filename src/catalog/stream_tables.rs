@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Kind, Result};
 use crate::pg::direct;
 use crate::pg::relation;
+use crate::pg::session::Kept;
 use crate::pg::snapshot::Snapshot;
 use crate::pg::spi::{self, Row, Under, Value};
 
@@ -77,7 +78,7 @@ pub struct StreamTable {
     pub effective: Mode,
     pub downgrade_reason: Option<String>,
     pub status: Status,
-    pub timezone: String,
+    pub settings: Kept,
     pub generation: i64,
     pub layout: String,
     pub is_stage: bool,
@@ -101,7 +102,7 @@ impl StreamTable {
 
 const COLUMNS: &str = "st.pgt_id, st.pgt_relid::pg_catalog.oid, n.nspname, c.relname, c.relowner, \
      st.def_view::pg_catalog.oid, vn.nspname, v.relname, st.schedule, st.refresh_mode, st.effective_refresh_mode, \
-     st.downgrade_reason, st.status, st.timezone, st.generation, st.layout, st.stage_query IS NOT NULL, \
+     st.downgrade_reason, st.status, pg_catalog.array_to_string(st.settings, E'\n'), st.generation, st.layout, st.stage_query IS NOT NULL, \
      st.consistency_group, CASE WHEN st.fuse = 'on' THEN st.fuse_ceiling END, st.fuse_blown_at IS NOT NULL";
 
 const TABLES: &str = "pgtrickle.pgt_stream_tables st \
@@ -121,7 +122,7 @@ fn read(row: &Row) -> Result<StreamTable> {
         effective: Mode::parse(&row.text(10))?,
         downgrade_reason: row.optional_text(11),
         status: Status::parse(&row.text(12)),
-        timezone: row.text(13),
+        settings: Kept::from_lines(row.text(13)),
         generation: row.int(14),
         layout: row.text(15),
         is_stage: row.bool(16),
@@ -224,19 +225,19 @@ pub fn stage_queries(id: i64) -> Vec<String> {
     .collect()
 }
 
-/// The stage that keeps `query` in this layout for this owner, evaluated under this time zone.
+/// The stage that keeps `query` in this layout for this owner, evaluated under these settings.
 pub fn stage_that_keeps(
     query: &str,
     layout: &str,
     owner: pg_sys::Oid,
-    timezone: &str,
+    settings: &Kept,
 ) -> Result<Option<StreamTable>> {
     Ok(select(
-        "st.stage_query = $1 AND c.relowner = $2 AND st.timezone = $3 AND st.layout = $4",
+        "st.stage_query = $1 AND c.relowner = $2 AND pg_catalog.array_to_string(st.settings, E'\n') = $3 AND st.layout = $4",
         &[
             Value::Text(query.to_owned()),
             Value::Oid(owner),
-            Value::Text(timezone.to_owned()),
+            Value::Text(settings.lines().to_owned()),
             Value::Text(layout.to_owned()),
         ],
     )?
@@ -341,7 +342,7 @@ pub struct NewStreamTable<'a> {
     pub mode: Mode,
     pub effective: Mode,
     pub downgrade: Option<(&'a str, &'a str)>,
-    pub timezone: &'a str,
+    pub settings: &'a Kept,
     pub layout: &'a str,
     /// What it keeps, for a stage.
     pub stage_query: Option<&'a str>,
@@ -354,9 +355,10 @@ pub fn insert(id: i64, new: &NewStreamTable<'_>) -> Result<()> {
     let optional = |text: Option<&str>| Value::OptionalText(text.map(str::to_owned));
     let row = spi::first(
         "INSERT INTO pgtrickle.pgt_stream_tables (pgt_id, pgt_relid, def_view, schedule, refresh_mode, effective_refresh_mode, \
-         downgrade_reason, downgrade_hint, status, timezone, layout, stage_query, diamond_consistency, \
+         downgrade_reason, downgrade_hint, status, settings, layout, stage_query, diamond_consistency, \
          diamond_schedule_policy) \
-         VALUES ($1, $2::pg_catalog.regclass, $3::pg_catalog.regclass, $4, $5, $6, $7, $8, 'INITIALIZING', $9, $10, \
+         VALUES ($1, $2::pg_catalog.regclass, $3::pg_catalog.regclass, $4, $5, $6, $7, $8, 'INITIALIZING', \
+         pg_catalog.string_to_array($9, E'\n'), $10, \
          $11, $12, $13) RETURNING pgt_id",
         &[
             Value::Int(id),
@@ -367,7 +369,7 @@ pub fn insert(id: i64, new: &NewStreamTable<'_>) -> Result<()> {
             Value::Text(new.effective.name().to_owned()),
             optional(new.downgrade.map(|(reason, _)| reason)),
             optional(new.downgrade.map(|(_, hint)| hint)),
-            Value::Text(new.timezone.to_owned()),
+            Value::Text(new.settings.lines().to_owned()),
             Value::Text(new.layout.to_owned()),
             optional(new.stage_query),
             optional(new.diamond_consistency),

@@ -163,7 +163,7 @@ fn change_query(table: &StreamTable, query: &str) -> Result<()> {
     let old = table.view_name.clone();
     let temporary = Name::new("pgtrickle_defs", format!("new_{}", table.id));
     let view = create::create_view(&temporary, query, table.owner)?;
-    let analysis = crate::analyze::analyze(view, &table.timezone)?;
+    let analysis = crate::analyze::analyze(view, &table.settings)?;
     create::check_privileges(&analysis)?;
     create::effective_mode(table.mode, &analysis)?;
     {

@@ -16,7 +16,7 @@ use crate::catalog::{
 use crate::config::RefreshSettings;
 use crate::error::{Error, Kind, Result};
 use crate::pg::node::ReadRelation;
-use crate::pg::session::{self, Scope};
+use crate::pg::session::{self, Kept, Scope};
 use crate::pg::spi::{self, Value};
 use crate::pg::{depend, entry, lock, parse, shared, xact};
 use crate::refresh::{self, Request, Then};
@@ -57,7 +57,7 @@ pub fn create(definition: &Definition<'_>) -> Result<StreamTable> {
     if let Some(catalog_oid) = catalog::catalog_oid() {
         lock::definitions(catalog_oid);
     }
-    let timezone = current_timezone();
+    let settings = Kept::current();
     let caller = session::current_user();
     let id = next_id();
     let view = create_view(
@@ -65,7 +65,7 @@ pub fn create(definition: &Definition<'_>) -> Result<StreamTable> {
         definition.query,
         caller,
     )?;
-    let analysis = analyze::analyze(view, &timezone)?;
+    let analysis = analyze::analyze(view, &settings)?;
     check_privileges(&analysis)?;
     let (effective, downgrade) = effective_mode(definition.mode, &analysis)?;
     let planned = match (&effective, &analysis.query) {
@@ -99,7 +99,7 @@ pub fn create(definition: &Definition<'_>) -> Result<StreamTable> {
                 downgrade: downgrade
                     .as_ref()
                     .map(|refusal| (refusal.reason.as_str(), refusal.hint.as_str())),
-                timezone: &timezone,
+                settings: &settings,
                 layout: &layout,
                 stage_query: None,
                 diamond_consistency: definition.diamond_consistency,
@@ -217,11 +217,6 @@ pub(super) fn check_query_text(query: &str) -> Result<()> {
     };
     Err(Error::new(Kind::InvalidArgument, problem)
         .hint("A stream table is defined by exactly one SELECT."))
-}
-
-pub(super) fn current_timezone() -> String {
-    spi::first("SELECT pg_catalog.current_setting('TimeZone')", &[])
-        .map_or_else(|| "UTC".into(), |row| row.text(0))
 }
 
 fn next_id() -> i64 {
@@ -495,7 +490,7 @@ fn find_stage(
     query: &pgt_ivm::rel::Query,
 ) -> Result<Option<StreamTable>> {
     let layout = refresh::layout_text(&Layout::of(query))?;
-    let find = || catalog::stage_that_keeps(kept, &layout, table.owner, &table.timezone);
+    let find = || catalog::stage_that_keeps(kept, &layout, table.owner, &table.settings);
     let Some(known) = find()? else {
         return Ok(None);
     };
@@ -529,7 +524,7 @@ fn create_stage(
             mode: table.mode,
             effective: Mode::Differential,
             downgrade: None,
-            timezone: &table.timezone,
+            settings: &table.settings,
             layout: &layout,
             stage_query: Some(kept),
             diamond_consistency: None,

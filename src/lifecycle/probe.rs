@@ -6,6 +6,7 @@ use super::create;
 use crate::analyze::{self, Analysis};
 use crate::catalog::StreamTable;
 use crate::error::Result;
+use crate::pg::session::Kept;
 use crate::pg::spi::{self, Value};
 use crate::pg::{entry, session, xact};
 use crate::refresh;
@@ -13,8 +14,8 @@ use crate::refresh;
 /// What a query text means, as if a stream table were created with it. Nothing is left behind.
 pub fn analyze_text(query: &str) -> Result<Analysis> {
     create::check_query_text(query)?;
-    let timezone = create::current_timezone();
-    with_view(query, |view| analyze::analyze(view, &timezone))
+    let settings = Kept::current();
+    with_view(query, |view| analyze::analyze(view, &settings))
 }
 
 /// How a new query compares with the one a stream table has.

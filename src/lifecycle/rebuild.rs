@@ -57,7 +57,7 @@ fn fits(table: &StreamTable) -> Result<bool> {
             }
         }
     }
-    let analysis = analyze::analyze(table.view, &table.timezone)?;
+    let analysis = analyze::analyze(table.view, &table.settings)?;
     let (effective, downgrade) = create::effective_mode(table.mode, &analysis)?;
     let reason = downgrade.map(|refusal| refusal.reason);
     if effective != table.effective || reason != table.downgrade_reason {
@@ -165,7 +165,7 @@ pub(super) fn rebuild(table: &StreamTable, new_view: Option<pg_sys::Oid>) -> Res
     lock::definitions(catalog_oid);
     lock::stream_table(catalog_oid, table.id);
     let view = new_view.unwrap_or(table.view);
-    let analysis = analyze::analyze(view, &table.timezone)?;
+    let analysis = analyze::analyze(view, &table.settings)?;
     let (effective, downgrade) = create::effective_mode(table.mode, &analysis)?;
     let planned = plan(effective, &analysis);
     let layout = layout(view, planned.as_ref());
@@ -276,7 +276,7 @@ fn index_fits(table: &StreamTable, layout: &Layout) -> Result<bool> {
 fn change_storage(table: &StreamTable, stored: &Layout, layout: &Layout) -> Result<()> {
     let _writing = entry::writing(table.relid);
     // As the owner: triggers and indexes of his on the table are his code.
-    let _scope = Scope::restricted(table.owner, &table.timezone);
+    let _scope = Scope::restricted(table.owner, &table.settings);
     storage::drop_index(&table.name);
     if stored.identity != layout.identity {
         spi::command(&format!("DELETE FROM {}", table.name));

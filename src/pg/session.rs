@@ -3,6 +3,9 @@
 use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys;
+use serde::{Deserialize, Serialize};
+
+use super::spi::{self, Value};
 
 /// Where names are looked up that our own code did not qualify.
 const INTERNAL_PATH: &str = "pg_catalog, pg_temp";
@@ -51,22 +54,93 @@ impl Scope {
     }
 
     /// The work of a refresh: the rights of `owner`, no way to change session state, pinned settings.
-    pub fn restricted(owner: pg_sys::Oid, timezone: &str) -> Scope {
+    pub fn restricted(owner: pg_sys::Oid, kept: &Kept) -> Scope {
         let scope = Scope::enter(owner, pg_sys::SECURITY_RESTRICTED_OPERATION);
-        pin(timezone);
+        pin(kept);
         scope
     }
 
     /// The current user, with the settings of a refresh pinned.
-    pub fn pinned(timezone: &str) -> Scope {
+    pub fn pinned(kept: &Kept) -> Scope {
         let scope = Scope::enter(current_user(), 0);
-        pin(timezone);
+        pin(kept);
         scope
     }
 
     /// The current user's rights and settings; whatever is set inside is undone.
     pub fn settings() -> Scope {
         Scope::enter(current_user(), 0)
+    }
+}
+
+/// Settings whose value at its creation a stream table keeps: what times, money and numbers mean as text.
+const KEPT: [&str; 5] = [
+    "TimeZone",
+    "timezone_abbreviations",
+    "lc_monetary",
+    "lc_numeric",
+    "lc_time",
+];
+
+/// Kept too, where it names a configuration that comes with PostgreSQL: nobody can alter or drop that.
+const TEXT_SEARCH: &str = "default_text_search_config";
+
+/// The settings that a stream table keeps from its creation: a line `name=value` for each.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept(String);
+
+impl Kept {
+    /// Those of the session.
+    pub fn current() -> Kept {
+        let mut lines: Vec<String> = KEPT
+            .iter()
+            .filter_map(|name| Some(format!("{name}={}", get(name)?)))
+            .collect();
+        lines.extend(text_search_configuration().map(|name| format!("{TEXT_SEARCH}={name}")));
+        Kept(lines.join("\n"))
+    }
+
+    pub fn from_lines(lines: String) -> Kept {
+        Kept(lines)
+    }
+
+    pub fn lines(&self) -> &str {
+        &self.0
+    }
+
+    /// What text search means without a named configuration is among them.
+    pub fn has_text_search(&self) -> bool {
+        self.settings().any(|(name, _)| name == TEXT_SEARCH)
+    }
+
+    fn settings(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.lines().filter_map(|line| line.split_once('='))
+    }
+}
+
+/// The default text search configuration, if it comes with PostgreSQL.
+fn text_search_configuration() -> Option<String> {
+    // SAFETY: catalog lookup by the setting, which does not fail.
+    let oid = unsafe { pg_sys::getTSCurrentConfig(false) };
+    if oid == pg_sys::InvalidOid || oid.to_u32() >= pg_sys::FirstNormalObjectId {
+        return None;
+    }
+    let row = spi::first(
+        "SELECT n.nspname, c.cfgname FROM pg_catalog.pg_ts_config c \
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.cfgnamespace WHERE c.oid = $1",
+        &[Value::Oid(oid)],
+    )?;
+    let plain = |column| pgt_ivm::sql::plain_identifier(&row.text(column));
+    Some(format!("{}.{}", plain(0), plain(1)))
+}
+
+/// The text of a setting.
+fn get(name: &str) -> Option<String> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: the text is copied before anything else can replace it.
+    unsafe {
+        let current = pg_sys::GetConfigOption(name.as_ptr(), true, false);
+        (!current.is_null()).then(|| CStr::from_ptr(current).to_string_lossy().into_owned())
     }
 }
 
@@ -97,7 +171,7 @@ const XMLBINARY_BASE64: std::ffi::c_int = 0;
 
 /// Everything the text of expressions and values depends on, as pg_dump pins it, and what makes plans predictable. Each
 /// refresh asks whether it is so already, which is quicker of the variables behind the settings than of their texts.
-fn pin(timezone: &str) {
+fn pin(kept: &Kept) {
     // SAFETY: variables of this process; strings are set to something before any statement runs.
     let settings = unsafe {
         [
@@ -143,12 +217,6 @@ fn pin(timezone: &str) {
                 "0",
                 pg_sys::GinFuzzySearchLimit == 0,
             ),
-            (
-                "timezone",
-                timezone,
-                CStr::from_ptr(pg_sys::pg_get_timezone_name(pg_sys::session_timezone)).to_bytes()
-                    == timezone.as_bytes(),
-            ),
             ("jit", "off", !pg_sys::jit_enabled),
             ("row_security", "on", pg_sys::row_security),
         ]
@@ -157,6 +225,9 @@ fn pin(timezone: &str) {
         if !holds {
             set(name, value);
         }
+    }
+    for (name, value) in kept.settings() {
+        set(name, value);
     }
 }
 

@@ -130,7 +130,7 @@ fn build(table: &StreamTable) -> Result<Compiled> {
         let ingredients = analyze::hold_ingredients(table.view);
         (vec![opaque_unit(table, &dependencies)?], ingredients)
     } else {
-        let analysis = analyze::analyze(table.view, &table.timezone)?;
+        let analysis = analyze::analyze(table.view, &table.settings)?;
         let query = analysis.query.map_err(|refusal| {
             Error::new(
                 Kind::SourceChanged,

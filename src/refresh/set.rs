@@ -555,7 +555,7 @@ fn refresh_one(
             })
         });
         let outcome = {
-            let _scope = Scope::restricted(table.owner, &table.timezone);
+            let _scope = Scope::restricted(table.owner, &table.settings);
             let _writing = entry::writing(unit.relid);
             let empty =
                 request.initiated_by == InitiatedBy::Create && request.ids.contains(&table.id);

@@ -33,7 +33,7 @@ pub fn compare(compiled: &Compiled, under: Under<'_>) -> Result<Comparison> {
         .units
         .last()
         .ok_or_else(|| Error::new(Kind::Internal, "a stream table without a result"))?;
-    let _scope = Scope::restricted(compiled.table.owner, &compiled.table.timezone);
+    let _scope = Scope::restricted(compiled.table.owner, &compiled.table.settings);
     let names = |visible_only: bool| -> Vec<&StoredColumn> {
         unit.layout
             .columns
@@ -202,7 +202,7 @@ pub fn differences(compiled: &Compiled, under: Under<'_>) -> Result<Vec<(String,
         .units
         .last()
         .ok_or_else(|| Error::new(Kind::Internal, "a stream table without a result"))?;
-    let _scope = Scope::restricted(compiled.table.owner, &compiled.table.timezone);
+    let _scope = Scope::restricted(compiled.table.owner, &compiled.table.settings);
     let visible: Vec<String> = unit
         .layout
         .visible()

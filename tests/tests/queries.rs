@@ -538,6 +538,56 @@ fn session_settings_do_not_leak_into_the_contents() {
     v.assert_verified(&mut s);
 }
 
+/// What text search and abbreviations of time zones mean is what it was at the creation.
+#[test]
+fn settings_of_the_creation_are_kept() {
+    let db = database();
+    let mut s = db.connect();
+    let mut odd = db.connect();
+    s.exec("create table s (k int primary key, t text); set default_text_search_config = 'simple'");
+    odd.exec("set default_text_search_config = 'english'; set timezone_abbreviations = 'India'; set timezone = 'Asia/Tokyo'");
+    let search = "select k, to_tsvector(t) as v, t @@ 'cats' as m from s where to_tsvector(t) @@ plainto_tsquery('running cat')";
+    let english = odd.stream_table("english", search);
+    let simple = s.stream_table("simple", search);
+    let time = "select k, ('2024-01-0' || k || ' 12:00 IST')::timestamptz as t from s";
+    let india = odd.stream_table("india", time);
+    let israel = s.stream_table("israel", time);
+    for change in [
+        "insert into s values (1, 'the cat runs'), (2, 'running cat'), (3, null), (4, 'dogs')",
+        "update s set t = 'a cat that ran, running' where k = 4; delete from s where k = 2",
+    ] {
+        s.exec(change);
+        for v in [&english, &india] {
+            v.refresh(&mut s);
+            v.assert_verified(&mut s);
+            v.assert_fresh(&mut odd);
+            v.assert_mode(&mut s, "DIFFERENTIAL");
+        }
+        for v in [&simple, &israel] {
+            v.refresh(&mut odd);
+            v.assert_verified(&mut odd);
+            v.assert_fresh(&mut s);
+            v.assert_mode(&mut s, "DIFFERENTIAL");
+        }
+    }
+    assert_eq!(
+        s.lines("select (select count(*) from english), (select count(*) from simple), (select max(a.t - b.t) from israel a join india b using (k))"),
+        ["2|1|03:30:00"]
+    );
+    // Somebody may alter this one, and nothing would say that the query depends on it.
+    s.exec("create text search configuration own (copy = english); set default_text_search_config = 'public.own'");
+    let own = s.auto_stream_table("own", "select k, to_tsvector(t) as v from s");
+    s.exec("insert into s values (5, 'birds'); alter text search configuration own alter mapping for asciiword with simple; insert into s values (6, 'flies')");
+    own.refresh(&mut s);
+    own.assert_equal(&mut s);
+    own.assert_mode(&mut s, "FULL");
+    let reason = s.value("select downgrade_reason from pgtrickle.explain_refresh_mode('own')");
+    assert!(
+        reason.contains("default text search configuration"),
+        "{reason}"
+    );
+}
+
 /// Names are resolved when the stream table is created.
 #[test]
 fn search_path_of_the_creator() {
