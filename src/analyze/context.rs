@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use pgrx::pg_sys;
+use pgt_ivm::facts;
 use pgt_ivm::rel::{ColId, Rel};
 use pgt_ivm::scalar::{Piece, Scalar, Shape, Type};
 
@@ -216,7 +217,8 @@ impl Analyzer {
         around: &Rel,
         of: &[(VarRef, Known)],
     ) -> Result<(Rel, Vec<(VarRef, Known)>)> {
-        let (copy, renamed) = self.fresh(around);
+        let wanted = of.iter().map(|(_, known)| known.id).collect();
+        let (copy, renamed) = self.fresh(&facts::picked(around, &wanted));
         let mut distinct: BTreeMap<ColId, Known> = BTreeMap::new();
         let mut keys = Vec::new();
         let mut columns = Vec::new();

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use pgt_ivm::facts;
 use pgt_ivm::rel::{AggregateKind, ColId, Rel};
 use pgt_ivm::scalar::{Scalar, Shape, Type};
 
@@ -404,7 +405,8 @@ impl Analyzer {
                 });
             }
         }
-        let (copy, renamed) = self.fresh(&rel);
+        let wanted = around.iter().map(|known| known.id).collect();
+        let (copy, renamed) = self.fresh(&facts::picked(&rel, &wanted));
         let copied: Vec<Known> = around
             .iter()
             .map(|known| Known {

@@ -291,6 +291,31 @@ fn scalar_sub_selects() {
 }
 
 #[test]
+fn many_correlated_sub_selects_beside_each_other() {
+    let db = database();
+    let mut s = db.connect();
+    pair(&mut s);
+    // None of them may contain those lifted before it: there would be twice as many with each.
+    let values: Vec<String> = (0..16)
+        .map(|i| format!("(select count(*) from b where b.n > a.n + {i}) as c{i}"))
+        .chain(
+            (0..4)
+                .map(|i| format!("a.n + {i} <= any (select b.n from b where b.x <> a.x) as d{i}")),
+        )
+        .collect();
+    let v = s.stream_table("v", &format!("select a.k, {} from a", values.join(", ")));
+    follow(
+        &mut s,
+        &v,
+        &[
+            "insert into b select 100 + i, i, i % 3 from generate_series(1, 5) i",
+            "update a set n = n + 1; delete from b where n = 2",
+            "update a set n = null where k = 2; update b set n = null where n = 3",
+        ],
+    );
+}
+
+#[test]
 fn set_operations() {
     let db = database();
     let mut s = db.connect();

@@ -235,6 +235,15 @@ pub fn matches_at_most_one(right: &Rel, on: &[Scalar]) -> bool {
     apart(right).iter().any(|key| key.is_subset(&matched))
 }
 
+/// Exactly one row, whatever it is made from.
+pub fn is_one_row(rel: &Rel) -> bool {
+    match rel {
+        Rel::Aggregate { keys, .. } => keys.is_empty(),
+        Rel::Project { input, .. } => is_one_row(input),
+        _ => false,
+    }
+}
+
 /// Sets of columns under the names a projection gives them, where it keeps all of a set.
 fn renamed(sets: Vec<BTreeSet<ColId>>, columns: &[(ColId, Scalar)]) -> Vec<BTreeSet<ColId>> {
     let mut names: BTreeMap<ColId, ColId> = BTreeMap::new();

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::facts::is_one_row;
 use crate::rel::{Body, Bound, ColId, OutputColumn, Rel};
 use crate::scalar::{Scalar, Shape};
 
@@ -183,15 +184,6 @@ fn compared(condition: &Scalar, rows: &Columns, one: &Columns) -> Option<Bound> 
             value: value.clone(),
             limit: limit.clone(),
         })
-}
-
-/// Exactly one row, whatever it is made from.
-fn is_one_row(rel: &Rel) -> bool {
-    match rel {
-        Rel::Aggregate { keys, .. } => keys.is_empty(),
-        Rel::Project { input, .. } => is_one_row(input),
-        _ => false,
-    }
 }
 
 /// One thing that is stored: it is cheap to look at more than once.
