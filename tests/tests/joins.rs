@@ -128,6 +128,50 @@ fn right_join_of_three() {
     outer_chain(3, "right");
 }
 
+/// A row beside the groups of many intermediate results that all change at the same keys: what changed must not multiply.
+fn every_group_beside_a_row_changes(kind: &str) {
+    const GROUPS: usize = 12;
+    let db = database();
+    let mut s = db.connect();
+    s.exec(
+        "create table a (id int primary key, k int); create table b (id int primary key, k int, v int);
+         insert into a select i, i % 4 from generate_series(1, 12) i;
+         insert into b select i, i % 4, i % 3 from generate_series(1, 30) i",
+    );
+    let columns: Vec<String> = (0..GROUPS).map(|i| format!("g{i}.v as v{i}")).collect();
+    let joins: Vec<String> = (0..GROUPS)
+        .map(|i| {
+            format!("{kind} join (select k, max(v) as v from b where id <> {i} group by k) g{i} on g{i}.k = a.k")
+        })
+        .collect();
+    let query = format!(
+        "select a.id, {} from a {}",
+        columns.join(", "),
+        joins.join(" ")
+    );
+    let v = s.stream_table("v", &query);
+    for changes in [
+        "update b set v = v + 1",
+        "update a set k = k + 1 where id = 3; update b set v = v * 2 where k < 2; delete from b where k = 2",
+        "insert into b values (50, 2, 7), (51, null, 1); update a set k = null where id = 4; update b set k = 1 where k = 3",
+    ] {
+        s.exec(&format!("begin; {changes}; commit"));
+        v.refresh(&mut s);
+        v.assert_fresh(&mut s);
+        v.assert_mode(&mut s, "DIFFERENTIAL");
+    }
+}
+
+#[test]
+fn inner_joins_with_many_groups_that_all_change() {
+    every_group_beside_a_row_changes("inner");
+}
+
+#[test]
+fn left_joins_with_many_groups_that_all_change() {
+    every_group_beside_a_row_changes("left");
+}
+
 #[test]
 fn left_join_whose_other_side_appears_and_vanishes() {
     let db = database();

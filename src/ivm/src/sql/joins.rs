@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ast::{Cte, CteBody, Expr, From, JoinKind, Name, Query, Select, TextPiece};
-use super::lower::{Lowered, Sources, column_name, derived, lower, scalar, union_all};
+use super::lower::{Lowered, Sources, column_name, derived, image, lower, scalar, union_all};
 use crate::rel::{ColId, ITSELF, Kept, Rel};
 use crate::scalar::{Scalar, Shape, Type};
 
@@ -135,6 +135,78 @@ struct Side<'a> {
     names: Names,
 }
 
+/// From so many changes of joins within each other on they are netted: where all sides of a chain changed at once, each
+/// join would repeat the rows of the change below it, of which most cancel out.
+const DEEP: usize = 2;
+
+/// How many changes of outer, semi and anti joins are within each other.
+fn changes_within(rel: &Rel) -> usize {
+    match rel {
+        Rel::JoinChange {
+            left_terms,
+            right_terms,
+            ..
+        } => {
+            let terms = left_terms.iter().chain(right_terms);
+            1 + terms.map(changes_within).max().unwrap_or(0)
+        }
+        Rel::Filter { input, .. }
+        | Rel::Moving { input, .. }
+        | Rel::Bounded { input, .. }
+        | Rel::Project { input, .. }
+        | Rel::ProjectSet { input, .. }
+        | Rel::Expand { input, .. }
+        | Rel::Match { left: input, .. }
+        | Rel::Negate(input) => changes_within(input),
+        Rel::Outer { left, right, .. } => changes_within(left).max(changes_within(right)),
+        Rel::UnionAll { inputs, .. } => {
+            let inputs = inputs.iter().map(|(input, _)| changes_within(input));
+            inputs.max().unwrap_or(0)
+        }
+        Rel::Join { inputs, .. } => inputs.iter().map(changes_within).max().unwrap_or(0),
+        Rel::InnerChange { changes, .. } => {
+            let terms = changes.iter().flatten();
+            terms.map(changes_within).max().unwrap_or(0)
+        }
+        _ => 0,
+    }
+}
+
+/// A change of these columns, each image of them once.
+fn net(change: Query, ids: &[ColId]) -> Query {
+    if ids.is_empty() {
+        return change;
+    }
+    let columns: Vec<Expr> = ids
+        .iter()
+        .map(|id| Expr::column("x", column_name(*id)))
+        .collect();
+    let weight = || Expr::aggregate("sum", Expr::column("x", "w"));
+    let mut items: Vec<(Expr, String)> = columns
+        .iter()
+        .zip(ids)
+        .map(|(column, id)| {
+            (
+                Expr::aggregate("any_value", column.clone()),
+                column_name(*id),
+            )
+        })
+        .collect();
+    items.push((int(weight()), "w".into()));
+    Select {
+        items,
+        from: vec![From::Select {
+            query: Box::new(change),
+            alias: "x".into(),
+            lateral: false,
+        }],
+        group_by: vec![image(columns)],
+        having: Some(weight().infix("<>", Expr::Integer(0))),
+        ..Select::default()
+    }
+    .into()
+}
+
 /// The columns `ids` of a derived table or CTE under `alias`.
 fn under(alias: &str, ids: &[ColId]) -> BTreeMap<ColId, Expr> {
     ids.iter()
@@ -219,7 +291,12 @@ impl Side<'_> {
                 ..Select::default()
             });
         }
-        materialized(self.names.change, union_all(branches))
+        let change = union_all(branches);
+        let deep = self.terms.iter().any(|term| changes_within(term) >= DEEP);
+        materialized(
+            self.names.change,
+            if deep { net(change, &self.ids) } else { change },
+        )
     }
 
     /// `rows(c*, w, came, n)`
@@ -477,6 +554,10 @@ pub(super) fn change(
 /// Up to so many changed inputs every combination is a branch of its own.
 const MULTIPLIED_OUT: usize = 3;
 
+/// Up to so many changed inputs each has a branch of its own. Every old state in it has up to three rows for one that
+/// changed, and where all of them changed that is a product.
+const AT_ONCE: usize = 6;
+
 /// The change of an inner join: `pgt_j<i>(c*, w)` is the change of input i, unless that is what was read from the log and
 /// need not be copied; the branches join those with the new states, or, of many changed inputs, the first with the new
 /// and the later ones with the old states of the others.
@@ -492,6 +573,13 @@ pub(super) fn inner_change(
     let changed: Vec<usize> = (0..inputs.len())
         .filter(|position| !changes[*position].is_empty())
         .collect();
+    let recursive = inputs
+        .iter()
+        .chain(changes.iter().flatten())
+        .any(|rel| rel.scans().iter().any(|scan| scan.source == ITSELF));
+    if changed.len() > AT_ONCE && !recursive {
+        return inner_change_in_steps(inputs, conditions, changes, sources);
+    }
     let as_logged = |position: usize| match changes[position].as_slice() {
         [only] if changed.len() <= MULTIPLIED_OUT && is_scan(only) => Some(only),
         _ => None,
@@ -615,6 +703,144 @@ pub(super) fn inner_change(
     let mut table = derived(Query { with, branches }, &[alias_by], true);
     table.columns = under(&format!("u{}", alias_by.0), &ids);
     table
+}
+
+/// The same, one input after the other: `pgt_s<i>(c*, w)` is the net change of the join P of the first ones, and that with
+/// one more, A, is dP JOIN A' + P' JOIN dA - dP JOIN dA.
+fn inner_change_in_steps(
+    inputs: &[Rel],
+    conditions: &[Scalar],
+    changes: &[Vec<Rel>],
+    sources: &Sources,
+) -> Lowered {
+    let ids_of = |position: usize| -> BTreeSet<ColId> { inputs[position].columns() };
+    let cte = |kind: char, position: usize, alias: &str, ids: &BTreeSet<ColId>| {
+        let ids: Vec<ColId> = ids.iter().copied().collect();
+        Lowered {
+            from: vec![from_cte(&format!("pgt_{kind}{position}"), alias)],
+            columns: under(alias, &ids),
+            weights: vec![Expr::column(alias, "w")],
+            conditions: vec![],
+        }
+    };
+    let branch = |rows: Vec<Lowered>, on: &[Scalar], ids: &BTreeSet<ColId>, negative: bool| {
+        let mut joined = Lowered::default();
+        for row in rows {
+            joined.from.extend(row.from);
+            joined.conditions.extend(row.conditions);
+            joined.columns.extend(row.columns);
+            joined.weights.extend(row.weights);
+        }
+        if negative {
+            joined.weights.push(Expr::Integer(-1));
+        }
+        if !on.is_empty() {
+            joined.conditions.push(conjunction(on, &joined.columns));
+        }
+        let ids: Vec<ColId> = ids.iter().copied().collect();
+        let mut items = items_of(&joined, &ids);
+        let weight = joined.weight().unwrap_or(Expr::Integer(1));
+        items.push((int(weight), "w".into()));
+        joined.select(items)
+    };
+    let order = connected(inputs, conditions, changes);
+    let mut with: Vec<Cte> = Vec::new();
+    for position in order.iter().filter(|at| !changes[**at].is_empty()) {
+        let branches = changes[*position]
+            .iter()
+            .map(|term| branch(vec![lower(term, sources)], &[], &ids_of(*position), false))
+            .collect();
+        with.push(materialized(
+            &format!("pgt_j{position}"),
+            union_all(branches),
+        ));
+    }
+    let first = order[0];
+    let mut known = ids_of(first);
+    let mut so_far = cte('j', first, "s", &known);
+    let mut open: Vec<&Scalar> = conditions.iter().collect();
+    for (step, position) in order.iter().enumerate() {
+        known.extend(ids_of(*position));
+        let (on, later): (Vec<&Scalar>, Vec<&Scalar>) = open
+            .into_iter()
+            .partition(|condition| condition.columns().is_subset(&known));
+        open = later;
+        let on: Vec<Scalar> = on.into_iter().cloned().collect();
+        let now = || lower(&inputs[*position], sources);
+        let mut branches = Vec::new();
+        if step == 0 {
+            if on.is_empty() {
+                continue;
+            }
+            branches.push(branch(vec![so_far], &on, &known, false));
+        } else {
+            branches.push(branch(vec![so_far.clone(), now()], &on, &known, false));
+            if !changes[*position].is_empty() {
+                let own = || cte('j', *position, "j", &ids_of(*position));
+                let mut rows: Vec<Lowered> = order[..step]
+                    .iter()
+                    .map(|at| lower(&inputs[*at], sources))
+                    .collect();
+                rows.push(own());
+                let all: Vec<Scalar> = conditions
+                    .iter()
+                    .filter(|condition| condition.columns().is_subset(&known))
+                    .cloned()
+                    .collect();
+                branches.push(branch(rows, &all, &known, false));
+                branches.push(branch(vec![so_far, own()], &on, &known, true));
+            }
+        }
+        let several = branches.len() > 1;
+        let ids: Vec<ColId> = known.iter().copied().collect();
+        let change = union_all(branches);
+        with.push(materialized(
+            &format!("pgt_s{step}"),
+            if several { net(change, &ids) } else { change },
+        ));
+        so_far = cte('s', step, "s", &known);
+    }
+    let ids: Vec<ColId> = known.iter().copied().collect();
+    let whole = branch(vec![so_far], &[], &known, false);
+    let alias_by = ids.first().copied().unwrap_or_else(|| stand_in(&inputs[0]));
+    let query = Query {
+        with,
+        branches: vec![whole],
+    };
+    let mut table = derived(query, &[alias_by], true);
+    table.columns = under(&format!("u{}", alias_by.0), &ids);
+    table
+}
+
+/// All inputs, beginning with one that changed, each tied by a condition to those before it where there is one.
+fn connected(inputs: &[Rel], conditions: &[Scalar], changes: &[Vec<Rel>]) -> Vec<usize> {
+    let columns: Vec<BTreeSet<ColId>> = inputs.iter().map(Rel::columns).collect();
+    let mut left: Vec<usize> = (0..inputs.len()).collect();
+    let mut order: Vec<usize> = Vec::new();
+    let mut known: BTreeSet<ColId> = BTreeSet::new();
+    while !left.is_empty() {
+        let tied = |position: usize| {
+            conditions.iter().any(|condition| {
+                let mut here = false;
+                let mut before = false;
+                for id in condition.columns() {
+                    here |= columns[position].contains(&id);
+                    before |= known.contains(&id);
+                }
+                here && before
+            })
+        };
+        let changed = |position: usize| !changes[position].is_empty();
+        let next = if order.is_empty() {
+            left.iter().position(|at| changed(*at))
+        } else {
+            left.iter().position(|at| tied(*at))
+        };
+        let next = left.remove(next.unwrap_or(0));
+        known.extend(&columns[next]);
+        order.push(next);
+    }
+    order
 }
 
 /// The rows of a scan, perhaps under other names. A recursive query may read its own rows only once.
