@@ -36,7 +36,49 @@ pub struct Definition<'a> {
 }
 
 /// Creates a stream table and, if asked, fills it.
+///
+/// Parts of a query are kept on their own, also for rows that the query around them never asks for. Where one of them fails
+/// on such a row and the query itself does not, the query is not incremental.
 pub fn create(definition: &Definition<'_>) -> Result<StreamTable> {
+    if definition.mode == Mode::Full || !definition.initialize {
+        return create_as(definition, None);
+    }
+    let failure = match xact::attempt(|| create_as(definition, None)) {
+        Ok(created) => return created,
+        Err(failure) if failure.may_be_the_delta() => failure,
+        Err(failure) => failure.raise(),
+    };
+    let refusal = analyze::NotIncremental {
+        reason: format!(
+            "a part of it, evaluated on its own, fails with {}",
+            failure.sqlstate
+        ),
+        hint: "Write the part such that it cannot fail on any row, with CASE or NULLIF.".into(),
+    };
+    // Fails as the query itself does.
+    let whole = create_as(definition, Some(refusal.clone()))?;
+    match definition.mode {
+        Mode::Auto => Ok(whole),
+        _ => Err(not_incremental(&refusal)),
+    }
+}
+
+fn not_incremental(refusal: &analyze::NotIncremental) -> Error {
+    Error::new(
+        Kind::NotIncremental,
+        format!(
+            "the query cannot be maintained incrementally: {}",
+            refusal.reason
+        ),
+    )
+    .hint(refusal.hint.clone())
+}
+
+/// As [`create`]; with a refusal the query is left whole.
+fn create_as(
+    definition: &Definition<'_>,
+    refusal: Option<analyze::NotIncremental>,
+) -> Result<StreamTable> {
     require_preloaded()?;
     super::check_schedule(definition.schedule)?;
     refuse_immediate(definition.mode)?;
@@ -67,7 +109,10 @@ pub fn create(definition: &Definition<'_>) -> Result<StreamTable> {
     )?;
     let analysis = analyze::analyze(view, &settings)?;
     check_privileges(&analysis)?;
-    let (effective, downgrade) = effective_mode(definition.mode, &analysis)?;
+    let (effective, downgrade) = match refusal {
+        Some(refusal) => (Mode::Full, Some(refusal)),
+        None => effective_mode(definition.mode, &analysis)?,
+    };
     let planned = match (&effective, &analysis.query) {
         (Mode::Full, _) | (_, Err(_)) => None,
         (_, Ok(query)) => Some(rewrite::cut(query)),
@@ -309,14 +354,7 @@ pub(super) fn effective_mode(
             }
             Ok((Mode::Full, Some(refusal.clone())))
         }
-        (_, Err(refusal)) => Err(Error::new(
-            Kind::NotIncremental,
-            format!(
-                "the query cannot be maintained incrementally: {}",
-                refusal.reason
-            ),
-        )
-        .hint(refusal.hint.clone())),
+        (_, Err(refusal)) => Err(not_incremental(refusal)),
     }
 }
 
