@@ -83,7 +83,9 @@ CREATE TABLE pgtrickle.pgt_refresh_state (
     last_error_message  text,
     retry_at            timestamptz,
     -- The time at which conditions on it were evaluated, where there are any.
-    clock               timestamptz
+    clock               timestamptz,
+    -- Rows that are equal under an ORDER BY decide: the stored rows are those of the view.
+    from_view           boolean NOT NULL DEFAULT false
 ) WITH (fillfactor = 50);
 
 CREATE TABLE pgtrickle.pgt_dependencies (

@@ -98,7 +98,9 @@ COMMENT ON FUNCTION pgtrickle.pgt_frontier_usable IS 'whether a frontier was tak
 CREATE VIEW pgtrickle.pgt_states AS
     SELECT st.pgt_id, st.pgt_relid::oid AS relid, n.nspname AS schema_name, c.relname AS table_name,
         format('%I.%I', n.nspname, c.relname) AS name, c.relowner AS owner, st.def_view, st.schedule, st.refresh_mode,
-        st.effective_refresh_mode, st.downgrade_reason, st.downgrade_hint, st.status, st.created_at, st.altered_at,
+        CASE WHEN s.from_view THEN 'FULL' ELSE st.effective_refresh_mode END AS effective_refresh_mode,
+        CASE WHEN s.from_view THEN 'rows that are equal under an ORDER BY decide' ELSE st.downgrade_reason END AS downgrade_reason,
+        st.downgrade_hint, st.status, st.created_at, st.altered_at,
         COALESCE(s.is_populated, false) AS is_populated, u.data_timestamp, u.last_refresh_at,
         COALESCE(u.needs_reinit, false) AS needs_reinit, u.reinit_reason,
         COALESCE(s.consecutive_errors, 0) AS consecutive_errors, s.last_error_at, s.last_error_sqlstate,

@@ -177,15 +177,19 @@ CREATE FUNCTION pgtrickle.explain_refresh_mode(name text)
     RETURNS TABLE (configured_mode text, effective_mode text, downgrade_reason text)
     LANGUAGE sql STABLE STRICT
 BEGIN ATOMIC
-    SELECT st.refresh_mode, CASE WHEN forced.fully THEN 'FULL' ELSE st.effective_refresh_mode END,
+    SELECT st.refresh_mode, CASE WHEN forced.fully OR now.tied THEN 'FULL' ELSE st.effective_refresh_mode END,
         CASE WHEN st.downgrade_reason IS NOT NULL THEN concat_ws('. ', st.downgrade_reason, st.downgrade_hint)
-             WHEN forced.fully THEN 'pg_trickle.refresh_strategy is full' END
+             WHEN forced.fully THEN 'pg_trickle.refresh_strategy is full'
+             WHEN now.tied THEN concat_ws('. ', 'rows that are equal under an ORDER BY decide', 'It is incremental again when they '
+                 'do not. Order by more columns until no two rows are equal, or ask for DIFFERENTIAL: any of them is right then.') END
     FROM pgtrickle.pgt_lookup(explain_refresh_mode.name) AS wanted (pgt_id), LATERAL (
         SELECT t.* FROM pgtrickle.pgt_stream_tables t WHERE t.pgt_id = wanted.pgt_id OFFSET 0
     ) st, LATERAL (
         SELECT st.effective_refresh_mode <> 'FULL'
             AND COALESCE(lower(current_setting('pg_trickle.refresh_strategy', true)) = 'full', false)
-    ) AS forced (fully);
+    ) AS forced (fully), LATERAL (
+        SELECT EXISTS (SELECT FROM pgtrickle.pgt_refresh_state s WHERE s.pgt_id = wanted.pgt_id AND s.from_view)
+    ) AS now (tied);
 END;
 COMMENT ON FUNCTION pgtrickle.explain_refresh_mode IS 'how a stream table is refreshed, and why not incrementally if it is not';
 

@@ -28,13 +28,14 @@ use std::collections::BTreeSet;
 use pgrx::pg_sys;
 use pgt_ivm::apply::Layout;
 use pgt_ivm::rel::Query;
-use pgt_ivm::rewrite;
+use pgt_ivm::rewrite::{self, Ties};
 
 use crate::error::{Error, Kind, Result};
 use crate::pg::lock::Ingredients;
 use crate::pg::node::{self, ReadRelation};
 use crate::pg::session::{Kept, Scope};
 use crate::pg::{relation, xact};
+use query::Tree;
 
 /// Why a query is not maintained incrementally, and what the user can do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +58,7 @@ impl NotIncremental {
 pub struct Analysis {
     /// The tree, or why there is none.
     pub query: std::result::Result<Query, NotIncremental>,
-    /// Why several results are right, if they are: rows are picked among equals.
+    /// Why several results can be right, if nothing tells whether they are: rows are picked among equals.
     pub ties: Option<String>,
     /// The result can change while no source does: with the time, the session, or whatever a function looks at.
     pub restless: bool,
@@ -99,15 +100,18 @@ pub fn analyze(view: pg_sys::Oid, settings: &Kept) -> Result<Analysis> {
             || functions.iter().any(|function| function.clock);
         let (query, ties) = match functions::check(&functions, settings)
             .and_then(|()| read(root, reader))
-            .and_then(|(query, ties)| storable(&query).map(|()| (query, ties)))
-            .and_then(|(query, ties)| match query.validate() {
-                Ok(()) => Ok((query, ties)),
+            .and_then(|tree| storable(&tree.query, Ties::Any).map(|()| tree))
+            .and_then(|tree| match tree.query.validate() {
+                Ok(()) => Ok(tree),
                 Err(malformed) => Err(NotIncremental::new(
                     format!("the query has a form that is not incremental yet ({malformed})"),
                     "The stream table is refreshed fully.",
                 )),
             }) {
-            Ok((query, ties)) => (Ok(query), ties),
+            Ok(tree) => {
+                let unwatched = tree.open.filter(|_| !can_be_watched(&tree.query));
+                (Ok(tree.query), tree.ties.or(unwatched))
+            }
             Err(refusal) => (Err(refusal), None),
         };
         Ok(Analysis {
@@ -121,9 +125,18 @@ pub fn analyze(view: pg_sys::Oid, settings: &Kept) -> Result<Analysis> {
     })
 }
 
+/// Whether it can be watched if rows that are equal decide. The rows of the view have to be storable as they are, and for as
+/// long as nothing else changes they must be the same.
+fn can_be_watched(query: &Query) -> bool {
+    let result = rewrite::cut(query, Ties::Watched).query;
+    !query.root.moves()
+        && storable(query, Ties::Watched).is_ok()
+        && Layout::of(&result).shown().is_some()
+}
+
 /// Every value kept between refreshes has a type that a table can have.
-fn storable(query: &Query) -> std::result::Result<(), NotIncremental> {
-    let planned = rewrite::cut(query);
+fn storable(query: &Query, ties: Ties) -> std::result::Result<(), NotIncremental> {
+    let planned = rewrite::cut(query, ties);
     let anonymous = planned
         .stages
         .iter()
@@ -144,7 +157,7 @@ fn storable(query: &Query) -> std::result::Result<(), NotIncremental> {
 fn read(
     root: node::Query<'_>,
     reader: pg_sys::Oid,
-) -> std::result::Result<(Query, Option<String>), NotIncremental> {
+) -> std::result::Result<Tree, NotIncremental> {
     match xact::attempt(|| query::Analyzer::of(reader).view(root)) {
         Ok(found) => found,
         Err(failure) if failure.may_be_the_query() => Err(NotIncremental::new(

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pgt_ivm::facts;
-use pgt_ivm::rel::{Body, ColId, PartitionInput, Rel, SortKey};
+use pgt_ivm::rel::{Body, ColId, OpenCall, PartitionInput, Rel, SortKey};
 use pgt_ivm::scalar::Scalar;
 
 use super::NotIncremental;
@@ -71,8 +71,11 @@ impl Analyzer {
             .cloned()
             .chain(order.iter().map(|key| key.value.clone()))
             .collect();
-        self.check_ties(&rel, &decided, &ids_of(produced), "DISTINCT ON");
-        Ok(self.partitioned(rel, keys, Body::First { order }))
+        let open = ties(&rel, &decided, &ids_of(produced), "DISTINCT ON").is_some_and(|reason| {
+            let is_ordered = level.query.sort_items().len() > distinct.len();
+            self.leave_open(reason, is_ordered)
+        });
+        Ok(self.partitioned(rel, keys, Body::First { order, open }))
     }
 
     /// LIMIT and OFFSET. For each row of a context apart, or by a sub-select, they are a condition on the row's number.
@@ -102,9 +105,11 @@ impl Analyzer {
             .chain(order.iter().map(|key| key.value.clone()))
             .collect();
         let [count, offset] = numbers;
-        if !limit.ties || offset.is_some() {
-            self.check_ties(&rel, &decided, &ids_of(produced), "LIMIT");
-        }
+        let open = if limit.ties && offset.is_none() {
+            None
+        } else {
+            ties(&rel, &decided, &ids_of(produced), "LIMIT")
+        };
         let rel = self.lift(rel, &given, level)?;
         let mut number = |value: Option<Expr<'q>>| -> Result<Option<Scalar>> {
             value
@@ -113,7 +118,11 @@ impl Analyzer {
         };
         let (count, offset) = (number(count)?, number(offset)?);
         let constant = given.iter().all(|number| number.sublinks(true).is_empty());
-        if context.is_empty() && constant {
+        let apart = !context.is_empty() || !constant;
+        // Rows of equal rank are not told apart by their number.
+        let can_be_watched = !order.is_empty() && !(apart && limit.ties);
+        let open = open.is_some_and(|reason| self.leave_open(reason, can_be_watched));
+        if !apart {
             return Ok(Rel::Partitioned {
                 inputs: vec![PartitionInput { rel, keys: vec![] }],
                 keys: order
@@ -125,27 +134,37 @@ impl Analyzer {
                     count: count.map(Box::new),
                     offset: offset.map(Box::new),
                     ties: limit.ties,
+                    open,
                 },
             });
         }
-        let mut text = Writer::default().text(if limit.ties {
-            "pg_catalog.rank() OVER ("
-        } else {
-            "pg_catalog.row_number() OVER ("
-        });
+        let mut over = Writer::default();
         for (position, key) in context.iter().enumerate() {
-            text = text
+            over = over
                 .text(if position > 0 { ", " } else { "PARTITION BY " })
                 .scalar(key);
         }
         for (position, key) in order.iter().enumerate() {
             let nulls = if key.nulls_first { "FIRST" } else { "LAST" };
-            text = text
+            over = over
                 .text(if position > 0 { ", " } else { " ORDER BY " })
                 .scalar(&key.value)
                 .text(&format!(" USING OPERATOR({}) NULLS {nulls}", key.using));
         }
+        let over = over.value(boolean(), true);
+        let text = Writer::default()
+            .text(if limit.ties {
+                "pg_catalog.rank() OVER ("
+            } else {
+                "pg_catalog.row_number() OVER ("
+            })
+            .bare(&over);
         let number = self.column();
+        let call = OpenCall {
+            column: number,
+            over,
+            is_number: true,
+        };
         let window = Rel::Partitioned {
             keys: context
                 .iter()
@@ -154,6 +173,7 @@ impl Analyzer {
             inputs: vec![PartitionInput { rel, keys: context }],
             body: Body::Window {
                 columns: vec![(number, text.text(")").value(bigint(), false))],
+                open: Vec::from_iter(open.then_some(call)),
             },
         };
         let skipped = |text: Writer| match &offset {
@@ -175,28 +195,34 @@ impl Analyzer {
         })
     }
 
-    /// Notes it when rows that agree in `decided` can differ in the columns `wanted`.
-    pub(super) fn check_ties(
-        &mut self,
-        rel: &Rel,
-        decided: &[Scalar],
-        wanted: &BTreeSet<ColId>,
-        what: &str,
-    ) {
-        let known: BTreeSet<ColId> = decided.iter().filter_map(Scalar::as_column).collect();
-        let exact: BTreeSet<ColId> = decided
-            .iter()
-            .filter(|value| value.ty.bitwise)
-            .filter_map(Scalar::as_column)
-            .collect();
-        let unique = facts::apart(rel).iter().any(|set| set.is_subset(&known));
-        if unique || facts::determines(rel, &exact, wanted) {
-            return;
-        }
-        self.ties.get_or_insert_with(|| {
-            format!("{what} picks among rows that can be equal under its ORDER BY")
-        });
+    /// Notes that rows that are equal under an ORDER BY can decide. Returns whether it can be watched where they do.
+    pub(super) fn leave_open(&mut self, reason: String, can_be_watched: bool) -> bool {
+        let known = if can_be_watched {
+            &mut self.open
+        } else {
+            &mut self.ties
+        };
+        known.get_or_insert(reason);
+        can_be_watched
     }
+}
+
+/// Why rows that agree in `decided` leave something open, if they can differ in the columns `wanted`.
+pub(super) fn ties(
+    rel: &Rel,
+    decided: &[Scalar],
+    wanted: &BTreeSet<ColId>,
+    what: &str,
+) -> Option<String> {
+    let known: BTreeSet<ColId> = decided.iter().filter_map(Scalar::as_column).collect();
+    let exact: BTreeSet<ColId> = decided
+        .iter()
+        .filter(|value| value.ty.bitwise)
+        .filter_map(Scalar::as_column)
+        .collect();
+    let unique = facts::apart(rel).iter().any(|set| set.is_subset(&known));
+    let decides = unique || facts::determines(rel, &exact, wanted);
+    (!decides).then(|| format!("{what} picks among rows that can be equal under its ORDER BY"))
 }
 
 fn ids_of(produced: &[Produced]) -> BTreeSet<ColId> {

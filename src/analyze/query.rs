@@ -46,12 +46,22 @@ pub(super) struct Analyzer {
     pub reader: pg_sys::Oid,
     next_column: u32,
     next_instance: u32,
-    /// Why the query leaves open which of several results is right: rows that are equal under an ORDER BY.
+    /// Why the query leaves open which of several results is right: rows that are equal under an ORDER BY, and nothing
+    /// tells whether there are any.
     pub(super) ties: Option<String>,
+    /// The same, where the tree has the operators that leave it open.
+    pub(super) open: Option<String>,
     /// What is being read is a term of a recursive query.
     pub recursing: bool,
     /// The current time may stand in the expression being read.
     pub clock_allowed: bool,
+}
+
+/// A view as a tree, and why its result is not determined, see [`Analyzer`].
+pub(super) struct Tree {
+    pub query: RelQuery,
+    pub ties: Option<String>,
+    pub open: Option<String>,
 }
 
 /// What is visible at one query level.
@@ -220,8 +230,8 @@ impl Analyzer {
         (copy, numbers.columns)
     }
 
-    /// A whole view, and why its result is not determined, if it is not.
-    pub(super) fn view<'q>(mut self, query: Query<'q>) -> Result<(RelQuery, Option<String>)> {
+    /// A whole view.
+    pub(super) fn view<'q>(mut self, query: Query<'q>) -> Result<Tree> {
         let (root, produced) = self.query(query, None)?;
         let output = produced
             .into_iter()
@@ -231,7 +241,11 @@ impl Analyzer {
                 ty: column.known.ty,
             })
             .collect();
-        Ok((RelQuery { root, output }, self.ties))
+        Ok(Tree {
+            query: RelQuery { root, output },
+            ties: self.ties,
+            open: self.open,
+        })
     }
 
     /// A query level that refers to nothing around it.

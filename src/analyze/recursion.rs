@@ -98,7 +98,7 @@ impl Analyzer {
             return None;
         }
         // What is found out about terms that turn out to have no law does not count.
-        let (ties, recursing) = (self.ties.clone(), self.recursing);
+        let (ties, open, recursing) = (self.ties.clone(), self.open.clone(), self.recursing);
         self.recursing = true;
         let terms = xact::attempt(|| {
             let mut level = Level::new(query, Some(home));
@@ -116,7 +116,7 @@ impl Analyzer {
         let recursion = recursion
             .filter(|recursion| delta::has_law(recursion) && sources(recursion).next().is_some());
         if recursion.is_none() {
-            self.ties = ties;
+            (self.ties, self.open) = (ties, open);
         }
         recursion
     }

@@ -393,12 +393,10 @@ impl Analyzer {
             .map(|key| key.value.clone())
             .chain(answer.context.iter().map(Known::scalar))
             .collect();
-        self.check_ties(
-            &answer.rel,
-            &decided,
-            &[column.id].into_iter().collect(),
-            "ARRAY(..)",
-        );
+        let wanted = [column.id].into_iter().collect();
+        if let Some(reason) = super::order::ties(&answer.rel, &decided, &wanted, "ARRAY(..)") {
+            self.leave_open(reason, false);
+        }
         let mut text = Writer::default()
             .text("pg_catalog.array_agg(")
             .column(column.id);

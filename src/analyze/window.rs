@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use pgt_ivm::rel::{Body, ColId, Rel};
+use pgt_ivm::rel::{Body, ColId, OpenCall, Rel};
 use pgt_ivm::scalar::{Piece, Scalar};
 
 use super::NotIncremental;
-use super::build::Writer;
+use super::build::{Writer, boolean};
 use super::query::{Analyzer, Known, Level, Result};
 use crate::pg::node::{self, Expr, Kind, Target, Window, WindowNode};
 
@@ -47,13 +47,22 @@ impl Analyzer {
                 Some(common) => common.intersection(&own).copied().collect(),
             });
         }
-        let mut columns = Vec::new();
+        let (mut columns, mut open) = (Vec::new(), Vec::new());
         let mut known_calls = Vec::new();
         for (expr, node) in &found {
             let window = window_of(node)?;
-            let call = self.window_call(expr, node, window, targets, level)?;
-            self.check_window(&rel, node, window, targets, level)?;
+            let over = self.over(window, targets, level)?;
+            let call = self.window_call(expr, node, window, &over, level)?;
             let id = self.column();
+            if let Some(reason) = self.left_open(&rel, node, window, targets, level)?
+                && self.leave_open(reason, !window.order.is_empty())
+            {
+                open.push(OpenCall {
+                    column: id,
+                    over,
+                    is_number: is_row_number(node),
+                });
+            }
             known_calls.push((
                 *expr,
                 Known {
@@ -70,7 +79,7 @@ impl Analyzer {
             keys.push(self.referenced(reference, targets, level)?);
         }
         level.computed.extend(known_calls);
-        Ok(self.partitioned(rel, keys, Body::Window { columns }))
+        Ok(self.partitioned(rel, keys, Body::Window { columns, open }))
     }
 
     /// The expression a clause refers to by its number in the select list.
@@ -92,12 +101,43 @@ impl Analyzer {
         Ok(self.scalar(target.expr, level)?.0)
     }
 
+    /// `PARTITION BY .. ORDER BY ..`
+    fn over<'q>(
+        &mut self,
+        window: &Window<'q>,
+        targets: &[Target<'q>],
+        level: &Level<'q, '_>,
+    ) -> Result<Scalar> {
+        let mut text = Writer::default();
+        let mut separator = "PARTITION BY ";
+        for key in &level.context_keys() {
+            text = text.text(separator).scalar(key);
+            separator = ", ";
+        }
+        for reference in &window.partition {
+            let key = self.referenced(*reference, targets, level)?;
+            text = text.text(separator).typed(&key);
+            separator = ", ";
+        }
+        let mut separator = " ORDER BY ";
+        for item in &window.order {
+            let key = self.referenced(item.reference, targets, level)?;
+            let nulls = if item.nulls_first { "FIRST" } else { "LAST" };
+            text = text
+                .text(separator)
+                .typed(&key)
+                .text(&format!(" USING OPERATOR({}) NULLS {nulls}", item.using));
+            separator = ", ";
+        }
+        Ok(text.value(boolean(), true))
+    }
+
     fn window_call<'q>(
         &mut self,
         expr: &Expr<'q>,
         node: &WindowNode<'q>,
         window: &Window<'q>,
-        targets: &[Target<'q>],
+        over: &Scalar,
         level: &Level<'q, '_>,
     ) -> Result<Scalar> {
         if node.variadic {
@@ -123,28 +163,7 @@ impl Analyzer {
                 .bare(&self.scalar(filter, level)?.0)
                 .text(")");
         }
-        text = text.text(" OVER (");
-        let mut separator = "PARTITION BY ";
-        let context = level.context_keys();
-        for key in &context {
-            text = text.text(separator).scalar(key);
-            separator = ", ";
-        }
-        for reference in &window.partition {
-            let key = self.referenced(*reference, targets, level)?;
-            text = text.text(separator).typed(&key);
-            separator = ", ";
-        }
-        let mut separator = " ORDER BY ";
-        for item in &window.order {
-            let key = self.referenced(item.reference, targets, level)?;
-            let nulls = if item.nulls_first { "FIRST" } else { "LAST" };
-            text = text
-                .text(separator)
-                .typed(&key)
-                .text(&format!(" USING OPERATOR({}) NULLS {nulls}", item.using));
-            separator = ", ";
-        }
+        text = text.text(" OVER (").bare(over);
         let offset = |value: Option<Expr<'q>>, analyzer: &mut Self| -> Result<String> {
             let Some(value) = value else {
                 return Ok(String::new());
@@ -182,15 +201,15 @@ impl Analyzer {
         Ok(text.value(node::describe_type(oid, modifier, collation), !never_null))
     }
 
-    /// Notes it when rows that are equal under the ORDER BY can get different values depending on which comes first.
-    fn check_window<'q>(
+    /// Why rows that are equal under the ORDER BY can get different values depending on which comes first, if they can.
+    fn left_open<'q>(
         &mut self,
         rel: &Rel,
         node: &WindowNode<'q>,
         window: &Window<'q>,
         targets: &[Target<'q>],
         level: &Level<'q, '_>,
-    ) -> Result<()> {
+    ) -> Result<Option<String>> {
         let facts = node::function_facts(node.function);
         let by_value = match (facts.builtin, node.aggregate, facts.name.as_str()) {
             (true, false, "rank" | "dense_rank" | "percent_rank" | "cume_dist") => true,
@@ -201,7 +220,7 @@ impl Analyzer {
             _ => false,
         };
         if by_value {
-            return Ok(());
+            return Ok(None);
         }
         let mut sorted = Vec::new();
         for reference in window
@@ -230,7 +249,12 @@ impl Analyzer {
         }
         let available = rel.columns();
         wanted.retain(|id| available.contains(id));
-        self.check_ties(rel, &sorted, &wanted, &format!("{}()", facts.name));
-        Ok(())
+        let what = format!("{}()", facts.name);
+        Ok(super::order::ties(rel, &sorted, &wanted, &what))
     }
+}
+
+fn is_row_number(node: &WindowNode<'_>) -> bool {
+    let facts = node::function_facts(node.function);
+    facts.builtin && !node.aggregate && facts.name == "row_number"
 }

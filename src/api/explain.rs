@@ -5,8 +5,9 @@ use std::rc::Rc;
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
+use pgt_ivm::delta;
 use pgt_ivm::rel::{CLOCK, Query, SourceId};
-use pgt_ivm::{delta, rewrite};
+use pgt_ivm::rewrite::{self, Ties};
 
 use crate::analyze;
 use crate::catalog::{self, Mode, StreamTable};
@@ -30,7 +31,7 @@ fn explain_stream_table(name: &str, stage: &str) -> Result<String, ErrorReport> 
     let text = match stage {
         "summary" => summary(&compiled)?,
         "rel" => query_of(&compiled.table)?.text(),
-        "rewritten" => rewritten(&query_of(&compiled.table)?),
+        "rewritten" => rewritten(&query_of(&compiled.table)?, compiled.table.mode.ties()),
         "delta" => each_delta(&compiled, |unit, dirty| {
             let terms = delta_terms(unit, dirty);
             Ok(terms.join("\n"))
@@ -95,9 +96,11 @@ fn summary(compiled: &Compiled) -> OwnResult<String> {
     if let Some(reason) = &table.downgrade_reason {
         lines.push(format!("refreshed fully: {reason}"));
     }
-    for unit in &compiled.units {
+    for (number, unit) in compiled.units.iter().enumerate() {
         let kind = if unit.id == table.id {
             "result"
+        } else if compiled.watches.contains(&number) {
+            "watch"
         } else {
             "stage"
         };
@@ -126,11 +129,16 @@ fn summary(compiled: &Compiled) -> OwnResult<String> {
     Ok(lines.join("\n") + "\n")
 }
 
-fn rewritten(query: &Query) -> String {
-    let planned = rewrite::cut(query);
+fn rewritten(query: &Query, ties: Ties) -> String {
+    let planned = rewrite::cut(query, ties);
     let mut text = String::new();
     for (number, stage) in planned.stages.iter().enumerate() {
-        text.push_str(&format!("Stage {number}\n{}", stage.query.text()));
+        let kind = if planned.watches.contains(&number) {
+            "Watch"
+        } else {
+            "Stage"
+        };
+        text.push_str(&format!("{kind} {number}\n{}", stage.query.text()));
     }
     text + "Result\n" + &planned.query.text()
 }

@@ -23,6 +23,8 @@ pub struct RefreshState {
     pub last_full_ms: Option<f64>,
     /// The time at which conditions on it were evaluated, in microseconds since 2000-01-01 UTC.
     pub clock: Option<i64>,
+    /// The stored rows are those of the view, and nothing beside them can be relied on.
+    pub from_view: bool,
     /// The xmax of the snapshot this was read under.
     pub snapshot_xmax: u64,
     /// That snapshot, as text.
@@ -50,6 +52,7 @@ mod column {
     pub const CONSECUTIVE_ERRORS: usize = 18;
     pub const RETRY_AT: usize = 22;
     pub const CLOCK: usize = 23;
+    pub const FROM_VIEW: usize = 24;
 }
 
 thread_local! {
@@ -63,7 +66,8 @@ const SUCCESS: &str = "UPDATE pgtrickle.pgt_refresh_state SET is_populated = tru
     last_full_ms = CASE WHEN $8 THEN $9 ELSE last_full_ms END, \
     last_diff_ms = CASE WHEN $8 THEN last_diff_ms ELSE $9 END, \
     reinit_done = CASE WHEN $8 THEN GREATEST(reinit_done, $10) ELSE reinit_done END, \
-    consecutive_errors = 0, retry_at = NULL, clock = $12 WHERE pgt_id = $1";
+    consecutive_errors = 0, retry_at = NULL, clock = $12, \
+    from_view = CASE WHEN $8 THEN $13 ELSE from_view END WHERE pgt_id = $1";
 
 /// Reads the state of `id`. A frontier of another cluster or database, or one ahead of this cluster's transactions, is
 /// none: such a stream table has to be rebuilt.
@@ -107,6 +111,7 @@ fn read(row: &direct::Read, snapshot: &Snapshot) -> RefreshState {
         reinit_requests: row.int(column::REINIT_REQUESTS).unwrap_or_default(),
         last_full_ms: row.float(column::LAST_FULL_MS),
         clock: row.int(column::CLOCK),
+        from_view: row.bool(column::FROM_VIEW),
         snapshot_xmax,
         snapshot: text,
     }
@@ -167,6 +172,8 @@ pub struct Success {
     pub frontier: String,
     /// As in [`RefreshState`].
     pub clock: Option<i64>,
+    /// As in [`RefreshState`]; only a full refresh changes it.
+    pub from_view: bool,
 }
 
 /// Returns whether a rebuild has been asked for since the snapshot: what the refresh has read may have changed its meaning
@@ -215,6 +222,7 @@ pub fn save_success(id: i64, success: &Success, under: Under<'_>) -> bool {
         Value::Int(success.reinit_requests),
         Value::Text(success.frontier.clone()),
         Value::OptionalTimestamp(success.clock),
+        Value::Bool(success.from_view),
     ];
     SAVE.with(|cell| {
         cell.get_or_init(|| Plan::prepare(SUCCESS, &values))

@@ -1,6 +1,7 @@
 //! `pgt_stream_tables` and `pgt_dependencies`.
 
 use pgrx::pg_sys;
+use pgt_ivm::rewrite::Ties;
 use pgt_ivm::sql::ast::Name;
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +33,14 @@ impl Mode {
                 format!("invalid refresh mode \"{text}\""),
             )
             .hint("Use AUTO, DIFFERENTIAL, FULL or IMMEDIATE.")),
+        }
+    }
+
+    /// What such a stream table does about rows that are equal under an ORDER BY.
+    pub fn ties(self) -> Ties {
+        match self {
+            Mode::Auto => Ties::Watched,
+            _ => Ties::Any,
         }
     }
 

@@ -115,7 +115,7 @@ fn create_as(
     };
     let planned = match (&effective, &analysis.query) {
         (Mode::Full, _) | (_, Err(_)) => None,
-        (_, Ok(query)) => Some(rewrite::cut(query)),
+        (_, Ok(query)) => Some(rewrite::cut(query, definition.mode.ties())),
     };
     let layout = match &planned {
         Some(planned) => Layout::of(&planned.query),

@@ -63,7 +63,7 @@ fn fits(table: &StreamTable) -> Result<bool> {
     if effective != table.effective || reason != table.downgrade_reason {
         return Ok(false);
     }
-    let planned = plan(effective, &analysis);
+    let planned = plan((table.mode, effective), &analysis);
     let layouts: Vec<Layout> = planned
         .iter()
         .flat_map(|planned| planned.stages.iter().map(|stage| Layout::of(&stage.query)))
@@ -143,9 +143,9 @@ fn reads_what_is_recorded(
     Ok(true)
 }
 
-fn plan(effective: Mode, analysis: &Analysis) -> Option<Planned> {
+fn plan((mode, effective): (Mode, Mode), analysis: &Analysis) -> Option<Planned> {
     match (effective, &analysis.query) {
-        (Mode::Differential, Ok(query)) => Some(rewrite::cut(query)),
+        (Mode::Differential, Ok(query)) => Some(rewrite::cut(query, mode.ties())),
         _ => None,
     }
 }
@@ -167,7 +167,7 @@ pub(super) fn rebuild(table: &StreamTable, new_view: Option<pg_sys::Oid>) -> Res
     let view = new_view.unwrap_or(table.view);
     let analysis = analyze::analyze(view, &table.settings)?;
     let (effective, downgrade) = create::effective_mode(table.mode, &analysis)?;
-    let planned = plan(effective, &analysis);
+    let planned = plan((table.mode, effective), &analysis);
     let layout = layout(view, planned.as_ref());
     refuse_other_columns(table, view)?;
     {

@@ -75,6 +75,8 @@ impl Unit {
 pub struct Compiled {
     pub table: StreamTable,
     pub units: Vec<Unit>,
+    /// The units that have a row if rows that are equal under an ORDER BY decide the result.
+    pub watches: BTreeSet<usize>,
     /// It reads something whose changes cannot be captured.
     pub uncaptured: bool,
     /// Its result can change while nothing it reads does.
@@ -126,6 +128,7 @@ fn build(table: &StreamTable) -> Result<Compiled> {
     let restless = dependencies
         .iter()
         .any(|dependency| dependency.source == table.view);
+    let mut watches = BTreeSet::new();
     let (units, ingredients) = if table.effective == Mode::Full {
         let ingredients = analyze::hold_ingredients(table.view);
         (vec![opaque_unit(table, &dependencies)?], ingredients)
@@ -142,11 +145,15 @@ fn build(table: &StreamTable) -> Result<Compiled> {
             .detail(format!("{}.", refusal.reason))
             .hint("Alter its refresh mode to FULL or AUTO.")
         })?;
-        (incremental_units(table, &query)?, analysis.ingredients)
+        let planned = rewrite::cut(&query, table.mode.ties());
+        let units = incremental_units(table, &planned)?;
+        watches = planned.watches;
+        (units, analysis.ingredients)
     };
     Ok(Compiled {
         table: table.clone(),
         units,
+        watches,
         uncaptured,
         restless,
         ingredients,
@@ -190,12 +197,14 @@ pub fn stage_query(query: &Query, relations: &[pg_sys::Oid]) -> Result<String> {
     Ok(text.to_string())
 }
 
-/// Takes from a query what does not change its rows: nullability, and names of columns and keys in scans.
+/// Takes from a query what does not change its rows: nullability, what is known of ties, and names of columns and keys in
+/// scans.
 fn forget_facts(value: &mut Json) {
     match value {
         Json::Array(items) => items.iter_mut().for_each(forget_facts),
         Json::Object(fields) => {
             fields.remove("nullable");
+            fields.remove("open");
             if let Some(Json::Object(scan)) = fields.get_mut("Scan") {
                 scan.remove("keys");
                 if let Some(Json::Array(columns)) = scan.get_mut("columns") {
@@ -210,11 +219,10 @@ fn forget_facts(value: &mut Json) {
     }
 }
 
-fn incremental_units(table: &StreamTable, query: &Query) -> Result<Vec<Unit>> {
-    let planned = rewrite::cut(query);
+fn incremental_units(table: &StreamTable, planned: &Planned) -> Result<Vec<Unit>> {
     let stage_rows = catalog::stages_of(table.id)?;
     let relations: Vec<pg_sys::Oid> = stage_rows.iter().map(|stage| stage.relid).collect();
-    if stage_queries(&planned, &relations)? != catalog::stage_queries(table.id) {
+    if stage_queries(planned, &relations)? != catalog::stage_queries(table.id) {
         return Err(Error::new(
             Kind::State,
             format!(

@@ -8,6 +8,7 @@ mod cache;
 mod compile;
 mod pending;
 mod set;
+mod ties;
 mod unit;
 mod verify;
 

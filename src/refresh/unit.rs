@@ -65,6 +65,9 @@ pub(super) struct Plans {
     /// How often a differential one was prepared.
     prepared: u64,
     full: Option<Rc<Plan>>,
+    from_view: Option<Rc<Plan>>,
+    /// Asks whether a watch has a row.
+    pub(super) ties: Option<Rc<Plan>>,
     cost: Cost,
     /// Refreshes for which the fast statement is not tried, since it has just given up.
     slower: u32,
@@ -79,6 +82,8 @@ impl Default for Plans {
             differential: LruCache::new(PLANS),
             prepared: 0,
             full: None,
+            from_view: None,
+            ties: None,
             cost: Cost::default(),
             slower: 0,
         }
@@ -94,6 +99,9 @@ pub(super) struct How<'a> {
     pub force: Option<&'a str>,
     /// The table is known to be empty.
     pub empty: bool,
+    /// The stored rows are to be those of the view: rows that are equal under an ORDER BY decide, and only the query itself
+    /// knows how.
+    pub from_view: bool,
     /// A full refresh may be chosen where it is cheaper.
     pub prefer_full: bool,
     /// Nothing is done if more changes than this are found.
@@ -110,7 +118,12 @@ pub struct UnitOutcome {
     pub updated: i64,
     pub deleted: i64,
     pub delta_rows: i64,
+    /// The stored rows are those of the view, and nothing beside them can be relied on.
+    pub from_view: bool,
 }
+
+/// Why a stream table is refreshed from its view.
+pub(super) const TIES: &str = "ties";
 
 impl UnitOutcome {
     pub fn changed(&self) -> bool {
@@ -156,7 +169,11 @@ impl Unit {
             prefer_full,
             fuse,
             settings,
+            from_view,
         } = *how;
+        if from_view {
+            return self.refresh_from_view(state, how, under);
+        }
         if !state.populated {
             // After a restore the table has rows but no state.
             return self.full(
@@ -188,6 +205,9 @@ impl Unit {
         };
         if state.upstream != self.upstream() {
             return self.full(state, "sources changed", Action::Reinitialize, false, under);
+        }
+        if state.from_view {
+            return self.full(state, "no more ties", Action::Full, false, under);
         }
         let frontier = match settings.broken {
             Broken::FrontierXmax => (frontier.0, vec![]),
@@ -264,6 +284,82 @@ impl Unit {
                 Ok(outcome)
             }
         }
+    }
+
+    /// Makes the stored rows those of the view, unless they are and no source has changed.
+    fn refresh_from_view(
+        &self,
+        state: &RefreshState,
+        how: &How<'_>,
+        under: Under<'_>,
+    ) -> Result<UnitOutcome> {
+        if !state.populated {
+            return self.show(
+                state,
+                "initial",
+                how.empty && self.target.output.is_none(),
+                under,
+            );
+        }
+        let known = state
+            .frontier
+            .as_ref()
+            .filter(|_| !state.needs_reinit && state.upstream == self.upstream());
+        if let (None, Some(frontier)) = (how.force, known) {
+            let values = delta_values(frontier, state, state.snapshot_xmax);
+            let cap = how.fuse.map_or(PROBE_CAP, |most| PROBE_CAP.max(most + 1));
+            match self.pending(&values, cap, under) {
+                Pending::Clean => return Ok(untouched(Action::NoData, 0)),
+                Pending::Changes(changes, _) => {
+                    let rows: u64 = changes.iter().map(|(_, count)| *count).sum();
+                    if how.fuse.is_some_and(|most| rows > most) {
+                        return Ok(untouched(Action::Skip, rows));
+                    }
+                }
+                Pending::Unexplained(_) => {}
+            }
+        }
+        self.show(state, how.force.unwrap_or(TIES), false, under)
+    }
+
+    /// Its rows are those of the view, or may be: a restored table has some, and no state that tells.
+    fn holds_unknown_rows(&self, state: &RefreshState, under: Under<'_>) -> bool {
+        state.from_view
+            || !state.populated && {
+                let any_row = apply::any_row(std::slice::from_ref(&self.target.table));
+                let rows = spi::run_under(&any_row.to_string(), &[], under);
+                rows.first().is_some_and(|row| row.bool(0))
+            }
+    }
+
+    /// A full refresh from the view of a query that is maintained incrementally otherwise.
+    fn show(
+        &self,
+        state: &RefreshState,
+        reason: &str,
+        empty: bool,
+        under: Under<'_>,
+    ) -> Result<UnitOutcome> {
+        let prepare = |statement: Statement, values: &[Value]| {
+            Rc::new(Plan::prepare(&statement.to_string(), values))
+        };
+        let values = if empty { vec![] } else { full_values(state) };
+        let plan = if empty {
+            let statement = apply::initial_from_view(&self.view, &self.layout, &self.target);
+            prepare(statement, &values)
+        } else {
+            let full = || apply::full_from_view(&self.view, &self.layout, &self.target);
+            let mut plans = self.plans.borrow_mut();
+            let plan = plans
+                .from_view
+                .get_or_insert_with(|| prepare(full(), &values));
+            plan.clone()
+        };
+        let outcome = run_full(&plan, &values, (Action::Full, reason), under)?;
+        Ok(UnitOutcome {
+            from_view: true,
+            ..outcome
+        })
     }
 
     /// What is known of the cost of differential refreshes, by all sessions or else by this one.
@@ -552,34 +648,31 @@ impl Unit {
         empty: bool,
         under: Under<'_>,
     ) -> Result<UnitOutcome> {
+        let prepare = |statement: Statement, values: &[Value]| {
+            Rc::new(Plan::prepare(&statement.to_string(), values))
+        };
+        let values = if empty { vec![] } else { full_values(state) };
         let plan = if empty {
             let statement = match &self.query {
                 Some(query) => apply::initial(query, &self.layout, &self.sources, &self.target),
                 None => apply::initial_from_view(&self.view, &self.layout, &self.target),
             };
-            Rc::new(Plan::prepare(
-                &statement.to_string(),
-                &full_values(state)[..0],
-            ))
+            prepare(statement, &values)
+        } else if let (true, Some(query)) = (self.holds_unknown_rows(state, under), &self.query) {
+            let (layout, target) = (&self.layout, &self.target);
+            prepare(
+                apply::full_after_view(query, layout, &self.sources, target),
+                &values,
+            )
         } else {
             let mut plans = self.plans.borrow_mut();
-            plans
+            let plan = plans
                 .full
-                .get_or_insert_with(|| {
-                    Rc::new(Plan::prepare(
-                        &self.full_statement().to_string(),
-                        &full_values(state),
-                    ))
-                })
-                .clone()
+                .get_or_insert_with(|| prepare(self.full_statement(), &values));
+            plan.clone()
         };
-        let values = if empty { vec![] } else { full_values(state) };
         let started = Instant::now();
-        let rows = plan.run(&values, under);
-        let row = rows
-            .first()
-            .ok_or_else(|| Error::new(Kind::Internal, "an apply statement returned no row"))?;
-        let outcome = read_outcome(row, action, Some(reason.to_owned()));
+        let outcome = run_full(&plan, &values, (action, reason), under)?;
         // What fills an empty table is another statement.
         if !empty {
             let sample = Sample {
@@ -593,6 +686,19 @@ impl Unit {
         }
         Ok(outcome)
     }
+}
+
+fn run_full(
+    plan: &Plan,
+    values: &[Value],
+    (action, reason): (Action, &str),
+    under: Under<'_>,
+) -> Result<UnitOutcome> {
+    let rows = plan.run(values, under);
+    let row = rows
+        .first()
+        .ok_or_else(|| Error::new(Kind::Internal, "an apply statement returned no row"))?;
+    Ok(read_outcome(row, action, Some(reason.to_owned())))
 }
 
 /// What a statement that applies a change did, see [`apply::differential`].
@@ -614,6 +720,7 @@ fn untouched(action: Action, logged: u64) -> UnitOutcome {
         updated: 0,
         deleted: 0,
         delta_rows: logged as i64,
+        from_view: false,
     }
 }
 
@@ -642,5 +749,6 @@ fn read_outcome(row: &spi::Row, action: Action, reason: Option<String>) -> UnitO
         updated: row.int(1),
         deleted: row.int(2),
         delta_rows: row.int(3),
+        from_view: false,
     }
 }

@@ -4,6 +4,7 @@ use pgt_ivm::apply::{self, Grouped, Identity, Layout, Role, StateKind, StoredCol
 use pgt_ivm::sql;
 
 use super::compile::Compiled;
+use crate::catalog;
 use crate::error::{Error, Kind, Result};
 use crate::pg::session::Scope;
 use crate::pg::spi::{self, Under};
@@ -54,10 +55,9 @@ pub fn compare(compiled: &Compiled, under: Under<'_>) -> Result<Comparison> {
         compiled.units.len() > 1,
         under,
     )?;
-    let (Some(query), true) = (
-        &unit.query,
-        found.ok() && unit.layout.columns.len() > visible.len(),
-    ) else {
+    let has_state =
+        unit.layout.columns.len() > visible.len() && !catalog::load_state(unit.id, under).from_view;
+    let (Some(query), true) = (&unit.query, found.ok() && has_state) else {
         return Ok(found);
     };
     // What is shown is right; the state kept beside it decides what will be shown next.

@@ -30,10 +30,21 @@ pub struct Case {
     pub sessions: usize,
     /// Changes are applied as large ones are.
     pub large: bool,
+    /// Equal rows may decide: the mode is AUTO.
+    pub open: bool,
 }
 
 impl Case {
     pub fn random(seed: u64) -> Self {
+        Self::new(seed, false)
+    }
+
+    /// Its queries order rows by less than what tells them apart.
+    pub fn open(seed: u64) -> Self {
+        Self::new(seed, true)
+    }
+
+    fn new(seed: u64, open: bool) -> Self {
         let mut rng = Rng::with_seed(seed);
         let tables: Vec<Table> = (0..rng.usize(1..4))
             .map(|i| Table::random(&format!("s{i}"), &mut rng))
@@ -52,7 +63,7 @@ impl Case {
             .collect();
         let mut views = Vec::new();
         if rng.u8(..3) == 0 {
-            let mut queries = Queries::new(&relations, &mut rng);
+            let mut queries = Queries::new(&relations, &mut rng).leaving_open(open);
             let query = queries.top();
             relations.push(Source {
                 name: "w0".into(),
@@ -66,7 +77,7 @@ impl Case {
         }
         let mut streams = Vec::new();
         for i in 0..rng.usize(2..7) {
-            let query = Queries::new(&relations, &mut rng).top();
+            let query = Queries::new(&relations, &mut rng).leaving_open(open).top();
             let name = format!("v{i}");
             // Some of the later ones read it.
             if rng.u8(..2) == 0 {
@@ -125,6 +136,7 @@ impl Case {
             events,
             sessions,
             large: seed.is_multiple_of(3),
+            open,
         }
     }
 
@@ -156,7 +168,8 @@ impl Case {
             lines.push("set pg_trickle.test_break = 'large_changes';".into());
         }
         lines.extend(self.streams.iter().map(|(name, q)| {
-            format!("select pgtrickle.create_stream_table('{name}', $q${}$q$, schedule => '1d', refresh_mode => 'DIFFERENTIAL');", q.sql())
+            let mode = if self.open { "AUTO" } else { "DIFFERENTIAL" };
+            format!("select pgtrickle.create_stream_table('{name}', $q${}$q$, schedule => '1d', refresh_mode => '{mode}');", q.sql())
         }));
         for event in &self.events {
             lines.push(match event {

@@ -248,7 +248,9 @@ impl Queries<'_> {
             OF_PEERS
         };
         let mut frame = if of_rows {
-            order.extend(key.iter().cloned());
+            if self.completes(&order) {
+                order.extend(key.iter().cloned());
+            }
             FRAMES_OF_ROWS[self.rng.usize(..FRAMES_OF_ROWS.len())]
         } else {
             FRAMES_OF_PEERS[self.rng.usize(..FRAMES_OF_PEERS.len())]

@@ -30,6 +30,8 @@ pub struct Queries<'a> {
     aliases: usize,
     /// There are values that are only defined up to `=`.
     pub(super) loose: bool,
+    /// Orders may leave something open.
+    pub(super) open: bool,
     /// Depth of the sub-select that is being made.
     pub(super) nesting: usize,
 }
@@ -41,8 +43,19 @@ impl<'a> Queries<'a> {
             rng,
             aliases: 0,
             loose: false,
+            open: false,
             nesting: 0,
         }
+    }
+
+    /// Where rows are ordered, some may be equal.
+    pub fn leaving_open(self, open: bool) -> Self {
+        Self { open, ..self }
+    }
+
+    /// Whether an order is to be completed by `key`.
+    pub(super) fn completes(&mut self, order: &[Expr]) -> bool {
+        !self.open || order.is_empty() || self.rng.u8(..3) == 0
     }
 
     /// A query that could define a stream table, of a size that a person would write.
@@ -50,7 +63,8 @@ impl<'a> Queries<'a> {
         loop {
             self.loose = false;
             let mut query = self.any(2);
-            if self.rng.u8(..8) == 0 {
+            let seldom = if self.open { 2 } else { 8 };
+            if self.rng.u8(..seldom) == 0 {
                 query = self.transformed(query);
             }
             if self.inputs(&query) <= MAX_INPUTS {
@@ -83,7 +97,7 @@ impl<'a> Queries<'a> {
     }
 
     fn transformed(&mut self, query: Query) -> Query {
-        match self.rng.u8(..12) {
+        match self.rng.u8(..if self.open { 6 } else { 12 }) {
             0 | 1 => self.distinct(query),
             2 => self.distinct_on(query),
             3 | 4 => self.limited(query),
@@ -366,7 +380,9 @@ impl<'a> Queries<'a> {
         self.rng.shuffle(&mut order);
         let count = self.rng.usize(..3);
         order.extend(self.keys(&rows, count));
-        order.extend(self.row_key(&select));
+        if self.completes(&order[keys.len()..]) {
+            order.extend(self.row_key(&select));
+        }
         select.order = self.directed(order);
         for _ in 0..self.rng.usize(1..5) {
             let ty = self.some_type(&rows);
@@ -415,7 +431,11 @@ impl<'a> Queries<'a> {
                 let rows = scope(&select);
                 let count = self.rng.usize(..3);
                 let mut order = self.keys(&rows, count);
-                if !ties || order.is_empty() {
+                if if ties {
+                    order.is_empty()
+                } else {
+                    self.completes(&order)
+                } {
                     order.extend(self.row_key(&select));
                 }
                 select.order = self.directed(order);
@@ -432,7 +452,7 @@ impl<'a> Queries<'a> {
                 self.loose = true;
                 let mut positions: Vec<usize> = (0..query.columns().len()).collect();
                 self.rng.shuffle(&mut positions);
-                if ties {
+                if ties || self.open && self.rng.bool() {
                     positions.truncate(1);
                 }
                 let order = positions.into_iter().map(|p| (p, self.direction()));

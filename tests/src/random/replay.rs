@@ -52,6 +52,8 @@ pub struct Tally {
     pub slow: usize,
     /// Those that no refresh changed.
     pub idle: usize,
+    /// Those in which equal rows decided for a while.
+    pub tied: usize,
     /// The reasons for which they are not incremental, and the queries.
     pub refused: Vec<(String, String)>,
 }
@@ -83,6 +85,8 @@ struct Replay<'d> {
     reader: Session,
     streams: Vec<Stream>,
     settings: &'d str,
+    /// Equal rows may decide.
+    open: bool,
     tally: Tally,
 }
 
@@ -92,7 +96,11 @@ pub fn replay(server: &Server, case: &Case, settings: &str) -> Result<Tally, Fai
     let mut replay = Replay::prepare(
         &db,
         case,
-        "schedule => '1d', refresh_mode => 'DIFFERENTIAL'",
+        if case.open {
+            "schedule => '1d', refresh_mode => 'AUTO'"
+        } else {
+            "schedule => '1d', refresh_mode => 'DIFFERENTIAL'"
+        },
         settings,
     )?;
     // Whatever a refresh would wait for is held by this thread.
@@ -197,11 +205,16 @@ impl<'d> Replay<'d> {
         if case.large {
             reader.exec("set pg_trickle.test_break = 'large_changes'");
         }
+        if case.open {
+            // Two evaluations of a query may pick different rows, and no refresh is full because that is faster.
+            reader.exec("set pg_trickle.verify_refresh = off; set pg_trickle.refresh_strategy = 'differential'");
+        }
         let mut replay = Self {
             db,
             reader,
             streams: Vec::new(),
             settings,
+            open: case.open,
             tally: Tally::default(),
         };
         for (name, query) in &case.streams {
@@ -285,6 +298,10 @@ impl<'d> Replay<'d> {
                 format!("creating {name}: {e}\n{}", table.query()),
             )
         })?;
+        let refused = refused
+            || self.reader.value(&format!(
+                "select effective_refresh_mode from pgtrickle.pgt_stream_tables where pgt_relid = '{name}'::regclass"
+            )) == "FULL";
         self.streams.push(Stream {
             table,
             bag,
@@ -347,7 +364,19 @@ impl<'d> Replay<'d> {
         }
     }
 
+    /// Which rows are in it may be up to whoever evaluates the query.
+    fn is_undecided(&mut self, stream: usize) -> bool {
+        let name = self.streams[stream].table.name();
+        self.open
+            && self.reader.value(&format!(
+                "select effective_mode from pgtrickle.explain_refresh_mode('{name}')"
+            )) == "FULL"
+    }
+
     fn compare(&mut self, stream: usize) -> Result<(), Failure> {
+        if self.is_undecided(stream) {
+            return Ok(());
+        }
         let Stream { table, bag, .. } = &self.streams[stream];
         // Whoever truncates holds a lock that a comparison has to wait for; then there is nothing to compare now.
         let start = Instant::now();
@@ -383,7 +412,7 @@ impl<'d> Replay<'d> {
             ..
         } = &self.streams[stream];
         let sql = format!(
-            "select refresh_id, action, reason from pgtrickle.get_refresh_history('{}', 50) where refresh_id > {seen} and action not in ('DIFFERENTIAL', 'NO_DATA')",
+            "select refresh_id, action, reason from pgtrickle.get_refresh_history('{}', 50) where refresh_id > {seen} and action not in ('DIFFERENTIAL', 'NO_DATA') and coalesce(reason not in ('ties', 'no more ties'), true)",
             table.name()
         );
         let wrong = self.reader.lines(&sql);
@@ -418,10 +447,14 @@ impl<'d> Replay<'d> {
         self.reader.exec("set lock_timeout = '30s'");
         for stream in 0..self.streams.len() {
             self.follow(stream)?;
-            if self.streams[stream].abandoned {
+            let name = self.streams[stream].table.name().to_string();
+            let ties = format!(
+                "select count(*) from pgtrickle.get_refresh_history('{name}', 1000) where reason like '%ties'"
+            );
+            self.tally.tied += usize::from(self.reader.number(&ties) > 0);
+            if self.streams[stream].abandoned || self.is_undecided(stream) {
                 continue;
             }
-            let name = self.streams[stream].table.name();
             let changed = format!(
                 "select count(*) from pgtrickle.get_refresh_history('{name}', 1000)
                  where action = 'DIFFERENTIAL' and rows_inserted + rows_updated + rows_deleted > 0"

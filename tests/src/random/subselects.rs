@@ -300,7 +300,9 @@ impl Queries<'_> {
         let inside = scope(&select);
         let count = self.rng.usize(..3);
         let mut order = self.keys(&inside, count);
-        order.extend(self.row_key(&select));
+        if self.completes(&order) {
+            order.extend(self.row_key(&select));
+        }
         select.order = self.directed(order);
         let ty = self.some_type(&inside);
         let both: Scope = inside.iter().chain(outside).cloned().collect();

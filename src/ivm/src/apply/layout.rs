@@ -337,6 +337,27 @@ impl Layout {
         self.columns.iter().find(|column| column.name == name)
     }
 
+    /// The layout of its rows without the state beside them, as the defining view has them; none if they are found by what
+    /// is not shown.
+    pub fn shown(&self) -> Option<Layout> {
+        let columns: Vec<StoredColumn> = self.visible().cloned().collect();
+        let identity = match &self.identity {
+            Identity::Key(names) => {
+                let shown = |name: &String| columns.iter().any(|column| column.name == *name);
+                if !names.iter().all(shown) {
+                    return None;
+                }
+                self.identity.clone()
+            }
+            _ => Identity::Bag,
+        };
+        Some(Layout {
+            columns,
+            identity,
+            grouped: None,
+        })
+    }
+
     pub fn visible(&self) -> impl Iterator<Item = &StoredColumn> {
         self.columns.iter().filter(|column| column.visible)
     }

@@ -28,7 +28,7 @@ pub use lookup::{Lookup, lookups};
 use crate::delta::{self, EarlyConditions};
 use crate::rel::{CLOCK, Query, Rel, SourceId};
 use crate::scalar::Type;
-use crate::sql::ast::{Cte, Expr, Name, Select, Statement};
+use crate::sql::ast::{Cte, Expr, From, Name, Select, Statement};
 use crate::sql::{self, Sources};
 
 /// Where a result is stored and where its own changes are written.
@@ -163,12 +163,51 @@ pub fn evaluate(query: &Query, layout: &Layout, sources: &Sources) -> Select {
     full::evaluate(query, layout, sources)
 }
 
-/// As [`full`], for a query that is only known as a view with the layout's columns.
+/// As [`full`], of the rows of the view that has the layout's visible columns. What is kept beside them is not touched.
 pub fn full_from_view(view: &Name, layout: &Layout, target: &Target) -> Statement {
-    full::difference(layout, target, full::read_view(view, layout))
+    let shown = layout.shown().unwrap_or_else(|| layout.clone());
+    full::difference(&shown, target, full::read_view(view, &shown))
 }
 
-/// As [`initial`], for a query that is only known as a view.
+/// As [`initial`], of the rows of the view.
 pub fn initial_from_view(view: &Name, layout: &Layout, target: &Target) -> Statement {
-    full::fill(layout, target, full::read_view(view, layout))
+    let shown = layout.shown().unwrap_or_else(|| layout.clone());
+    full::fill(&shown, target, full::read_view(view, &shown))
+}
+
+/// As [`full`], where the stored rows are those of the view and nothing beside them can be relied on.
+pub fn full_after_view(
+    query: &Query,
+    layout: &Layout,
+    sources: &Sources,
+    target: &Target,
+) -> Statement {
+    let found = Layout {
+        identity: match &layout.identity {
+            // Its columns are shown.
+            Identity::Key(_) => layout.identity.clone(),
+            _ => Identity::Bag,
+        },
+        ..layout.clone()
+    };
+    full::difference(&found, target, full::evaluate(query, layout, sources))
+}
+
+/// Whether one of these tables has a row.
+pub fn any_row(tables: &[Name]) -> Select {
+    let ways = tables.iter().map(|table| {
+        Expr::Exists(Box::new(Select {
+            items: vec![(Expr::Integer(1), "one".into())],
+            from: vec![From::Table {
+                name: table.clone(),
+                alias: "s".into(),
+                only: true,
+            }],
+            ..Select::default()
+        }))
+    });
+    Select {
+        items: vec![(Expr::Or(ways.collect()), "any".into())],
+        ..Select::default()
+    }
 }

@@ -114,15 +114,20 @@ pub enum Body {
         columns: Vec<(ColId, Type, [ColId; 2])>,
     },
     /// Window function calls over the rows of one input, beside its columns.
-    Window { columns: Vec<(ColId, Scalar)> },
-    /// The first row of each partition.
-    First { order: Vec<SortKey> },
-    /// The first rows of the whole input. The keys are the values it is ordered by.
+    Window {
+        columns: Vec<(ColId, Scalar)>,
+        open: Vec<OpenCall>,
+    },
+    /// The first row of each partition. It is `open` if several rows can be.
+    First { order: Vec<SortKey>, open: bool },
+    /// The first rows of the whole input. The keys are the values it is ordered by. It is `open` if rows that are equal
+    /// under the order can stand on both sides of its ends.
     Limit {
         order: Vec<SortKey>,
         count: Option<Box<Scalar>>,
         offset: Option<Box<Scalar>>,
         ties: bool,
+        open: bool,
     },
     /// A query known as text, evaluated as a whole when anything it reads changed. The inputs only say what that is.
     Opaque {
@@ -131,6 +136,15 @@ pub enum Body {
         /// The terms of a recursive query, where some changes of it have a law.
         recursion: Option<Box<Recursion>>,
     },
+}
+
+/// A window function call whose values rows that are equal under its ORDER BY can exchange.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenCall {
+    pub column: ColId,
+    /// `PARTITION BY .. ORDER BY ..`
+    pub over: Scalar,
+    pub is_number: bool,
 }
 
 /// `base UNION step` or `base UNION ALL step`, where the step reads the query's own rows: a scan of [`ITSELF`] whose
@@ -302,7 +316,9 @@ impl Body {
     fn columns(&self, inputs: &[PartitionInput]) -> BTreeSet<ColId> {
         let passed = || inputs.iter().flat_map(|input| input.rel.columns());
         match self {
-            Body::Window { columns } => passed().chain(columns.iter().map(|(id, _)| *id)).collect(),
+            Body::Window { columns, .. } => {
+                passed().chain(columns.iter().map(|(id, _)| *id)).collect()
+            }
             Body::First { .. } | Body::Limit { .. } => passed().collect(),
             Body::Opaque { columns, .. } => columns.iter().map(|(id, _)| *id).collect(),
             Body::SetOperation { columns, .. } => columns.iter().map(|(id, _, _)| *id).collect(),
@@ -313,7 +329,7 @@ impl Body {
     fn column_types(&self, inputs: &[PartitionInput]) -> BTreeMap<ColId, (Type, bool)> {
         let passed = || inputs.iter().flat_map(|input| input.rel.column_types());
         match self {
-            Body::Window { columns } => passed()
+            Body::Window { columns, .. } => passed()
                 .chain(
                     columns
                         .iter()

@@ -1,8 +1,8 @@
 //! Copies of a tree under other column and instance numbers.
 
 use super::{
-    AggregateCall, Body, Bound, ColId, Moving, PartitionInput, Recursion, Rel, Scan, ScanColumn,
-    SortKey, SourceId, Term,
+    AggregateCall, Body, Bound, ColId, Moving, OpenCall, PartitionInput, Recursion, Rel, Scan,
+    ScanColumn, SortKey, SourceId, Term,
 };
 use crate::scalar::Scalar;
 
@@ -220,25 +220,36 @@ fn body_of(body: &Body, numbers: &mut dyn Numbers) -> Body {
                 })
                 .collect(),
         },
-        Body::Window { columns } => Body::Window {
+        Body::Window { columns, open } => Body::Window {
             columns: columns
                 .iter()
                 .map(|(id, call)| (numbers.column(*id), scalar(call, numbers)))
                 .collect(),
+            open: open
+                .iter()
+                .map(|call| OpenCall {
+                    column: numbers.column(call.column),
+                    over: scalar(&call.over, numbers),
+                    is_number: call.is_number,
+                })
+                .collect(),
         },
-        Body::First { order } => Body::First {
+        Body::First { order, open } => Body::First {
             order: sorted(order, numbers),
+            open: *open,
         },
         Body::Limit {
             order,
             count,
             offset,
             ties,
+            open,
         } => Body::Limit {
             order: sorted(order, numbers),
             count: count.clone(),
             offset: offset.clone(),
             ties: *ties,
+            open: *open,
         },
         Body::Opaque {
             query,

@@ -163,19 +163,20 @@ fn describe(rel: &Rel, depth: usize, lines: &mut Vec<String>) {
                     let all = if *all { " all" } else { "" };
                     format!("{kind:?}{all} {}", columns.join(", "))
                 }
-                Body::Window { columns } => {
+                Body::Window { columns, .. } => {
                     let columns: Vec<String> = columns
                         .iter()
                         .map(|(id, call)| format!("#{}={}", id.0, expression(call)))
                         .collect();
                     format!("Window {}", columns.join(", "))
                 }
-                Body::First { order } => format!("First order [{}]", sorting(order)),
+                Body::First { order, .. } => format!("First order [{}]", sorting(order)),
                 Body::Limit {
                     order,
                     count,
                     offset,
                     ties,
+                    ..
                 } => {
                     let shown = |value: &Option<Box<Scalar>>| {
                         value.as_deref().map_or("all".to_owned(), expression)

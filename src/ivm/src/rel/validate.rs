@@ -145,10 +145,12 @@ fn check(rel: &Rel) -> Result<BTreeSet<ColId>, Malformed> {
                     }
                     below.extend(columns.iter().map(|(id, _, _)| *id));
                 }
-                Body::Window { columns } => {
-                    scalars(&below, columns.iter().map(|(_, call)| call), "a window")?;
+                Body::Window { columns, open } => {
+                    let calls = columns.iter().map(|(_, call)| call);
+                    scalars(&below, calls, "a window")?;
+                    scalars(&below, open.iter().map(|call| &call.over), "a window")?;
                 }
-                Body::First { order } | Body::Limit { order, .. } => {
+                Body::First { order, .. } | Body::Limit { order, .. } => {
                     scalars(&below, order.iter().map(|key| &key.value), "an order")?;
                 }
                 Body::Opaque {
@@ -236,7 +238,7 @@ fn unique(rel: &Rel, seen: &mut BTreeSet<ColId>) -> Result<(), Malformed> {
                     columns.iter().map(|(id, _, _)| *id).collect()
                 }
                 Body::Opaque { columns, .. } => columns.iter().map(|(id, _)| *id).collect(),
-                Body::Window { columns } => columns.iter().map(|(id, _)| *id).collect(),
+                Body::Window { columns, .. } => columns.iter().map(|(id, _)| *id).collect(),
                 Body::First { .. } | Body::Limit { .. } => vec![],
             };
             keys.iter().map(|(id, _)| *id).chain(own).collect()

@@ -16,7 +16,7 @@ pub(super) fn bound(root: &Rel, output: &[OutputColumn]) -> Rel {
     visit(root, &wanted)
 }
 
-type Columns = BTreeSet<ColId>;
+pub(super) type Columns = BTreeSet<ColId>;
 
 /// `wanted` are the columns that are read above `rel`.
 fn visit(rel: &Rel, wanted: &Columns) -> Rel {
@@ -65,11 +65,30 @@ fn joined(rel: &Rel) -> Option<(Vec<Rel>, Vec<Scalar>)> {
 
 /// The same operator over inputs that have been visited.
 fn below(rel: &Rel, wanted: &Columns) -> Rel {
-    let read = match rel {
+    match rel {
+        Rel::Project { input, columns } => project(input, columns, wanted),
+        // Known as text.
+        Rel::Partitioned {
+            body: Body::Opaque { .. },
+            ..
+        } => rel.clone(),
+        _ => {
+            let read = read(rel, wanted);
+            rel.map_inputs(&mut |input| visit(input, &read))
+        }
+    }
+}
+
+/// The columns of its inputs that an operator reads, if `wanted` are read of it.
+pub(super) fn read(rel: &Rel, wanted: &Columns) -> Columns {
+    match rel {
         Rel::Filter { conditions, .. } | Rel::Join { conditions, .. } => with(wanted, conditions),
         Rel::Outer { on, .. } | Rel::Match { on, .. } => with(wanted, on),
         Rel::Bounded { bounds, .. } => with(wanted, bounds.iter().map(|bound| &bound.condition)),
-        Rel::Project { input, columns } => return project(input, columns, wanted),
+        Rel::Project { columns, .. } => {
+            let read = columns.iter().filter(|(id, _)| wanted.contains(id));
+            with(&Columns::new(), read.map(|(_, value)| value))
+        }
         Rel::ProjectSet { columns, .. } => {
             with(&Columns::new(), columns.iter().map(|(_, value)| value))
         }
@@ -84,19 +103,13 @@ fn below(rel: &Rel, wanted: &Columns) -> Rel {
             let values = keys.iter().map(|(_, value)| value).chain(called);
             with(&Columns::new(), values)
         }
-        // Known as text.
-        Rel::Partitioned {
-            body: Body::Opaque { .. },
-            ..
-        } => return rel.clone(),
         Rel::Partitioned { inputs, keys, body } => {
             let keys = keys.iter().map(|(_, value)| value);
             let keys = keys.chain(inputs.iter().flat_map(|input| &input.keys));
             with(&of_body(body, wanted), keys)
         }
         other => other.inputs().into_iter().flat_map(Rel::columns).collect(),
-    };
-    rel.map_inputs(&mut |input| visit(input, &read))
+    }
 }
 
 /// What a partitioned operator reads of its inputs, and what is read through it.
@@ -105,8 +118,8 @@ fn of_body(body: &Body, wanted: &Columns) -> Columns {
         Body::SetOperation { columns, .. } => {
             columns.iter().flat_map(|(_, _, from)| *from).collect()
         }
-        Body::Window { columns } => with(wanted, columns.iter().map(|(_, call)| call)),
-        Body::First { order } => with(wanted, order.iter().map(|key| &key.value)),
+        Body::Window { columns, .. } => with(wanted, columns.iter().map(|(_, call)| call)),
+        Body::First { order, .. } => with(wanted, order.iter().map(|key| &key.value)),
         Body::Limit {
             order,
             count,
@@ -122,8 +135,8 @@ fn of_body(body: &Body, wanted: &Columns) -> Columns {
 
 /// What nobody reads is given up if its columns are not there any more.
 fn project(input: &Rel, columns: &[(ColId, Scalar)], wanted: &Columns) -> Rel {
-    let read = columns.iter().filter(|(id, _)| wanted.contains(id));
-    let input = visit(input, &with(&Columns::new(), read.map(|(_, value)| value)));
+    let taken = columns.iter().filter(|(id, _)| wanted.contains(id));
+    let input = visit(input, &with(&Columns::new(), taken.map(|(_, value)| value)));
     let there = input.columns();
     let mut columns = columns.to_vec();
     columns.retain(|(id, value)| wanted.contains(id) || value.columns().is_subset(&there));
@@ -133,7 +146,7 @@ fn project(input: &Rel, columns: &[(ColId, Scalar)], wanted: &Columns) -> Rel {
     }
 }
 
-fn with<'a>(wanted: &Columns, read: impl IntoIterator<Item = &'a Scalar>) -> Columns {
+pub(super) fn with<'a>(wanted: &Columns, read: impl IntoIterator<Item = &'a Scalar>) -> Columns {
     let read = read.into_iter().flat_map(Scalar::columns);
     wanted.iter().copied().chain(read).collect()
 }

@@ -3,5 +3,6 @@
 mod bound;
 mod narrow;
 mod stages;
+mod watch;
 
-pub use stages::{Planned, STAGE_SOURCE, Stage, cut, with_sources};
+pub use stages::{Planned, STAGE_SOURCE, Stage, Ties, cut, with_sources};

@@ -15,16 +15,28 @@ use crate::scalar::{Piece, Scalar, Shape, Type};
 
 /// `root` with its groups narrowed.
 pub(super) fn narrow(root: &Rel) -> Rel {
-    let mut fresh = Fresh::default();
-    rel::copy(root, &mut fresh);
-    visit(root, &mut fresh)
+    visit(root, &mut Fresh::above(root))
 }
 
 /// The last numbers given out.
 #[derive(Default)]
-struct Fresh {
+pub(super) struct Fresh {
     column: u32,
     instance: u32,
+}
+
+impl Fresh {
+    /// Above those of a tree.
+    pub(super) fn above(root: &Rel) -> Fresh {
+        let mut fresh = Fresh::default();
+        rel::copy(root, &mut fresh);
+        fresh
+    }
+
+    pub(super) fn next_column(&mut self) -> ColId {
+        self.column += 1;
+        ColId(self.column)
+    }
 }
 
 /// As they are, to find the largest ones.

@@ -1,12 +1,13 @@
 //! A plan has at most one stateful operator, at its root: every other one becomes a stage, a stored intermediate result
 //! with its own plan, read like any source. So does a join that occurs often in a plan. What is the same is one stage.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::bound::bound;
 use super::narrow::narrow;
+use super::watch::watched;
 use crate::facts;
 use crate::rel::{
     self, At, ColId, Numbers, OutputColumn, PartitionInput, Query, Rel, Scan, ScanColumn, SourceId,
@@ -52,23 +53,40 @@ pub fn with_sources(query: &Query, sources: impl Fn(SourceId) -> SourceId) -> Qu
 pub struct Planned {
     pub stages: Vec<Stage>,
     pub query: Query,
+    /// The stages that nothing reads: the result is decided by the query unless one of them has a row.
+    pub watches: BTreeSet<usize>,
+}
+
+/// What holds where rows that are equal under an ORDER BY decide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ties {
+    /// Any of them is right.
+    Any,
+    /// It has to be known.
+    Watched,
 }
 
 /// Cuts `query` at its inner stateful operators.
-pub fn cut(query: &Query) -> Planned {
+pub fn cut(query: &Query, ties: Ties) -> Planned {
     let root = bound(&narrow(&query.root), &query.output);
+    let (root, watches) = match ties {
+        Ties::Any => (root, vec![]),
+        Ties::Watched => watched(&root, &query.output),
+    };
     let scans = root.scans();
     let mut cutter = Cutter {
         stages: vec![],
         instance: scans.iter().map(|scan| scan.instance).max().unwrap_or(0),
     };
     let root = cutter.plan(&root);
+    let watches = watches.iter().map(|watch| cutter.place(watch).0).collect();
     Planned {
         stages: cutter.stages,
         query: Query {
             root,
             output: query.output.clone(),
         },
+        watches,
     }
 }
 
@@ -134,7 +152,19 @@ impl Cutter {
 
     /// A scan of the stage that keeps `rel`.
     fn stage(&mut self, rel: &Rel) -> Rel {
-        let unique = facts::keys(rel);
+        let (position, columns) = self.place(rel);
+        self.instance += 1;
+        Rel::Scan(Scan {
+            source: self.stages[position].source,
+            instance: self.instance,
+            at: At::New,
+            columns,
+            keys: facts::keys(rel),
+        })
+    }
+
+    /// The number of the stage that keeps `rel`, and its columns there.
+    fn place(&mut self, rel: &Rel) -> (usize, Vec<ScanColumn>) {
         let (root, mut renamed) = canonical(&self.plan(rel));
         let types = root.column_types();
         let output: Vec<OutputColumn> = types
@@ -169,14 +199,7 @@ impl Cutter {
                 self.stages.push(Stage { source, query });
                 self.stages.len() - 1
             });
-        self.instance += 1;
-        Rel::Scan(Scan {
-            source: self.stages[position].source,
-            instance: self.instance,
-            at: At::New,
-            columns,
-            keys: unique,
-        })
+        (position, columns)
     }
 }
 
@@ -308,13 +331,13 @@ mod tests {
         }
     }
 
+    fn cut_any(root: Rel) -> Planned {
+        let output = vec![];
+        cut(&Query { root, output }, Ties::Any)
+    }
+
     fn stages(root: Rel) -> usize {
-        cut(&Query {
-            root,
-            output: vec![],
-        })
-        .stages
-        .len()
+        cut_any(root).stages.len()
     }
 
     #[test]
@@ -350,10 +373,7 @@ mod tests {
                 )],
             }
         };
-        let planned = cut(&Query {
-            root: join(vec![pair(1), pair(3), pair(5)]),
-            output: vec![],
-        });
+        let planned = cut_any(join(vec![pair(1), pair(3), pair(5)]));
         let [stage] = &planned.stages[..] else {
             panic!("the join below the rows is stored");
         };
@@ -362,10 +382,7 @@ mod tests {
 
     #[test]
     fn columns_of_a_shared_stage_are_those_of_each_reader() {
-        let planned = cut(&Query {
-            root: join(vec![distinct(1), distinct(2)]),
-            output: vec![],
-        });
+        let planned = cut_any(join(vec![distinct(1), distinct(2)]));
         let read: Vec<_> = planned
             .query
             .root

@@ -48,7 +48,7 @@ pub(super) fn lower(
                 ..Lowered::default()
             }
         }
-        Body::Window { columns } => {
+        Body::Window { columns, .. } => {
             let (from, row) = only_input(inputs, sources, touched);
             let mut items = passed(&row);
             items.extend(
@@ -69,7 +69,7 @@ pub(super) fn lower(
                 .collect();
             derived(select.into(), &ids, false)
         }
-        Body::First { order } => {
+        Body::First { order, .. } => {
             let (from, row) = only_input(inputs, sources, touched);
             let select = Select {
                 distinct_on: inputs[0]
@@ -90,6 +90,7 @@ pub(super) fn lower(
             count,
             offset,
             ties,
+            ..
         } => {
             let (from, row) = only_input(inputs, sources, touched);
             let select = Select {
