@@ -120,8 +120,8 @@ impl Analyzer {
         let constant = given.iter().all(|number| number.sublinks(true).is_empty());
         let apart = !context.is_empty() || !constant;
         // Rows of equal rank are not told apart by their number.
-        let can_be_watched = !order.is_empty() && !(apart && limit.ties);
-        let open = open.is_some_and(|reason| self.leave_open(reason, can_be_watched));
+        let unwatched = order.is_empty() || apart && limit.ties;
+        let open = open.is_some_and(|reason| self.leave_open(reason, !unwatched));
         if !apart {
             return Ok(Rel::Partitioned {
                 inputs: vec![PartitionInput { rel, keys: vec![] }],

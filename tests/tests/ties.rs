@@ -123,6 +123,44 @@ fn top_of_groups() {
     );
 }
 
+/// As reports have it: the first hundred of many groups of a join, by what was added up.
+#[test]
+fn first_hundred() {
+    let db = database();
+    let mut s = db.connect();
+    s.exec(
+        "create table item (id int primary key, brand text);
+         create table sale (id int primary key, item int, n numeric(10,2));
+         create index on sale (item);
+         insert into item select i, 'b' || i % 400 from generate_series(1, 800) i;
+         insert into sale select i, i % 800 + 1, (i * 7919) % 10007 + 0.01 * (i % 97) from generate_series(1, 4000) i;
+         analyze item, sale",
+    );
+    let table = s.auto_stream_table(
+        "v",
+        "select brand, sum(n) as total, count(*) as c from sale join item on item.id = sale.item
+         group by brand order by total desc, c limit 100",
+    );
+    assert_mode(&mut s, &table, Incrementally);
+    for (change, how) in [
+        ("update sale set n = n + 1 where id % 100 = 0", Incrementally),
+        ("insert into sale select 5000 + i, i, 3 from generate_series(1, 50) i", Incrementally),
+        // Equal to the last one of the hundred in all that is ordered by.
+        ("insert into item values (1000, 'new'); insert into sale
+            select 6000 + i, 1000, case when i = 1 then total else 0 end from (select total, c from v order by total, c desc limit 1) x,
+            generate_series(1, c) i", Ties),
+        (
+            "update sale set n = n + 1 from item where item.id = sale.item
+                and brand = (select brand from v order by total desc limit 1)",
+            Ties,
+        ),
+        ("update sale set n = n + 0.01 where id = 6001", NoMore),
+        ("delete from item where id % 50 = 0", Incrementally),
+    ] {
+        step(&mut s, &table, change, how);
+    }
+}
+
 #[test]
 fn both_ends_of_a_window_of_rows() {
     let db = database();
