@@ -9,6 +9,7 @@
 pub mod capture;
 pub mod choice;
 pub mod document;
+mod huge_pages;
 pub mod idle;
 pub mod latency;
 mod machine;

@@ -4,12 +4,16 @@ use pgt_tests::tpch::QUERIES;
 
 use super::bench::{Amount, Bench, Outcome, Plan};
 use super::list_others;
+use crate::huge_pages::HugePages;
 use crate::options::Options;
 use crate::report::{Goal, Section, number};
 use crate::server;
 
 const SCALES: [f64; 3] = [0.02, 0.1, 0.5];
 const ROWS: i64 = 1000;
+
+/// Megabytes of shared memory that a server has.
+const MEMORY: u64 = 1_300;
 
 /// A slope that counts as not growing.
 const FLAT: f64 = 0.15;
@@ -27,11 +31,16 @@ pub fn slope(options: &Options) -> Section {
         comparisons: 0,
         automatic: 0,
     };
+    let _pages = HugePages::reserve(MEMORY);
+    let huge_pages = server::start()
+        .connect("postgres")
+        .value("show huge_pages_status");
     // Of each scale, what became of each query.
     let columns: Vec<Vec<Outcome>> = scales.iter().map(|scale| at(*scale, &plan)).collect();
     section.text(format!(
         "In each round {ROWS} rows of `orders` and `lineitem` change (of `partsupp` for queries 2, 11 and 16), whatever the scale factor;
-median times of the differential refresh in milliseconds. The slope is that of the line through the logarithms of both: 0 if
+median times of the differential refresh in milliseconds. Huge pages for the servers' shared memory, which the machine was asked
+for: {huge_pages}. The slope is that of the line through the logarithms of both: 0 if
 the time does not depend on the amount of data, 1 if it is in proportion to it."
     ));
     let mut table = Vec::new();
