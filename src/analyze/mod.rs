@@ -154,10 +154,7 @@ fn storable(query: &Query, ties: Ties) -> std::result::Result<(), NotIncremental
 }
 
 /// The tree of a query. What PostgreSQL cannot print cannot be maintained from its text.
-fn read(
-    root: node::Query<'_>,
-    reader: pg_sys::Oid,
-) -> std::result::Result<Tree, NotIncremental> {
+fn read(root: node::Query<'_>, reader: pg_sys::Oid) -> std::result::Result<Tree, NotIncremental> {
     match xact::attempt(|| query::Analyzer::of(reader).view(root)) {
         Ok(found) => found,
         Err(failure) if failure.may_be_the_query() => Err(NotIncremental::new(
