@@ -15,8 +15,8 @@ use super::query::{Analyzer, Known, Level, Produced, Result};
 use super::scalar::strict_arguments;
 use crate::pg::node::{Expr, FromNode, Kind, Query, SublinkKind, SublinkNode};
 
-/// The rows around a sub-select, its own, its columns, and the conditions that tie it to the query around it.
-type SubSelect = (Rel, Rel, Vec<Produced>, Vec<Scalar>);
+/// The rows of a sub-select, its columns, and the conditions that tie it to the query around it.
+type SubSelect = (Rel, Vec<Produced>, Vec<Scalar>);
 
 impl Analyzer {
     /// The join of `inputs` under `conditions` and the conjuncts `parts`, which may contain sub-selects.
@@ -74,7 +74,7 @@ impl Analyzer {
         {
             return Ok(None);
         }
-        let Some((rel, inner, produced, mut on)) = self.sub_select(rel, &link, level)? else {
+        let Some((rel, (inner, produced, mut on))) = self.sub_select(rel, &link, level)? else {
             return Ok(None);
         };
         let all = link.kind == SublinkKind::All;
@@ -119,20 +119,20 @@ impl Analyzer {
         }))
     }
 
-    /// The rows of a sub-select in a condition, and the conditions that tie them to the query around it; none if they
+    /// `rel`, perhaps beside more columns, and the rows of a sub-select in a condition with what ties them to it; none if they
     /// always exist.
     fn sub_select<'q>(
         &mut self,
         rel: &Rel,
         link: &SublinkNode<'q>,
         level: &mut Level<'q, '_>,
-    ) -> Result<Option<SubSelect>> {
+    ) -> Result<Option<(Rel, SubSelect)>> {
         let query = link.query;
         let exists = link.kind == SublinkKind::Exists;
         if query.vars().iter().any(|var| var.levels_up > 0)
-            && let Some((inner, produced, on)) = self.simple_sub_select(query, exists, level)?
+            && let Some(found) = self.simple_sub_select(query, exists, level)?
         {
-            return Ok(Some((rel.clone(), inner, produced, on)));
+            return Ok(Some((rel.clone(), found)));
         }
         let wanted = if exists {
             Wanted::Existence
@@ -154,7 +154,7 @@ impl Analyzer {
         for (mine, theirs) in outer.iter().zip(&answer.context) {
             on.extend(same(mine, theirs)?);
         }
-        Ok(Some((rel, answer.rel, answer.produced, on)))
+        Ok(Some((rel, (answer.rel, answer.produced, on))))
     }
 
     /// A sub-select of joins and conditions alone: whatever ties it to the query around it can stay a condition.
@@ -163,7 +163,7 @@ impl Analyzer {
         query: Query<'q>,
         exists: bool,
         level: &Level<'q, '_>,
-    ) -> Result<Option<(Rel, Vec<Produced>, Vec<Scalar>)>> {
+    ) -> Result<Option<SubSelect>> {
         let FromNode::List { items, condition } = query.from() else {
             return Ok(None);
         };
