@@ -149,10 +149,8 @@ fn part_that_fails_on_rows_the_query_leaves_out() {
     );
     assert_nothing_left(&mut s);
     let v = s.auto_stream_table("v", query);
-    assert_eq!(
-        s.value("select downgrade_reason from pgtrickle.explain_refresh_mode('v')"),
-        "a part of it, evaluated on its own, fails with 22012"
-    );
+    let reason = s.value("select downgrade_reason from pgtrickle.explain_refresh_mode('v')");
+    assert!(reason.contains("fails with 22012"), "{reason}");
     s.exec("update s set n = n + 1 where k <> 5; delete from s where k = 2");
     v.follows_somehow(&mut s);
     v.assert_mode(&mut s, "FULL");
