@@ -12,6 +12,7 @@ use super::NotIncremental;
 use super::condition::conjunction;
 use super::context::is_null_over_nothing;
 use crate::pg::node::{Expr, Query, Rte, VarRef};
+use crate::pg::xact;
 
 pub(super) type Result<T> = std::result::Result<T, NotIncremental>;
 
@@ -221,6 +222,7 @@ impl Analyzer {
 
     /// A copy of a tree with columns of its own, and which column has become which.
     pub(super) fn fresh(&mut self, rel: &Rel) -> (Rel, BTreeMap<ColId, ColId>) {
+        xact::answer_interrupts();
         let mut numbers = Fresh {
             analyzer: self,
             columns: BTreeMap::new(),
@@ -265,6 +267,7 @@ impl Analyzer {
         outer: Option<&Level<'q, '_>>,
         context: Option<Context<'_>>,
     ) -> Result<Answer> {
+        xact::answer_interrupts();
         refuse_unsupported(&query)?;
         let mut level = Level::new(query, outer);
         let bound = |var: &VarRef| {
