@@ -18,10 +18,7 @@ impl Machine {
         let mut session = server.connect("postgres");
         let cores = available_parallelism().map_or(0, usize::from);
         let mut lines = vec![
-            format!(
-                "{cores} cores, {}",
-                first_value("/proc/cpuinfo", "model name")
-            ),
+            format!("{cores} cores, {}", processor()),
             format!("memory {}", first_value("/proc/meminfo", "MemTotal")),
             format!("Linux {}", read("/proc/sys/kernel/osrelease").trim()),
             format!(
@@ -54,6 +51,10 @@ impl fmt::Display for Machine {
         }
         Ok(())
     }
+}
+
+pub fn processor() -> String {
+    first_value("/proc/cpuinfo", "model name")
 }
 
 /// The load averages of 1, 5 and 15 minutes.

@@ -115,7 +115,8 @@ impl fmt::Display for Section {
         }
         writeln!(
             f,
-            "Load average before {}, after {}.",
+            "On {}. Load average before {}, after {}.",
+            machine::processor(),
             self.load_before,
             machine::load()
         )

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::ast::{Expr, From, Name, Query, Select, TextPiece};
-use super::{joins, partition};
+use super::{inner_change, join_change, joins, partition};
 use crate::rel::{At, ColId, ITSELF, Rel, Scan, SourceId};
 use crate::scalar::{Clock, Piece, Scalar, Type};
 
@@ -142,12 +142,12 @@ pub fn lower(rel: &Rel, sources: &Sources) -> Lowered {
             on,
             left_terms,
             right_terms,
-        } => joins::change([left, right], *kind, on, [left_terms, right_terms], sources),
+        } => join_change::change([left, right], *kind, on, [left_terms, right_terms], sources),
         Rel::InnerChange {
             inputs,
             conditions,
             changes,
-        } => joins::inner_change(inputs, conditions, changes, sources),
+        } => inner_change::change(inputs, conditions, changes, sources),
         Rel::Negate(input) => {
             let mut lowered = lower(input, sources);
             lowered.weights.push(Expr::Integer(-1));

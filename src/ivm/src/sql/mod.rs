@@ -4,6 +4,8 @@
 
 pub mod ast;
 mod changes;
+mod inner_change;
+mod join_change;
 mod joins;
 mod lower;
 mod partition;
