@@ -109,10 +109,7 @@ unsafe extern "C-unwind" fn subtransaction_event(
 
 /// Raises the error of a cancelled statement, or of one that took too long, here rather than when it is done.
 pub fn answer_interrupts() {
-    // SAFETY: as a built-in function that may take long does it; an interrupt raises its error.
-    unsafe {
-        pgrx::check_for_interrupts!();
-    }
+    pgrx::check_for_interrupts!();
 }
 
 /// Runs `work` in a subtransaction that is rolled back whatever happens; an error is raised again afterwards.

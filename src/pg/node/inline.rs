@@ -6,28 +6,14 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use pgrx::pg_guard;
 use pgrx::pg_sys::{self, NodeTag};
 
-use super::walk::vars_in;
+use super::walk::{each_query, vars_in};
 use super::{list_items, tag};
 
 /// Inlines them in `query` and every query below it.
 pub(super) unsafe fn inline_correlated(query: *mut pg_sys::Query) {
-    #[pg_guard]
-    unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
-        if node.is_null() {
-            return false;
-        }
-        // SAFETY: nodes are valid, and our own copy.
-        unsafe {
-            if tag(node) == NodeTag::T_Query {
-                inline_of(node.cast());
-                return pg_sys::query_tree_walker_impl(node.cast(), Some(walk), context, 0);
-            }
-            pg_sys::expression_tree_walker_impl(node, Some(walk), context)
-        }
-    }
     // SAFETY: the caller passes a copy of its own.
     unsafe {
-        walk(query.cast(), std::ptr::null_mut());
+        each_query(query, inline_of);
     }
 }
 

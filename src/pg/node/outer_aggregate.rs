@@ -6,6 +6,7 @@ use std::ffi::{CStr, c_void};
 use pgrx::pg_guard;
 use pgrx::pg_sys::{self, NodeTag};
 
+use super::walk::each_query;
 use super::{Expr, Query, VarRef, list_items, tag};
 
 /// The name of the range-table entry.
@@ -13,23 +14,9 @@ const ENTRY: &CStr = c"aggregates of this level";
 
 /// Lifts them in `query` and every query below it.
 pub(super) unsafe fn lift_outer_aggregates(query: *mut pg_sys::Query) {
-    #[pg_guard]
-    unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
-        if node.is_null() {
-            return false;
-        }
-        // SAFETY: nodes are valid, and our own copy.
-        unsafe {
-            if tag(node) == NodeTag::T_Query {
-                lift_of(&mut *node.cast());
-                return pg_sys::query_tree_walker_impl(node.cast(), Some(walk), context, 0);
-            }
-            pg_sys::expression_tree_walker_impl(node, Some(walk), context)
-        }
-    }
     // SAFETY: the caller passes a copy of its own.
     unsafe {
-        walk(query.cast(), std::ptr::null_mut());
+        each_query(query, lift_of);
     }
 }
 
@@ -42,9 +29,10 @@ struct Lift {
     depth: u32,
 }
 
-unsafe fn lift_of(query: &mut pg_sys::Query) {
+unsafe fn lift_of(query: *mut pg_sys::Query) {
     // SAFETY: everything is our own copy; the new nodes have their tag and all fields that are not zero set.
     unsafe {
+        let query = &mut *query;
         if !query.hasAggs || !query.hasSubLinks {
             return;
         }

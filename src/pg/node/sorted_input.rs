@@ -7,34 +7,21 @@ use std::ffi::c_void;
 use pgrx::pg_guard;
 use pgrx::pg_sys::{self, NodeTag};
 
-use super::walk::vars_in;
+use super::walk::{each_query, vars_in};
 use super::{VarRef, function_facts, list_items, order_dependent, tag};
 
 /// Puts the order into the calls of `query` and every query below it.
 pub(super) unsafe fn sort_in_calls(query: *mut pg_sys::Query) {
-    #[pg_guard]
-    unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
-        if node.is_null() {
-            return false;
-        }
-        // SAFETY: nodes are valid, and our own copy.
-        unsafe {
-            if tag(node) == NodeTag::T_Query {
-                sort_calls_of(&mut *node.cast());
-                return pg_sys::query_tree_walker_impl(node.cast(), Some(walk), context, 0);
-            }
-            pg_sys::expression_tree_walker_impl(node, Some(walk), context)
-        }
-    }
     // SAFETY: the caller passes a copy of its own.
     unsafe {
-        walk(query.cast(), std::ptr::null_mut());
+        each_query(query, sort_calls_of);
     }
 }
 
-unsafe fn sort_calls_of(query: &mut pg_sys::Query) {
+unsafe fn sort_calls_of(query: *mut pg_sys::Query) {
     // SAFETY: each cast follows the tag or the kind of the entry; everything is our own copy.
     unsafe {
+        let query = &mut *query;
         let grouped = !query.groupClause.is_null() || !query.groupingSets.is_null();
         if !query.hasAggs || grouped || query.jointree.is_null() {
             return;

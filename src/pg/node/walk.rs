@@ -1,4 +1,4 @@
-//! The columns a node refers to.
+//! The columns a node refers to, and the queries within a query.
 
 use std::collections::BTreeSet;
 use std::ffi::{c_int, c_void};
@@ -60,4 +60,31 @@ pub(super) fn vars_in(node: *mut pg_sys::Node, inside: bool) -> BTreeSet<VarRef>
         walk(node, (&raw mut state).cast());
     }
     state.found
+}
+
+/// Does `work` to `query` and every query below it, to each before those within it.
+///
+/// # Safety
+/// `query` is valid and may be changed, and `work` leaves it valid.
+pub(super) unsafe fn each_query(query: *mut pg_sys::Query, work: unsafe fn(*mut pg_sys::Query)) {
+    #[pg_guard]
+    unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
+        if node.is_null() {
+            return false;
+        }
+        // SAFETY: `context` is the function passed below; nodes are valid.
+        unsafe {
+            if tag(node) == NodeTag::T_Query {
+                let work = *context.cast::<unsafe fn(*mut pg_sys::Query)>();
+                work(node.cast());
+                return pg_sys::query_tree_walker_impl(node.cast(), Some(walk), context, 0);
+            }
+            pg_sys::expression_tree_walker_impl(node, Some(walk), context)
+        }
+    }
+    let mut work = work;
+    // SAFETY: the context outlives the call.
+    unsafe {
+        walk(query.cast(), (&raw mut work).cast());
+    }
 }
