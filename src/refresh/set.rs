@@ -10,7 +10,8 @@ use pgt_ivm::graph::Graph;
 
 use super::cache;
 use super::compile::{Compiled, compile};
-use super::unit::{How, TIES, UnitOutcome};
+use super::ties::TIES;
+use super::unit::{How, UnitOutcome};
 use super::verify::Comparison;
 use crate::capture;
 use crate::catalog::{

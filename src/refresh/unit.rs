@@ -65,7 +65,7 @@ pub(super) struct Plans {
     /// How often a differential one was prepared.
     prepared: u64,
     full: Option<Rc<Plan>>,
-    from_view: Option<Rc<Plan>>,
+    pub(super) from_view: Option<Rc<Plan>>,
     /// Asks whether a watch has a row.
     pub(super) ties: Option<Rc<Plan>>,
     cost: Cost,
@@ -121,9 +121,6 @@ pub struct UnitOutcome {
     /// The stored rows are those of the view, and nothing beside them can be relied on.
     pub from_view: bool,
 }
-
-/// Why a stream table is refreshed from its view.
-pub(super) const TIES: &str = "ties";
 
 impl UnitOutcome {
     pub fn changed(&self) -> bool {
@@ -284,82 +281,6 @@ impl Unit {
                 Ok(outcome)
             }
         }
-    }
-
-    /// Makes the stored rows those of the view, unless they are and no source has changed.
-    fn refresh_from_view(
-        &self,
-        state: &RefreshState,
-        how: &How<'_>,
-        under: Under<'_>,
-    ) -> Result<UnitOutcome> {
-        if !state.populated {
-            return self.show(
-                state,
-                "initial",
-                how.empty && self.target.output.is_none(),
-                under,
-            );
-        }
-        let known = state
-            .frontier
-            .as_ref()
-            .filter(|_| !state.needs_reinit && state.upstream == self.upstream());
-        if let (None, Some(frontier)) = (how.force, known) {
-            let values = delta_values(frontier, state, state.snapshot_xmax);
-            let cap = how.fuse.map_or(PROBE_CAP, |most| PROBE_CAP.max(most + 1));
-            match self.pending(&values, cap, under) {
-                Pending::Clean => return Ok(untouched(Action::NoData, 0)),
-                Pending::Changes(changes, _) => {
-                    let rows: u64 = changes.iter().map(|(_, count)| *count).sum();
-                    if how.fuse.is_some_and(|most| rows > most) {
-                        return Ok(untouched(Action::Skip, rows));
-                    }
-                }
-                Pending::Unexplained(_) => {}
-            }
-        }
-        self.show(state, how.force.unwrap_or(TIES), false, under)
-    }
-
-    /// Its rows are those of the view, or may be: a restored table has some, and no state that tells.
-    fn holds_unknown_rows(&self, state: &RefreshState, under: Under<'_>) -> bool {
-        state.from_view
-            || !state.populated && {
-                let any_row = apply::any_row(std::slice::from_ref(&self.target.table));
-                let rows = spi::run_under(&any_row.to_string(), &[], under);
-                rows.first().is_some_and(|row| row.bool(0))
-            }
-    }
-
-    /// A full refresh from the view of a query that is maintained incrementally otherwise.
-    fn show(
-        &self,
-        state: &RefreshState,
-        reason: &str,
-        empty: bool,
-        under: Under<'_>,
-    ) -> Result<UnitOutcome> {
-        let prepare = |statement: Statement, values: &[Value]| {
-            Rc::new(Plan::prepare(&statement.to_string(), values))
-        };
-        let values = if empty { vec![] } else { full_values(state) };
-        let plan = if empty {
-            let statement = apply::initial_from_view(&self.view, &self.layout, &self.target);
-            prepare(statement, &values)
-        } else {
-            let full = || apply::full_from_view(&self.view, &self.layout, &self.target);
-            let mut plans = self.plans.borrow_mut();
-            let plan = plans
-                .from_view
-                .get_or_insert_with(|| prepare(full(), &values));
-            plan.clone()
-        };
-        let outcome = run_full(&plan, &values, (Action::Full, reason), under)?;
-        Ok(UnitOutcome {
-            from_view: true,
-            ..outcome
-        })
     }
 
     /// What is known of the cost of differential refreshes, by all sessions or else by this one.
@@ -688,7 +609,7 @@ impl Unit {
     }
 }
 
-fn run_full(
+pub(super) fn run_full(
     plan: &Plan,
     values: &[Value],
     (action, reason): (Action, &str),
@@ -712,7 +633,7 @@ fn now_ms() -> i64 {
 }
 
 /// Nothing was done; `logged` changes were found.
-fn untouched(action: Action, logged: u64) -> UnitOutcome {
+pub(super) fn untouched(action: Action, logged: u64) -> UnitOutcome {
     UnitOutcome {
         action,
         reason: None,
@@ -725,7 +646,11 @@ fn untouched(action: Action, logged: u64) -> UnitOutcome {
 }
 
 /// The parameters of delta statements, see `pgt_ivm::sql::param`.
-fn delta_values(frontier: &(u64, Vec<u64>), state: &RefreshState, bound: u64) -> Vec<Value> {
+pub(super) fn delta_values(
+    frontier: &(u64, Vec<u64>),
+    state: &RefreshState,
+    bound: u64,
+) -> Vec<Value> {
     vec![
         Value::Xid8(frontier.0),
         Value::Xid8Array(frontier.1.clone()),
@@ -737,7 +662,7 @@ fn delta_values(frontier: &(u64, Vec<u64>), state: &RefreshState, bound: u64) ->
 }
 
 /// A full refresh only uses the version, but numbers parameters alike.
-fn full_values(state: &RefreshState) -> Vec<Value> {
+pub(super) fn full_values(state: &RefreshState) -> Vec<Value> {
     delta_values(&(0, vec![]), state, 0)
 }
 
